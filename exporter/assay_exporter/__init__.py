@@ -1,0 +1,1 @@
+"""Turns catalogue entries into programs: transformers in, `models/programs/<name>.assay` out."""

@@ -1,0 +1,78 @@
+"""The model of an entry: built, in eval mode, with eager attention and without a cache."""
+
+import dataclasses
+import importlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import transformers
+from transformers import PretrainedConfig
+
+from . import catalogue, shrink
+from .proto import catalogue_pb2
+
+
+@dataclasses.dataclass
+class Built:
+    model: torch.nn.Module
+    config: Any
+    config_json: str
+    library: str  # name and version of where the model comes from, e.g. "transformers 4.57.6"
+
+
+def resolve(path: str):
+    """The object that a dotted path names, e.g. "transformers.LlamaConfig"."""
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"cannot find {path}: {error}") from error
+
+
+def _configure(config: PretrainedConfig) -> None:
+    config._attn_implementation = "eager"
+    if hasattr(config, "use_cache"):
+        config.use_cache = False
+    for value in list(vars(config).values()):
+        if isinstance(value, PretrainedConfig):
+            _configure(value)
+
+
+def _stable(value: Any) -> Any:
+    """Sets in an order of their own; tuples and foreign objects in a form that JSON has."""
+    if isinstance(value, dict):
+        return {str(k): _stable(v) for k, v in value.items()}
+    if isinstance(value, (set, frozenset)):
+        return sorted(_stable(v) for v in value)
+    if isinstance(value, (list, tuple)):
+        return [_stable(v) for v in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def _finish(model: torch.nn.Module, config: PretrainedConfig) -> Built:
+    text = json.dumps(_stable(config.to_dict()), sort_keys=True)
+    return Built(model.eval(), config, text, f"transformers {transformers.__version__}")
+
+
+def plain(entry: catalogue_pb2.CatalogueEntry) -> Built:
+    """model_class(config), the configuration shrunk."""
+    config = shrink.tiny(resolve(entry.config_class), catalogue.overrides(entry))
+    _configure(config)
+    return _finish(resolve(entry.model_class)(config), config)
+
+
+BUILDERS: dict[str, Callable[[catalogue_pb2.CatalogueEntry], Built]] = {"": plain}
+
+
+def builder(function: Callable) -> Callable:
+    BUILDERS[function.__name__] = function
+    return function
+
+
+def build(entry: catalogue_pb2.CatalogueEntry) -> Built:
+    if entry.builder not in BUILDERS:
+        raise ValueError(f"{entry.name}: no builder '{entry.builder}' in builders.py")
+    torch.manual_seed(0)
+    return BUILDERS[entry.builder](entry)

@@ -1,0 +1,57 @@
+"""A model behind an explicit signature: named inputs in, named main outputs out."""
+
+import torch
+
+# What a model is run for, the first that is there; other outputs (losses, hidden states, caches) are left out.
+_OUTPUTS = [
+    ("logits", "pred_boxes"),
+    ("logits",),
+    ("logits_per_image", "logits_per_text"),
+    ("logits_per_video", "logits_per_text"),
+    ("start_logits", "end_logits"),
+    ("predicted_depth",),
+    ("feature_maps",),
+    ("last_hidden_state",),
+]
+
+
+def main_outputs(output) -> dict[str, torch.Tensor]:
+    """The main outputs of a ModelOutput (or a dict of tensors) by name."""
+    for names in _OUTPUTS:
+        if all(output.get(name) is not None for name in names):
+            found: dict[str, torch.Tensor] = {}
+            for name in names:
+                value = output[name]
+                if isinstance(value, torch.Tensor):
+                    found[name] = value
+                else:
+                    found.update({f"{name}.{i}": tensor for i, tensor in enumerate(value)})
+            return found
+    raise ValueError(f"none of the main outputs is among {list(output.keys())}")
+
+
+def wrap(model: torch.nn.Module, inputs: list[str], constants: dict) -> torch.nn.Module:
+    """A module whose forward takes `inputs` by name (torch.export wants them explicit) and gives a tuple.
+
+    `output_names` of the module are set by its first eager run. `constants` are passed as they are.
+    """
+
+    class Wrapped(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+            self.output_names: list[str] = []
+
+        def run(self, arguments: dict):
+            named = main_outputs(self.model(**arguments, **constants))
+            if not self.output_names:
+                self.output_names = list(named)
+            return tuple(named.values())
+
+    # dynamic shapes and **kwargs do not mix in torch.export, so forward is written out.
+    namespace: dict = {}
+    arguments = ", ".join(inputs)
+    given = ", ".join(f"'{name}': {name}" for name in inputs)
+    exec(f"def forward(self, {arguments}):\n    return self.run({{{given}}})\n", namespace)
+    Wrapped.forward = namespace["forward"]
+    return Wrapped().eval()

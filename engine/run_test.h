@@ -1,0 +1,49 @@
+// Runs one generated test in this process, from its program file to a verdict. No torch headers here.
+#pragma once
+
+#include <string>
+
+#include "absl/strings/string_view.h"
+#include "assay/v1/result.pb.h"
+#include "assay/v1/test.pb.h"
+
+namespace assay::engine {
+
+// Hears of a running test as it happens. Called on the thread that runs the test.
+class TestSink {
+ public:
+  virtual ~TestSink() = default;
+  virtual void CaseStarted(absl::string_view name) = 0;
+  virtual void CaseFinished(const v1::CaseResult& result) = 0;
+  virtual void Log(absl::string_view text) = 0;
+};
+
+struct RunOptions {
+  std::string program_path;    // empty: there is no program, the outcome is UNSUPPORTED
+  std::string checkpoint_dir;  // empty: no weights, a loading case is SKIPPED
+};
+
+// Every problem of the test, its program or its weights is in the result, never an exception: a test that
+// says what cannot be done is FAILED (or UNSUPPORTED), never a silent pass. Provenance is filled but for
+// test_digest and worker, which the caller knows.
+//
+// Before the first call in a process, SetThreads must have been called. Not thread-safe: LibTorch's thread
+// count is the process's.
+v1::TestResult RunTest(const v1::ModelTest& test, const RunOptions& options, TestSink& sink);
+
+// Intra-operator threads of this process. Call with 1 before any operator runs in a process that will fork:
+// a child that uses OpenMP threads after its parent did hangs.
+void SetThreads(int threads);
+
+// Loads what a first test would otherwise load lazily (dispatcher tables, kernels' code pages), on one thread.
+// Children that are forked afterwards share it.
+void WarmUp();
+
+// Who would run: filled are engine_build, torch_version and device (for `choice`, AUTO included). Asks the
+// driver when choice is not CPU, which a process that still wants to fork must not do.
+v1::Provenance Describe(v1::DeviceChoice choice);
+
+// True if LibTorch was built with CUDA and a device answers. Initialises CUDA.
+bool CudaIsThere();
+
+}  // namespace assay::engine

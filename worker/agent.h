@@ -1,0 +1,65 @@
+// The worker's agent: takes attempts from a coordinator over one bidirectional stream, generates their tests,
+// has them run by test hosts, and gives every result back exactly as often as the coordinator needs to see
+// it.
+//
+//   assignment ─▶ fetch blobs ─▶ generate, verify ─▶ wait for a slot ─▶ test host ─▶ spool ─▶ log, result ─▶
+//   ack
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+
+namespace assay::worker {
+
+struct AgentOptions {
+  std::string coordinator;                // host:port; several, separated by commas, are tried in turn
+  std::string name;                       // stable name of the node
+  std::filesystem::path state_dir;        // blob cache and spool; one agent at a time
+  uint32_t slots = 1;                     // tests that run at once on the CPU; a GPU always has one slot
+  std::filesystem::path host_binary;      // assay-host
+  std::filesystem::path checkpoint_root;  // holds <org>/<name> folders; empty: no checkpoints
+  bool cpu_only = false;                  // leave GPUs alone
+  std::vector<std::string> labels;        // "key=value"
+
+  uint64_t cache_bytes = uint64_t{2} << 30;
+  // How long past its own limit a test may stay silent before its host is killed.
+  absl::Duration host_grace = absl::Seconds(10);
+  // How long a host may take to say that it is ready.
+  absl::Duration host_start_limit = absl::Seconds(60);
+  // How long blobs of an assignment are tried for while no coordinator answers.
+  absl::Duration fetch_limit = absl::Seconds(60);
+  // How long a draining agent waits for acknowledgements after its last test; what is left stays spooled.
+  absl::Duration drain_limit = absl::Seconds(30);
+  absl::Duration min_backoff = absl::Milliseconds(50);
+  absl::Duration max_backoff = absl::Seconds(5);
+};
+
+// Thread-safe. One agent owns its state_dir while it lives.
+class Agent {
+ public:
+  // Starts the test hosts, waits until they are ready, and begins to connect; a coordinator that is not there
+  // yet is no error.
+  //   INVALID_ARGUMENT     an option is missing or malformed.
+  //   FAILED_PRECONDITION  another agent uses state_dir, or the test host cannot start; the message holds its
+  //                        last output.
+  static absl::StatusOr<std::unique_ptr<Agent>> Start(AgentOptions options);
+  virtual ~Agent() = default;  // as Stop()
+
+  // Finish what was taken, take no more, get every acknowledgement, leave. Returns at once.
+  virtual void Drain() = 0;
+  // Until drained or stopped.
+  virtual void Wait() = 0;
+  // Stop now: hosts are killed, running attempts are left for the coordinator to give to another worker.
+  virtual void Stop() = 0;
+  // Results that no coordinator has acknowledged; they are in the spool.
+  virtual size_t unacknowledged() const = 0;
+};
+
+}  // namespace assay::worker

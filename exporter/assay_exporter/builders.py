@@ -58,7 +58,10 @@ def _finish(model: torch.nn.Module, config: PretrainedConfig) -> Built:
 
 def plain(entry: catalogue_pb2.CatalogueEntry) -> Built:
     """model_class(config), the configuration shrunk."""
-    config = shrink.tiny(resolve(entry.config_class), catalogue.overrides(entry))
+    overrides = catalogue.overrides(entry)
+    if entry.model_class.endswith("Classification"):
+        overrides.setdefault("num_labels", 10)  # the library's default of two says little
+    config = shrink.tiny(resolve(entry.config_class), overrides)
     _configure(config)
     return _finish(resolve(entry.model_class)(config), config)
 

@@ -1,0 +1,93 @@
+"""python -m assay_exporter [--all | NAMES…] [--check] [--out DIR] [-j N]"""
+
+import argparse
+import multiprocessing
+import multiprocessing.connection
+import pathlib
+import sys
+import time
+import traceback
+
+from . import catalogue
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m assay_exporter", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAMES", help="catalogue names")
+    parser.add_argument("--all", action="store_true", help="every entry of the catalogue")
+    parser.add_argument("--check", action="store_true", help="write nothing; compare with the programs in --out")
+    parser.add_argument("--out", type=pathlib.Path, default=catalogue.PROGRAMS, metavar="DIR")
+    parser.add_argument("-j", type=int, default=multiprocessing.cpu_count(), metavar="N", help="models at a time")
+    parser.add_argument("-v", action="store_true", help="show where an export failed")
+    arguments = parser.parse_args(argv)
+    if bool(arguments.names) == arguments.all:
+        parser.error("give either --all or names")
+    return arguments
+
+
+def _work(name: str, options: argparse.Namespace, answer) -> None:
+    """In a process of its own: patches and the library's global state end with it."""
+    from . import check, export
+
+    start = time.monotonic()
+    try:
+        program = export.export(catalogue.load(name))
+        packed = export.pack(program)
+        path = options.out / f"{name}.assay"
+        if options.check:
+            note = check.compare(path, program)
+        else:
+            options.out.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(packed)
+            note = ""
+        rounding = max((output.float64_error for output in program.golden.outputs), default=0.0)
+        fixed = "" if any(i.HasField("batch_dim") for i in program.manifest.inputs) else "batch fixed: "
+        if fixed:
+            fixed += catalogue.fixed_batch_reason(catalogue.load(name))
+        answer.send(
+            (True, f"{len(program.graph.nodes)} nodes, {len(packed) / 1024:.1f} KB, rounding {rounding:.1e}, "
+             f"{time.monotonic() - start:.1f} s {fixed}{note}")
+        )  # fmt: skip
+    except Exception as error:  # the report names the model and goes on with the rest
+        shown = traceback.format_exc() if options.v else f"{type(error).__name__}: {str(error)[:600]}"
+        answer.send((False, shown))
+
+
+def main(argv: list[str]) -> int:
+    options = _arguments(argv)
+    names = catalogue.names() if options.all else options.names
+    # Forked from a parent that has imported torch and transformers once; it never runs an operator itself.
+    import torch
+    import transformers
+
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    context = multiprocessing.get_context("fork")
+    waiting, running, failed = list(names), {}, []
+    while waiting or running:
+        while waiting and len(running) < max(1, options.j):
+            name = waiting.pop(0)
+            receive, send = context.Pipe(duplex=False)
+            process = context.Process(target=_work, args=(name, options, send))
+            process.start()
+            send.close()
+            running[receive] = (name, process)
+        for receive in multiprocessing.connection.wait(list(running)):
+            name, process = running.pop(receive)
+            try:
+                ok, text = receive.recv()
+            except EOFError:
+                ok, text = False, "the exporting process died"
+            process.join()
+            if not ok:
+                failed.append(name)
+            print(f"{'ok  ' if ok else 'FAIL'} {name}: {text}", flush=True)
+    print(f"{len(names) - len(failed)} of {len(names)} {'agree' if options.check else 'exported'}")
+    if failed:
+        print("failed: " + " ".join(sorted(failed)), file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

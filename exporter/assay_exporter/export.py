@@ -1,0 +1,305 @@
+"""From a catalogue entry to a program, compared with unpatched eager on the way."""
+
+import contextlib
+import dataclasses
+import warnings
+
+import torch
+import zstandard
+from torch._export.serde.schema import SCHEMA_VERSION
+from torch.export.graph_signature import InputKind, OutputKind
+
+from . import builders, catalogue, golden, inputs, patches, tensors, transcribe, weights, wrapper
+from .proto import catalogue_pb2, program_pb2
+
+FORMAT = 1
+_ROOT = "model"  # the wrapper's attribute that holds the model
+_FRESH = (1, 2)  # seeds of fresh inputs
+_OTHER_BATCHES = (1, 3)
+# Relative to the largest value of an output. Zero is what is expected; above it a fault is likelier than noise.
+_TOLERANCE = 1e-6
+
+
+class ExportError(ValueError):
+    """The export would not be the model."""
+
+
+@dataclasses.dataclass
+class Sample:
+    """One set of inputs, and what unpatched eager gives for it."""
+
+    label: str
+    arguments: dict[str, torch.Tensor]
+    outputs: list[torch.Tensor]
+
+
+@dataclasses.dataclass
+class Subject:
+    """A built model with mock weights, its inputs and its reference."""
+
+    built: builders.Built
+    wrapped: torch.nn.Module
+    inputs: list[inputs.Input]
+    samples: list[Sample]  # the golden's first
+    weights: list[program_pb2.WeightSpec]
+    tied: list[program_pb2.TiedWeight]
+
+
+def agree(what: str, reference: list[torch.Tensor], other: list[torch.Tensor]) -> float:
+    """Largest absolute difference; an error above tolerance."""
+    if len(reference) != len(other):
+        raise ExportError(f"{what}: {len(other)} outputs, expected {len(reference)}")
+    worst = 0.0
+    for index, (a, b) in enumerate(zip(reference, other)):
+        found = golden.difference(a, b)
+        allowed = _TOLERANCE * float(a.double().abs().max()) if a.numel() else 0.0
+        if found > allowed:
+            raise ExportError(f"{what}: output {index} differs from eager by {found:.3g}, allowed {allowed:.3g}")
+        worst = max(worst, found)
+    return worst
+
+
+def check_influence(
+    given: list[inputs.Input], arguments: dict[str, torch.Tensor], reference: list[torch.Tensor], run
+) -> None:
+    """Every input that should matter does: a fresh draw of it alone moves some output."""
+    for spec in given:
+        if not spec.moves:
+            continue
+        moved = run(**{**arguments, spec.name: spec.make(_FRESH[0])})
+        if not any(golden.difference(a, b) > 1e-4 * float(a.abs().max()) for a, b in zip(reference, moved)):
+            raise golden.UninformativeGolden(f"a fresh draw of input {spec.name} moves no output")
+
+
+def _draw(given: list[inputs.Input], seed: int, batch: int | None = None) -> dict[str, torch.Tensor]:
+    return {spec.name: spec.make(seed, batch) for spec in given}
+
+
+def prepare(entry: catalogue_pb2.CatalogueEntry) -> Subject:
+    """Builds the model, binds mock weights, runs eager on the golden's inputs and on fresh ones."""
+    built = builders.build(entry)
+    specs, tied = weights.bind_mock(built.model)
+    if entry.input_maker not in inputs.MAKERS:
+        raise ExportError(f"no input maker '{entry.input_maker}' in inputs.py")
+    made = inputs.MAKERS[entry.input_maker](built.config)
+    given = [item for item in made if isinstance(item, inputs.Input)]
+    constants = {name: value for item in made if isinstance(item, dict) for name, value in item.items()}
+    dynamic = [spec for spec in given if spec.batch_dim is not None]
+    if not dynamic and not catalogue.fixed_batch_reason(entry):
+        raise ExportError("the batch dimension is fixed, and the entry gives no reason for it")
+    wrapped = wrapper.wrap(built.model, [spec.name for spec in given], constants)
+    watch = golden.SignalWatch(built.model)
+    samples = []
+    draws = [("golden", weights.SEED, None)] + [(f"fresh inputs {seed}", seed, None) for seed in _FRESH]
+    draws += [(f"batch {n}", _FRESH[-1] + n, n) for n in _OTHER_BATCHES] if dynamic else []
+    for label, seed, batch in draws:
+        arguments = _draw(given, seed, batch)
+        samples.append(Sample(label, arguments, list(wrapped(**arguments))))
+        if label == "golden":
+            watch.close()
+    watch.check()
+    for name, tensor in zip(wrapped.output_names, samples[0].outputs):
+        golden.check_output(name, tensor)
+    check_influence(given, samples[0].arguments, samples[0].outputs, wrapped)
+    return Subject(built, wrapped, given, samples, specs, tied)
+
+
+def export_graph(subject: Subject) -> torch.export.ExportedProgram:
+    """The functional graph, its batch dimension dynamic where inputs have one."""
+    batch = torch.export.Dim("batch", min=1, max=1 << 16)
+    shapes = {
+        spec.name: {} if spec.batch_dim is None else {spec.batch_dim: batch} for spec in subject.inputs
+    }
+    program = torch.export.export(
+        subject.wrapped, (), subject.samples[0].arguments, dynamic_shapes=shapes, strict=False
+    ).run_decompositions({})
+    for spec in program.graph_signature.output_specs:
+        if spec.kind is not OutputKind.USER_OUTPUT:
+            raise ExportError(f"the graph changes {spec.target} in place ({spec.kind.name}): state must stay out")
+    transcribe.prune(program.graph_module)
+    return program
+
+
+@dataclasses.dataclass
+class Signature:
+    """The graph's placeholders, sorted out."""
+
+    kinds: dict[str, tuple[int, str]]  # placeholder name -> kind and name, as Graph.inputs has them
+    values: list[torch.Tensor | None]  # in placeholder order; None: a user input
+    weights: list[program_pb2.WeightSpec]
+    constants: list[program_pb2.Tensor]
+
+
+def read_signature(program: torch.export.ExportedProgram, subject: Subject) -> Signature:
+    alias = {tie.alias: tie.weight for tie in subject.tied}
+    specs = {spec.name: spec for spec in subject.weights}
+    nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    made = Signature({}, [], [], [])
+    seen: dict[str, str] = {}
+    for spec in program.graph_signature.input_specs:
+        placeholder = spec.arg.name
+        target = spec.target or ""
+        if spec.kind is InputKind.USER_INPUT:
+            made.kinds[placeholder] = (program_pb2.GraphInput.USER_INPUT, placeholder)
+            made.values.append(None)
+            continue
+        persistent = spec.kind is InputKind.PARAMETER or (spec.kind is InputKind.BUFFER and spec.persistent)
+        if persistent:
+            name = target.removeprefix(f"{_ROOT}.")
+            name = alias.get(name, name)
+            made.values.append(program.state_dict[target])
+            if name in seen:  # tied: one weight, one input
+                nodes[placeholder].replace_all_uses_with(nodes[seen[name]])
+                continue
+            seen[name] = placeholder
+            made.kinds[placeholder] = (program_pb2.GraphInput.WEIGHT, name)
+            made.weights.append(specs[name])
+        elif spec.kind in (InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
+            value = program.constants[target]
+            made.values.append(value)
+            if nodes[placeholder].users:
+                name = target.removeprefix(f"{_ROOT}.")
+                made.kinds[placeholder] = (program_pb2.GraphInput.CONSTANT, name)
+                made.constants.append(tensors.to_proto(name, value))
+        else:
+            raise ExportError(f"input {placeholder} of the graph is a {spec.kind.name}")
+    program.graph_module.recompile()
+    missing = [name for name in specs if name not in seen]
+    if missing:
+        raise ExportError(f"weights that the graph has no input for: {', '.join(missing[:5])}")
+    return made
+
+
+def _arguments(program, signature: Signature, subject: Subject, arguments: dict) -> list[torch.Tensor]:
+    """Positional arguments of the graph itself: without the guards that ep.module() would add."""
+    return [
+        arguments[spec.arg.name] if value is None else value
+        for spec, value in zip(program.graph_signature.input_specs, signature.values)
+    ]
+
+
+def _batch_dim(meta, symbol) -> int | None:
+    if symbol is None or not isinstance(meta, torch.Tensor):
+        return None
+    found = [i for i, size in enumerate(meta.shape) if not isinstance(size, int) and size.node.expr == symbol]
+    if len(found) > 1:
+        raise ExportError("a tensor has the batch dimension twice")
+    if any(not isinstance(size, int) and size.node.expr != symbol for size in meta.shape):
+        raise ExportError(f"an output's shape {tuple(meta.shape)} is not made of the batch size and constants")
+    return found[0] if found else None
+
+
+def _input_specs(program, subject: Subject):
+    """InputSpecs, and the symbol of the batch dimension that all of them share (None: fixed)."""
+    by_name = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    made, symbols = [], set()
+    for spec in subject.inputs:
+        shape = list(spec.shape)
+        proto = program_pb2.InputSpec(name=spec.name, dtype=tensors.scalar_type(spec.dtype), shape=shape)
+        if spec.batch_dim is not None:
+            proto.batch_dim = spec.batch_dim
+            size = by_name[spec.name].meta["val"].shape[spec.batch_dim]
+            symbols.add(size.node.expr if not isinstance(size, int) else size)
+        if spec.ids is not None:
+            proto.id_low, proto.id_high = spec.ids
+        made.append(proto)
+    if len(symbols) > 1 or any(isinstance(symbol, int) for symbol in symbols):
+        raise ExportError(f"inputs do not share one dynamic batch dimension: {symbols}")
+    return made, (symbols.pop() if symbols else None)
+
+
+def _golden_inputs(subject: Subject) -> list[program_pb2.GoldenInput]:
+    """Large floating point inputs by rule, the rest by value."""
+    made = []
+    for spec in subject.inputs:
+        tensor = subject.samples[0].arguments[spec.name]
+        if spec.dtype.is_floating_point and tensor.numel() > 64 and spec.place is None:
+            made.append(program_pb2.GoldenInput(name=spec.name, rule=spec.rule))
+        else:
+            made.append(program_pb2.GoldenInput(name=spec.name, data=tensors.data(tensor)))
+    return made
+
+
+def _patch_record(name: str, difference: float | None) -> program_pb2.Patch:
+    patch = patches.load(name)
+    made = program_pb2.Patch(name=name, reason=patch.REASON)
+    if patches.repairs(patch):
+        made.independent_check = patch.INDEPENDENT_CHECK
+    else:
+        made.eager_difference = difference
+    return made
+
+
+def export(entry: catalogue_pb2.CatalogueEntry) -> program_pb2.Program:
+    """The program of an entry; ValueError with the reason where it would not be what the model computes."""
+    torch.set_num_threads(1)
+    with contextlib.ExitStack() as stack, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        stack.enter_context(torch.no_grad())
+        found = {name: patches.load(name) for name in entry.patch}
+        for patch in found.values():
+            if patches.repairs(patch):
+                stack.enter_context(patch.apply())
+        subject = prepare(entry)
+        differences: dict[str, float | None] = dict.fromkeys(entry.patch)
+        for name, patch in found.items():
+            if patches.repairs(patch):
+                continue
+            stack.enter_context(patch.apply())
+            differences[name] = max(
+                agree(f"patch {name} on {sample.label}", sample.outputs, list(subject.wrapped(**sample.arguments)))
+                for sample in subject.samples
+            )
+        program = export_graph(subject)
+        signature = read_signature(program, subject)
+        return _assemble(entry, subject, program, signature, differences)
+
+
+def _assemble(entry, subject: Subject, program, signature: Signature, differences) -> program_pb2.Program:
+    module = program.graph_module
+    for sample in subject.samples:
+        arguments = _arguments(program, signature, subject, sample.arguments)
+        agree(f"exported graph on {sample.label}", sample.outputs, list(torch.fx.Interpreter(module).run(*arguments)))
+    written = transcribe.transcribe(module, signature.kinds, _ROOT)
+
+    made = program_pb2.Program(format=FORMAT, graph=written.graph, constants=signature.constants)
+    specs, symbol = _input_specs(program, subject)
+    manifest = made.manifest
+    manifest.model = entry.name
+    manifest.architecture = entry.model_class
+    manifest.torch_version = torch.__version__.partition("+")[0]
+    manifest.transformers_version = subject.built.library
+    manifest.config_json = subject.built.config_json
+    manifest.export_schema = ".".join(str(part) for part in SCHEMA_VERSION)
+    manifest.weights.extend(signature.weights)
+    manifest.inputs.extend(specs)
+    manifest.mock_seed = weights.SEED
+    manifest.tied.extend(subject.tied)
+    manifest.patches.extend(_patch_record(name, differences[name]) for name in entry.patch)
+
+    golden_arguments = _arguments(program, signature, subject, subject.samples[0].arguments)
+    recorder = golden.Recorder(module)
+    recorder.run(*golden_arguments)
+    doubled = golden.Doubled(module).run(*golden_arguments)
+    results = next(node for node in module.graph.nodes if node.op == "output").args[0]
+    names = subject.wrapped.output_names
+    for name, tensor, node in zip(names, subject.samples[0].outputs, results):
+        spec = manifest.outputs.add(name=name, dtype=tensors.scalar_type(tensor.dtype), shape=list(tensor.shape))
+        dim = _batch_dim(node.meta["val"], symbol)
+        if dim is not None:
+            spec.batch_dim = dim
+    made.golden.inputs.extend(_golden_inputs(subject))
+    made.golden.outputs.extend(golden.outputs(names, subject.samples[0].outputs, list(doubled)))
+    made.golden.trace.extend(golden.trace(written.nodes, recorder.results))
+    made.golden.cpu_capability = golden.cpu_capability()
+    return made
+
+
+def pack(program: program_pb2.Program) -> bytes:
+    """The file's bytes: the same for the same program."""
+    packer = zstandard.ZstdCompressor(level=19, write_checksum=True, write_content_size=True)
+    return packer.compress(program.SerializeToString(deterministic=True))
+
+
+def unpack(data: bytes) -> program_pb2.Program:
+    return program_pb2.Program.FromString(zstandard.ZstdDecompressor().decompress(data))

@@ -1,0 +1,61 @@
+// A coordinator in one process: content, store, dispatcher and the gRPC services in front of them.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/clock.h"
+
+namespace assay::coordinator {
+
+struct ServerOptions {
+  // host:port; port 0 takes any free one. There is no authentication yet: a host that is not loopback is
+  // refused unless allow_remote is set.
+  std::string listen = "127.0.0.1:7420";
+  bool allow_remote = false;
+
+  // Holds assay.db and blobs/. Empty: everything is in memory and gone with the server.
+  std::filesystem::path data_dir;
+  // Holds templates/ and models/ (registry.json, catalogue/, programs/). Read once, at start.
+  std::filesystem::path content_dir;
+
+  // An attempt whose worker has not been heard of for this long is lost. Workers beat three times a lease.
+  absl::Duration lease = absl::Seconds(10);
+  // Attempts a job gets where its worker is lost or the infrastructure fails. From 1.
+  uint32_t max_attempts = 3;
+  // How often leases are looked at. Nothing else waits for it.
+  absl::Duration lease_tick = absl::Seconds(1);
+  // Times of leases and records; must outlive the server. Null: the machine's clock.
+  const Clock* clock = nullptr;
+};
+
+// Thread-safe.
+class Server {
+ public:
+  // Serves when it returns. INVALID_ARGUMENT for a bad address, options or content; FAILED_PRECONDITION for
+  // a data folder that a newer Assay wrote or that another coordinator holds; UNAVAILABLE where the address
+  // is taken.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(ServerOptions options);
+
+  // As Shutdown.
+  ~Server();
+  Server(const Server&) = delete;
+  Server& operator=(const Server&) = delete;
+
+  int port() const;
+
+  // Ends every stream with UNAVAILABLE or CANCELLED, commits what was accepted, and returns when nothing
+  // runs any more. Attempts go on at their workers. Repeating it does nothing.
+  void Shutdown();
+
+ private:
+  struct State;
+  explicit Server(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace assay::coordinator

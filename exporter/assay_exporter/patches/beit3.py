@@ -117,4 +117,6 @@ def build():
     from torchscale.architecture.config import EncoderConfig
 
     model = BEiT3ForImageClassification(EncoderConfig(**TINY_CONFIG), NUM_LABELS)
-    return model.eval(), {"model_type": "beit3", **TINY_CONFIG, "num_labels": NUM_LABELS}
+    # image_size is img_size under the name that other vision configurations give it.
+    config = {"model_type": "beit3", "image_size": TINY_CONFIG["img_size"], "num_labels": NUM_LABELS}
+    return model.eval(), {**config, **TINY_CONFIG}

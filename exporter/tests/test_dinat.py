@@ -12,8 +12,8 @@ torch.set_num_threads(1)
 
 
 def neighbourhood(position, length, kernel_size, dilation):
-    """The neighbours along one axis, by search: of all windows of kernel_size members of the position's group,
-    the one whose middle lies nearest to it."""
+    """The neighbours along one axis, by search: of all windows of kernel_size members of the position's
+    group, the one whose middle lies nearest to it."""
     group = [p for p in range(length) if p % dilation == position % dilation]
     windows = [group[i : i + kernel_size] for i in range(len(group) - kernel_size + 1)]
     return min(windows, key=lambda window: abs(window[kernel_size // 2] - position))
@@ -71,10 +71,14 @@ def test_attention_equals_loops_over_every_pixel(height, width, kernel_size, dil
     rpb = torch.randn(heads, 2 * kernel_size - 1, 2 * kernel_size - 1, generator=g)
 
     scores = dinat.natten2dqkrpb(query, key, rpb, kernel_size, dilation)
-    torch.testing.assert_close(scores, loops_qkrpb(query, key, rpb, kernel_size, dilation), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        scores, loops_qkrpb(query, key, rpb, kernel_size, dilation), atol=1e-5, rtol=1e-5
+    )
     attention = torch.softmax(scores, dim=-1)
     context = dinat.natten2dav(attention, value, kernel_size, dilation)
-    torch.testing.assert_close(context, loops_av(attention, value, kernel_size, dilation), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        context, loops_av(attention, value, kernel_size, dilation), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_a_window_over_everything_is_plain_attention():
@@ -139,7 +143,8 @@ def test_the_repaired_module_lays_out_heads_and_pixels_as_written_by_hand():
     for h in range(layer.num_attention_heads):
         cut = slice(h * layer.attention_head_size, (h + 1) * layer.attention_head_size)
         q, k, v = (
-            (hidden @ linear.weight[cut].T + linear.bias[cut])[:, None] for linear in (layer.query, layer.key, layer.value)
+            (hidden @ linear.weight[cut].T + linear.bias[cut])[:, None]
+            for linear in (layer.query, layer.key, layer.value)
         )
         scores = loops_qkrpb(q / layer.attention_head_size**0.5, k, layer.rpb[h : h + 1], 3, 4)
         context[..., cut] = loops_av(torch.softmax(scores, dim=-1), v, 3, 4)[:, 0]
@@ -182,6 +187,8 @@ def test_exports_with_a_dynamic_batch_and_equals_eager():
         for size in (1, 2, 5):
             pixels = images(size, 64, seed=10 + size)
             eager = model(pixel_values=pixels).logits
-            torch.testing.assert_close(program.module()(pixel_values=pixels).logits, eager, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(
+                program.module()(pixel_values=pixels).logits, eager, atol=1e-5, rtol=1e-5
+            )
             outputs.append(eager)
         assert torch.cat(outputs).std(dim=0).min() > 1e-3  # they move with the input

@@ -24,8 +24,8 @@ torch.set_num_threads(1)
 BLOCK = 32
 
 # Runs one CUDA block after the other. The threads of a block are fibers that change over at __syncthreads, so
-# that everything before a barrier is done by all of them before anything after it. The launch shapes are those
-# of cuda_launch.cu.
+# that everything before a barrier is done by all of them before anything after it. The launch shapes are
+# those of cuda_launch.cu.
 CUDA_ON_CPU = r"""
 #include <ucontext.h>
 #include <algorithm>
@@ -33,10 +33,21 @@ CUDA_ON_CPU = r"""
 #include <vector>
 struct Index { int x = 0, y = 0; };
 static volatile int thread_x, thread_y, block_x, block_y, dim_x, dim_y;
-struct ThreadIdx { struct X { operator int() const { return thread_x; } } x; struct Y { operator int() const { return thread_y; } } y; };
-struct BlockIdx { struct X { operator int() const { return block_x; } } x; struct Y { operator int() const { return block_y; } } y; };
-struct BlockDim { struct X { operator int() const { return dim_x; } } x; struct Y { operator int() const { return dim_y; } } y; };
-static ThreadIdx threadIdx; static BlockIdx blockIdx; static BlockDim blockDim;
+struct ThreadIdx {
+  struct X { operator int() const { return thread_x; } } x;
+  struct Y { operator int() const { return thread_y; } } y;
+};
+struct BlockIdx {
+  struct X { operator int() const { return block_x; } } x;
+  struct Y { operator int() const { return block_y; } } y;
+};
+struct BlockDim {
+  struct X { operator int() const { return dim_x; } } x;
+  struct Y { operator int() const { return dim_y; } } y;
+};
+static ThreadIdx threadIdx;
+static BlockIdx blockIdx;
+static BlockDim blockDim;
 struct Fiber { ucontext_t context; std::vector<char> stack; bool done = false; };
 static ucontext_t scheduler;
 static Fiber* running;
@@ -74,15 +85,21 @@ static void launch(Index blocks, Index threads, std::function<void()> kernel) {
     }
   }
 }
-extern "C" void index_max(float* vals, int* indices, float* max_vals, float* scatter, long batch, long a, long b, long n) {
+extern "C" void index_max(float* vals, int* at, float* max_vals, float* scatter,
+                          long batch, long a, long b, long n) {
   dynamic_shared.assign(a * 32, 0);
-  launch({int(batch), 1}, {256, 1}, [=] { index_max_cuda_kernel(vals, indices, max_vals, scatter, batch, a, b, n); });
+  launch({int(batch), 1}, {256, 1},
+         [=] { index_max_cuda_kernel(vals, at, max_vals, scatter, batch, a, b, n); });
 }
-extern "C" void mm_to_sparse(float* x, float* y, int* indices, float* out, long batch, long a, long b, long dim, long n) {
-  launch({int(n / 4), int(batch)}, {64, 4}, [=] { mm_to_sparse_cuda_kernel(x, y, indices, out, batch, a, b, dim, n); });
+extern "C" void mm_to_sparse(float* x, float* y, int* at, float* out,
+                             long batch, long a, long b, long dim, long n) {
+  launch({int(n / 4), int(batch)}, {64, 4},
+         [=] { mm_to_sparse_cuda_kernel(x, y, at, out, batch, a, b, dim, n); });
 }
-extern "C" void sparse_dense_mm(float* x, int* indices, float* y, float* out, long batch, long a, long b, long dim, long n) {
-  launch({int(n / 2), int(batch)}, {128, 2}, [=] { sparse_dense_mm_cuda_kernel(x, indices, y, out, batch, a, b, dim, n); });
+extern "C" void sparse_dense_mm(float* x, int* at, float* y, float* out,
+                                long batch, long a, long b, long dim, long n) {
+  launch({int(n / 2), int(batch)}, {128, 2},
+         [=] { sparse_dense_mm_cuda_kernel(x, at, y, out, batch, a, b, dim, n); });
 }
 """
 
@@ -166,7 +183,9 @@ def test_kernels_equal_the_librarys_cuda_source(cuda, batch, rows, cols, count, 
         rtol=1e-5,
     )
     largest = scores.max(dim=-2).values.transpose(-1, -2).contiguous()
-    for mine, theirs in zip(ours.index_max(largest, indices, rows, cols), cuda.index_max(largest, indices, rows, cols)):
+    for mine, theirs in zip(
+        ours.index_max(largest, indices, rows, cols), cuda.index_max(largest, indices, rows, cols)
+    ):
         torch.testing.assert_close(mine, theirs, atol=0, rtol=0)
 
 
@@ -207,10 +226,11 @@ def test_kernels_equal_dense_matrices(batch, rows, cols, count, dim):
 
 
 def mixed_resolution_attention(query, key, value, mask, chosen, mode, first=0, diagonal=0):
-    """What MRA-2 means, on one head and as one dense softmax. query, key, value: (tokens, size), mask: (tokens).
+    """What MRA-2 means, on one head and as one dense softmax. query, key, value: (tokens, size), mask:
+    (tokens).
 
-    Logits of chosen blocks are exact; those of the others are the logit of the two blocks' mean tokens ("full")
-    or left out ("sparse").
+    Logits of chosen blocks are exact; those of the others are the logit of the two blocks' mean tokens
+    ("full") or left out ("sparse").
     """
     tokens, size = query.shape
     n = tokens // BLOCK
@@ -262,7 +282,8 @@ def random_heads(batch, heads, blocks, size, seed):
     g = torch.Generator().manual_seed(seed)
     shape = (batch, heads, blocks, BLOCK, size)
     tokens = [
-        torch.randn(shape, generator=g) + torch.randn(batch, heads, blocks, 1, size, generator=g) for _ in range(3)
+        torch.randn(shape, generator=g) + torch.randn(batch, heads, blocks, 1, size, generator=g)
+        for _ in range(3)
     ]
     return [0.7 * t.reshape(batch, heads, blocks * BLOCK, size) for t in tokens]
 
@@ -273,9 +294,11 @@ def random_heads(batch, heads, blocks, size, seed):
     [(4, 8, 0, 0), (4, 4, 0, 0), (4, 8, 0, 1), (4, 11, 1, 0), (6, 30, 1, 3), (3, 5, 0, 0), (2, 3, 0, 0)],
 )
 @pytest.mark.parametrize("padded", [False, True])
-def test_attention_equals_one_dense_softmax_over_mixed_resolutions(mode, blocks, chosen, first, diagonal, padded):
-    # Blocks are ranked by their logit less the largest of their row, so the best of every row tie at 0 and the
-    # choice is only well defined where there is room for all of them beside the prior's blocks.
+def test_attention_equals_one_dense_softmax_over_mixed_resolutions(
+    mode, blocks, chosen, first, diagonal, padded
+):
+    # Blocks are ranked by their logit less the largest of their row, so the best of every row tie at 0 and
+    # the choice is only well defined where there is room for all of them beside the prior's blocks.
     batch, heads, size = 2, 3, 64
     query, key, value = random_heads(batch, heads, blocks, size, seed=blocks * 100 + chosen)
     mask = torch.ones(batch, blocks * BLOCK)
@@ -313,7 +336,7 @@ def test_all_blocks_chosen_is_plain_softmax_attention():
     with mra.apply():
         for mode in ("full", "sparse"):
             torch.testing.assert_close(attend(query, key, value, mask, 16, mode), plain, atol=2e-5, rtol=1e-4)
-        # With half the blocks both approximations are far from it: what is tested above is not plain attention.
+        # With half the blocks both are far from it: what is tested above is not plain attention.
         assert (attend(query, key, value, mask, 8, "full") - plain).abs().max() > 0.1
         assert (attend(query, key, value, mask, 8, "sparse") - plain).abs().max() > 0.1
 

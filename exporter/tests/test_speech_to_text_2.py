@@ -51,7 +51,8 @@ def inputs(batch, seed, length=7):
 
 
 def sinusoid(position, width):
-    """One row of the table: sin(position * f_i) for all i, then cos, f from 1 down to 1/10000 geometrically."""
+    """One row of the table: sin(position * f_i) for all i, then cos, f from 1 down to 1/10000
+    geometrically."""
     half = width // 2
     if position == PAD:
         return [0.0] * width
@@ -92,11 +93,16 @@ def test_the_model_equals_the_librarys_trocr_decoder_on_the_same_weights(monkeyp
         given = inputs(3, seed=1)
         logits = ours(**given).logits
         config = TrOCRConfig(
-            **SIZES, use_learned_position_embeddings=False, layernorm_embedding=False, cross_attention_hidden_size=32
+            **SIZES,
+            use_learned_position_embeddings=False,
+            layernorm_embedding=False,
+            cross_attention_hidden_size=32,
         )
         config._attn_implementation = "eager"
         trocr = TrOCRForCausalLM(config).eval()
-    weights = {name.replace("lm_head", "output_projection"): value for name, value in ours.state_dict().items()}
+    weights = {
+        name.replace("lm_head", "output_projection"): value for name, value in ours.state_dict().items()
+    }
     loaded = trocr.load_state_dict(weights, strict=False)
     assert not loaded.unexpected_keys
     assert [key for key in loaded.missing_keys if "embed_positions" not in key] == []

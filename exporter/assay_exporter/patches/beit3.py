@@ -2,8 +2,8 @@
 
 transformers has no BEiT-3. torchscale 0.3.0, by the same authors, has the encoder (`torchscale.model.BEiT3`),
 and that code runs here as it is. It imports two packages that it does not need for inference, fairscale
-(checkpointing and sharding while training) and timm (stochastic depth); where they are not installed,
-stand-ins take their place, and each refuses to be called.
+(checkpointing and sharding while training) and timm (stochastic depth); where they are not installed, stand-
+ins take their place, and each refuses to be called.
 
 For image classification the authors' fine-tuning code (`BEiT3ForImageClassification` in microsoft/unilm,
 beit3/modeling_finetune.py) adds a head to the encoder: the mean over the patches without the class token, a
@@ -11,8 +11,8 @@ LayerNorm, a Linear. It is in no package, so it stands here, twelve lines, with 
 (`beit3.*`, `fc_norm.*`, `head.*`). Like there, the encoder is built without its last LayerNorm and without an
 output projection.
 
-Only images go in, as in the authors' own classification: every multiway layer then takes its vision side (`A`);
-the language side (`B`) and the text embedding are weights of the model that this task does not use.
+Only images go in, as in the authors' own classification: every multiway layer then takes its vision side
+(`A`); the language side (`B`) and the text embedding are weights of the model that this task does not use.
 """
 
 import contextlib
@@ -23,17 +23,17 @@ import types
 import torch
 
 REASON = (
-    "BEiT-3 is not in transformers: torchscale's own encoder runs, with stand-ins for the imports of fairscale and "
-    "timm that inference never calls."
+    "BEiT-3 is not in transformers: torchscale's own encoder runs, with stand-ins for the imports of "
+    "fairscale and timm that inference never calls."
 )
 INDEPENDENT_CHECK = (
-    "The whole forward against a re-implementation from the formulas, written apart from torchscale, with the same "
-    "weights; and every stand-in refuses to be called."
+    "The whole forward against a re-implementation from the formulas, written apart from torchscale, with "
+    "the same weights; and every stand-in refuses to be called."
 )
 DEVIATION = (
-    "torchscale has BEiT-3's encoder but no classification head; the authors' own (mean over patches, LayerNorm, "
-    "Linear) is added. Input pixel_values (the authors call it image), output logits. Only the image side runs, as "
-    "in their classification: the language experts' weights are loaded but unused."
+    "torchscale has BEiT-3's encoder but no classification head; the authors' own (mean over patches, "
+    "LayerNorm, Linear) is added. Input pixel_values (the authors call it image), output logits. Only the "
+    "image side runs, as in their classification: the language experts' weights are loaded but unused."
 )
 LIBRARY = "torchscale 0.3.0"
 
@@ -75,7 +75,9 @@ class BEiT3ForImageClassification(torch.nn.Module):
 
 def _refusing(name):
     def refuse(*args, **kwargs):
-        raise RuntimeError(f"{name} is a stand-in: the package is not installed, and inference does not need it")
+        raise RuntimeError(
+            f"{name} is a stand-in: the package is not installed, and inference does not need it"
+        )
 
     return refuse
 

@@ -7,9 +7,9 @@ The model wants two functions of the NATTEN package, which has no build for a CP
 * `natten2dav`: the sum of the neighbourhood's values, weighted by the softmax of these scores.
 
 A neighbourhood is the same along both axes. With dilation d the positions of an axis fall into d groups,
-position i into group i mod d. The neighbours of i are the k consecutive members of its group around it; near a
-border the window is moved inwards, never cut, so every pixel has exactly k * k neighbours. (Hassani and Shi,
-"Dilated Neighborhood Attention Transformer", arXiv 2209.15001.)
+position i into group i mod d. The neighbours of i are the k consecutive members of its group around it; near
+a border the window is moved inwards, never cut, so every pixel has exactly k * k neighbours. (Hassani and
+Shi, "Dilated Neighborhood Attention Transformer", arXiv 2209.15001.)
 
 Which pixels are neighbours depends on sizes alone, so they stand as index constants in the exported graph.
 """
@@ -21,13 +21,17 @@ import textwrap
 
 import torch
 
+from . import replaced
+
 REASON = (
-    "The NATTEN package, which the library needs for this model, has no build here, so neighbourhood attention is "
-    "plain torch; and transformers 4.57.6 unpacks the model's 4-D hidden states as 3-D, which is put right."
+    "The NATTEN package, which the library needs for this model, has no build here, so neighbourhood "
+    "attention is plain torch; and transformers 4.57.6 unpacks the model's 4-D hidden states as 3-D, which "
+    "is put right."
 )
 INDEPENDENT_CHECK = (
-    "Both attention functions against explicit loops over every pixel and its neighbourhood written from NATTEN's "
-    "definition, over sizes, kernel sizes, dilations and batch sizes, and the whole model run on those loops."
+    "Both attention functions against explicit loops over every pixel and its neighbourhood written from "
+    "NATTEN's definition, over sizes, kernel sizes, dilations and batch sizes, and the whole model run on "
+    "those loops."
 )
 
 # Two resolutions (16 x 16, 8 x 8), and dilations at which windows are moved at the borders of every group.
@@ -44,9 +48,9 @@ TINY_CONFIG = {
 }
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _neighbours(length, kernel_size, dilation):
-    """Positions of the kernel_size neighbours of each position of one axis, and their places in the bias table.
+    """Where the neighbours of each position of one axis are, and their places in the bias table.
 
     Two tuples of `length` tuples of `kernel_size` numbers. A place is the distance in steps of the dilation,
     counted from -(kernel_size - 1) as 0.
@@ -55,8 +59,8 @@ def _neighbours(length, kernel_size, dilation):
         raise ValueError(f"neighbourhood attention wants an odd kernel size, not {kernel_size}")
     if length < kernel_size * dilation:
         raise ValueError(
-            f"an axis of {length} is too short for kernel size {kernel_size} with dilation {dilation}: it must be at "
-            f"least {kernel_size * dilation}"
+            f"an axis of {length} is too short for kernel size {kernel_size} with dilation {dilation}: "
+            f"it must be at least {kernel_size * dilation}"
         )
     positions, places = [], []
     for position in range(length):
@@ -102,7 +106,11 @@ def natten2dav(attention, value, kernel_size, dilation):
 
 # 4.57.6 reads (batch, height, width, channels) as (batch, sequence, channels); each text stands that often.
 _FORWARD_FIXES = (
-    ("batch_size, seq_length, _ = hidden_states.shape", "batch_size, height, width, _ = hidden_states.shape", 1),
+    (
+        "batch_size, seq_length, _ = hidden_states.shape",
+        "batch_size, height, width, _ = hidden_states.shape",
+        1,
+    ),
     (".view(batch_size, -1, self", ".view(batch_size, height, width, self", 3),
     (".transpose(1, 2)", ".permute(0, 3, 1, 2, 4)", 3),
 )
@@ -123,17 +131,11 @@ def _fixed_forward(module):
 def apply():
     from transformers.models.dinat import modeling_dinat as module
 
-    replacements = [
-        (module, "natten2dqkrpb", natten2dqkrpb),
-        (module, "natten2dav", natten2dav),
-        (module, "requires_backends", lambda obj, backends: None),
-        (module.NeighborhoodAttention, "forward", _fixed_forward(module)),
-    ]
-    originals = [(owner, name, getattr(owner, name)) for owner, name, _ in replacements]
-    try:
-        for owner, name, replacement in replacements:
-            setattr(owner, name, replacement)
+    functions = replaced(
+        module,
+        natten2dqkrpb=natten2dqkrpb,
+        natten2dav=natten2dav,
+        requires_backends=lambda model, backends: None,
+    )
+    with functions, replaced(module.NeighborhoodAttention, forward=_fixed_forward(module)):
         yield
-    finally:
-        for owner, name, original in originals:
-            setattr(owner, name, original)

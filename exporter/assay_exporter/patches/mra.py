@@ -18,15 +18,17 @@ import contextlib
 
 import torch
 
+from . import replaced
+
 REASON = (
-    "The library's MRA attention is a set of CUDA kernels and gives zeros on a CPU, and it hands them a padding "
-    "mask that has overflowed and is laid out for another order of the heads; the three kernels are plain torch "
-    "here, and the mask is put right."
+    "The library's MRA attention is a set of CUDA kernels and gives zeros on a CPU, and it hands them a "
+    "padding mask that has overflowed and is laid out for another order of the heads; the three kernels are "
+    "plain torch here, and the mask is put right."
 )
 INDEPENDENT_CHECK = (
     "The kernels against the library's own CUDA sources run thread by thread on the CPU and against dense "
-    "matrices; the whole attention against a dense softmax over logits of mixed resolution, and against plain "
-    "softmax attention where all blocks are chosen."
+    "matrices; the whole attention against a dense softmax over logits of mixed resolution, and against "
+    "plain softmax attention where all blocks are chosen."
 )
 
 # 4 x 4 blocks of 32 tokens, of which 8 are chosen: both scales take part. Inputs must have exactly
@@ -105,9 +107,10 @@ class PlainTorchKernels:
 def _with_repaired_mask(attention):
     """Wraps `mra2_attention`, whose caller spoils the mask in two ways.
 
-    It undoes the library's additive mask as 1 + mask / 10000, but that mask is no longer -10000 for padding: it
-    is the smallest float, so padding arrives as a huge negative number. And it repeats the mask batch within
-    head, while the heads are laid out head within batch, so rows with different padding swap their masks.
+    It undoes the library's additive mask as 1 + mask / 10000, but that mask is no longer -10000 for padding:
+    it is the smallest float, so padding arrives as a huge negative number. And it repeats the mask batch
+    within head, while the heads are laid out head within batch, so rows with different padding swap their
+    masks.
     """
 
     def repaired(query, key, value, mask, *args, **kwargs):
@@ -124,10 +127,6 @@ def _with_repaired_mask(attention):
 def apply():
     from transformers.models.mra import modeling_mra
 
-    kernels, attention = modeling_mra.mra_cuda_kernel, modeling_mra.mra2_attention
-    modeling_mra.mra_cuda_kernel = PlainTorchKernels
-    modeling_mra.mra2_attention = _with_repaired_mask(attention)
-    try:
+    attention = _with_repaired_mask(modeling_mra.mra2_attention)
+    with replaced(modeling_mra, mra_cuda_kernel=PlainTorchKernels, mra2_attention=attention):
         yield
-    finally:
-        modeling_mra.mra_cuda_kernel, modeling_mra.mra2_attention = kernels, attention

@@ -22,11 +22,11 @@ struct JobSpec {
 };
 
 // The test of `job`. `resolved` is a template as ResolveTemplate gives it, `entry` the model's catalogue
-// entry or null. The same arguments always give the same test, byte for byte under FormatTest, and VerifyTest
-// finds no error in it. Neither does the device choice: AUTO is decided where the test runs.
-// INVALID_ARGUMENT, naming model and part: the entry is another model's or names another template, it speaks
-// of a case or check that the template has not, a name or digest is malformed, the job asks for a device that
-// the template rules out.
+// entry or null (and then there is no catalogue_digest). The same arguments always give the same test, byte
+// for byte under FormatTest, and VerifyTest finds no error in it. AUTO stays AUTO: it is decided where the
+// test runs. INVALID_ARGUMENT, naming model and part: the entry is another model's or names another template,
+// it speaks of a case or check that the template has not, a name or digest is malformed, the job asks for a
+// device that the template rules out.
 absl::StatusOr<v1::ModelTest> Generate(const v1::Template& resolved, const v1::CatalogueEntry* entry,
                                        const JobSpec& job);
 

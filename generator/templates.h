@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "assay/v1/template.pb.h"
+#include "assay/v1/test.pb.h"
 
 namespace assay::generator {
 
@@ -29,6 +30,10 @@ absl::StatusOr<v1::Template> ResolveTemplate(const std::map<std::string, v1::Tem
 // inherited from and are left out. FormatTextProto of a resolved template is the blob that its digest names.
 // The first error found, with its file: as above, or NOT_FOUND where `dir` holds no template.
 absl::StatusOr<std::map<std::string, v1::Template>> LoadTemplates(const std::filesystem::path& dir);
+
+// The part of every test that its resolved template decides: set_up, limits, cases, and what was removed as
+// absent.
+v1::ModelTest PlannedTest(const v1::Template& resolved);
 
 // The names of resolved templates, as ParseBatchFile takes them.
 std::set<std::string> TemplateNames(const std::map<std::string, v1::Template>& resolved);

@@ -1,0 +1,400 @@
+#include "generator/rules.h"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "common/digest.h"
+#include "generator/names.h"
+
+namespace assay::generator {
+namespace {
+
+using Problems = std::vector<Problem>;
+using google::protobuf::FieldDescriptor;
+using google::protobuf::Message;
+
+constexpr size_t kMaxStringBytes = 4096;
+constexpr int kMaxPosition = 1'000'000;
+constexpr uint32_t kMaxThreads = 256;
+constexpr uint32_t kMaxTimeoutMs = 24 * 60 * 60 * 1000;
+constexpr uint64_t kMinMemory = uint64_t{1} << 20;
+constexpr uint64_t kMaxMemory = uint64_t{1} << 44;
+// A tenth of the largest value is no agreement any more.
+constexpr double kMaxScale = 0.1;
+constexpr double kMaxRounding = 1e4;
+
+void Add(Problems* problems, Path path, std::string message) {
+  problems->push_back({std::move(path), std::move(message)});
+}
+
+// "" where the text is fine.
+std::string StringProblem(absl::string_view text) {
+  if (text.size() > kMaxStringBytes)
+    return absl::StrCat("is longer than ", kMaxStringBytes, " bytes: ", text.size());
+  for (size_t i = 0; i < text.size();) {
+    const auto c = static_cast<unsigned char>(text[i]);
+    if (c < 0x20 || c == 0x7f) return "has a control character";
+    if (c < 0x80) {
+      ++i;
+      continue;
+    }
+    // RFC 3629: length by the lead byte, no overlong form, no surrogate, nothing beyond U+10FFFF.
+    const size_t length = c >= 0xf0 ? 4 : c >= 0xe0 ? 3 : 2;
+    if (c < 0xc2 || c > 0xf4 || i + length > text.size()) return "is not UTF-8";
+    uint32_t code = c & (0xff >> (length + 1));
+    for (size_t k = 1; k < length; ++k) {
+      const auto next = static_cast<unsigned char>(text[i + k]);
+      if ((next & 0xc0) != 0x80) return "is not UTF-8";
+      code = code << 6 | (next & 0x3f);
+    }
+    constexpr uint32_t kLeast[] = {0, 0, 0x80, 0x800, 0x10000};
+    if (code < kLeast[length] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000)) return "is not UTF-8";
+    if (code < 0xa0) return "has a control character";
+    i += length;
+  }
+  return "";
+}
+
+void ExamineTensorName(absl::string_view name, const Path& path, Problems* problems) {
+  const bool fine = !name.empty() && name.size() <= kMaxNameLength &&
+                    std::all_of(name.begin(), name.end(),
+                                [](char c) { return absl::ascii_isalnum(c) || c == '_' || c == '.'; });
+  if (name.empty()) {
+    Add(problems, path, "is missing: name the tensor");
+  } else if (!fine) {
+    Add(problems, path, absl::StrCat("is not a tensor's name: ", Quoted(name)));
+  }
+}
+
+void ExamineTolerance(const v1::Tolerance& tolerance, const Path& path, Problems* problems) {
+  const auto examine = [&](bool set, double value, absl::string_view field, double most) {
+    // Written so that NaN is refused.
+    if (set && !(value > 0 && value <= most)) {
+      Add(problems, Join(path, std::string(field)),
+          absl::StrCat("must be above 0 and at most ", most, ", is ", value));
+    }
+  };
+  examine(tolerance.has_scale(), tolerance.scale(), "scale", kMaxScale);
+  examine(tolerance.has_rounding(), tolerance.rounding(), "rounding", kMaxRounding);
+  if (!tolerance.has_scale() && !tolerance.has_rounding()) {
+    Add(problems, path, "sets nothing: leave it out for the engine's default");
+  }
+}
+
+// The fields that every kind with tensors shares: each string field names a tensor, no two the same.
+void ExamineTensors(const Message& kind, const Path& path, Problems* problems) {
+  std::set<std::string> seen;
+  const auto* descriptor = kind.GetDescriptor();
+  for (int i = 0; i < descriptor->field_count(); ++i) {
+    const FieldDescriptor* field = descriptor->field(i);
+    if (field->cpp_type() != FieldDescriptor::CPPTYPE_STRING) continue;
+    const std::string name = kind.GetReflection()->GetString(kind, field);
+    ExamineTensorName(name, Join(path, field->name()), problems);
+    if (!name.empty() && !seen.insert(name).second) {
+      Add(problems, Join(path, field->name()),
+          absl::StrCat("names ", Quoted(name), ", as another field does"));
+    }
+  }
+}
+
+void ExamineSetUp(const v1::SetUp& set_up, const Path& path, Problems* problems) {
+  if (!v1::DeviceChoice_IsValid(set_up.device()) || set_up.device() == v1::DEVICE_CHOICE_UNSPECIFIED) {
+    Add(problems, Join(path, "device"), "is missing: AUTO, CPU or CUDA");
+  }
+  if (!v1::Dtype_IsValid(set_up.dtype()) || set_up.dtype() == v1::DTYPE_UNSPECIFIED) {
+    Add(problems, Join(path, "dtype"), "is missing: FLOAT32, DTYPE_BFLOAT16 or FLOAT16");
+  }
+  if (!set_up.has_seed()) Add(problems, Join(path, "seed"), "is missing: the seed of mock weights");
+  if (set_up.threads() < 1 || set_up.threads() > kMaxThreads) {
+    Add(problems, Join(path, "threads"),
+        absl::StrCat("must be 1 to ", kMaxThreads, ", is ", set_up.threads()));
+  }
+}
+
+void ExamineLimits(const v1::Limits& limits, const Path& path, Problems* problems) {
+  if (limits.timeout_ms() < 1 || limits.timeout_ms() > kMaxTimeoutMs) {
+    Add(problems, Join(path, "timeout_ms"),
+        absl::StrCat("must be 1 to ", kMaxTimeoutMs, " (a day), is ", limits.timeout_ms()));
+  }
+  if (limits.memory_bytes() < kMinMemory || limits.memory_bytes() > kMaxMemory) {
+    Add(problems, Join(path, "memory_bytes"),
+        absl::StrCat("must be ", kMinMemory, " (1 MiB) to ", kMaxMemory, " (16 TiB), is ",
+                     limits.memory_bytes()));
+  }
+}
+
+void ExamineCase(const v1::Case& one, const Path& path, Problems* problems) {
+  ExamineCaseName(one.name(), Join(path, "name"), problems);
+  const bool loading = one.name() == kLoadingCase;
+  const bool trained = one.weights() == v1::REAL || one.weights() == v1::SYNTHETIC;
+  if (loading && !trained) Add(problems, Join(path, "weights"), "must be REAL or SYNTHETIC in this case");
+  if (one.name() == kMockCase && one.weights() != v1::MOCK) {
+    Add(problems, Join(path, "weights"), "must be MOCK in this case");
+  }
+  if (one.check().empty()) Add(problems, path, "has no check");
+  std::set<std::string> names;
+  for (int i = 0; i < one.check_size(); ++i) {
+    const v1::Check& check = one.check(i);
+    const Path at = Join(path, "check", i);
+    ExamineCheck(check, at, problems);
+    if (!names.insert(check.name()).second) {
+      Add(problems, Join(at, "name"), absl::StrCat("a second check ", Quoted(check.name()), " in this case"));
+    }
+    if (check.has_golden() && one.weights() != v1::MOCK) {
+      Add(problems, Join(at, "golden"), "only mock weights have a golden");
+    }
+    if (check.has_weights_bound() && one.weights() == v1::MOCK) {
+      Add(problems, Join(at, "weights_bound"), "mock weights come from no checkpoint");
+    }
+  }
+}
+
+using Named = std::set<std::pair<std::string, std::string>>;  // case, check
+
+// The one check that a case is about must be in it, or be absent with a reason.
+void ExamineEssential(const v1::ModelTest& test, const Named& absent, absl::string_view case_name,
+                      v1::Check::KindCase kind, absl::string_view kind_name, Problems* problems) {
+  for (int i = 0; i < test.case__size(); ++i) {
+    if (test.case_(i).name() != case_name) continue;
+    const auto& checks = test.case_(i).check();
+    const bool has = std::any_of(checks.begin(), checks.end(),
+                                 [&](const v1::Check& check) { return check.kind_case() == kind; });
+    if (!has && absent.count({std::string(case_name), std::string(kind_name)}) == 0) {
+      Add(problems, Join({}, "case", i),
+          absl::StrCat("has no check of kind ", kind_name, ", and no absent entry says why"));
+    }
+    return;
+  }
+  Add(problems, {}, absl::StrCat("has no case ", case_name));
+}
+
+void ExamineDigest(absl::string_view digest, bool required, const std::string& field, Problems* problems) {
+  if (digest.empty() && !required) return;
+  if (!IsDigest(digest)) {
+    Add(problems, Join({}, field),
+        absl::StrCat("must be a SHA-256 in 64 lower-case hex digits, is ", Quoted(digest)));
+  }
+}
+
+}  // namespace
+
+std::string FormatPath(const Path& path) {
+  return absl::StrJoin(path, ".", [](std::string* out, const Step& step) {
+    absl::StrAppend(out, step.field);
+    if (step.index >= 0) absl::StrAppend(out, "[", step.index, "]");
+  });
+}
+
+Path Join(Path path, std::string field, int index) {
+  path.push_back({std::move(field), index});
+  return path;
+}
+
+absl::Status ProblemsToStatus(absl::string_view what, const Problems& problems) {
+  if (problems.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrJoin(problems, "\n", [&](std::string* out, const Problem& problem) {
+        absl::StrAppend(out, what, ": ", FormatPath(problem.path), problem.path.empty() ? "" : ": ",
+                        problem.message);
+      }));
+}
+
+void ExamineStrings(const Message& message, const Path& path, Problems* problems) {
+  const auto* reflection = message.GetReflection();
+  std::vector<const FieldDescriptor*> fields;
+  reflection->ListFields(message, &fields);
+  for (const FieldDescriptor* field : fields) {
+    const int count = field->is_repeated() ? reflection->FieldSize(message, field) : 1;
+    for (int i = 0; i < count; ++i) {
+      const Path at = Join(path, field->name(), field->is_repeated() ? i : -1);
+      if (field->cpp_type() == FieldDescriptor::CPPTYPE_STRING) {
+        const std::string problem =
+            StringProblem(field->is_repeated() ? reflection->GetRepeatedString(message, field, i)
+                                               : reflection->GetString(message, field));
+        if (!problem.empty()) Add(problems, at, problem);
+      } else if (field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
+        ExamineStrings(field->is_repeated() ? reflection->GetRepeatedMessage(message, field, i)
+                                            : reflection->GetMessage(message, field),
+                       at, problems);
+      }
+    }
+  }
+}
+
+void ExamineCaseName(absl::string_view name, const Path& path, Problems* problems) {
+  if (name == kLoadingCase || name == kMockCase) return;
+  Add(problems, path,
+      absl::StrCat("unknown case ", Quoted(name), "; there are ", kLoadingCase, " and ", kMockCase));
+}
+
+void ExamineCheck(const v1::Check& check, const Path& path, Problems* problems) {
+  if (!IsName(check.name())) {
+    Add(problems, Join(path, "name"),
+        absl::StrCat("must be lower-case letters, digits and underscores, is ", Quoted(check.name())));
+  }
+  const std::string kind_name = KindOf(check);
+  if (kind_name.empty()) {
+    Add(problems, path, absl::StrCat("check ", Quoted(check.name()), " has no kind"));
+    return;
+  }
+  const Path at = Join(path, kind_name);
+  const FieldDescriptor* field = v1::Check::descriptor()->FindFieldByName(kind_name);
+  const Message& kind = check.GetReflection()->GetMessage(check, field);
+  ExamineTensors(kind, at, problems);
+  const FieldDescriptor* tolerance = kind.GetDescriptor()->FindFieldByName("tolerance");
+  if (tolerance != nullptr && kind.GetReflection()->HasField(kind, tolerance)) {
+    ExamineTolerance(dynamic_cast<const v1::Tolerance&>(kind.GetReflection()->GetMessage(kind, tolerance)),
+                     Join(at, "tolerance"), problems);
+  }
+  if (check.has_causality()) {
+    const int position = check.causality().position();
+    if (position == 0 || position > kMaxPosition || position < -kMaxPosition) {
+      Add(problems, Join(at, "position"),
+          absl::StrCat("must not be 0 (nothing stands before it) nor beyond ", kMaxPosition, ", is ",
+                       position));
+    }
+  }
+  if (check.has_padding_invariance()) {
+    const uint32_t masked = check.padding_invariance().masked();
+    if (masked < 1 || masked > kMaxPosition) {
+      Add(problems, Join(at, "masked"), absl::StrCat("must be 1 to ", kMaxPosition, ", is ", masked));
+    }
+  }
+  if (check.has_batch_invariance() && check.batch_invariance().row() > kMaxPosition) {
+    Add(problems, Join(at, "row"), absl::StrCat("must be at most ", kMaxPosition));
+  }
+}
+
+void ExamineOriginalName(absl::string_view original, absl::string_view name, const Path& path,
+                         Problems* problems) {
+  if (original.empty()) return;
+  if (NormaliseName(original) != name) {
+    Add(problems, path,
+        absl::StrCat(Quoted(original), " with underscores for hyphens is not the name ", Quoted(name)));
+  } else if (original == name) {
+    Add(problems, path, absl::StrCat(Quoted(original), " has no hyphen: leave original_name out"));
+  }
+}
+
+void ExamineArchType(absl::string_view arch_type, const Path& path, Problems* problems) {
+  const std::vector<std::string>& known = ArchTypes();
+  if (std::find(known.begin(), known.end(), arch_type) != known.end()) return;
+  const std::string nearest = NearestName(arch_type, known);
+  Add(problems, path,
+      absl::StrCat("unknown architecture type ", Quoted(arch_type), ", must be one of ",
+                   absl::StrJoin(known, ", "),
+                   nearest.empty() ? "" : absl::StrCat("; did you mean ", nearest, "?")));
+}
+
+void ExamineClass(absl::string_view name, const Path& path, Problems* problems) {
+  const std::vector<absl::string_view> parts = absl::StrSplit(name, '.');
+  const bool fine = name.size() <= 300 && std::all_of(parts.begin(), parts.end(), [](absl::string_view part) {
+                      return !part.empty() && !absl::ascii_isdigit(part[0]) &&
+                             std::all_of(part.begin(), part.end(),
+                                         [](char c) { return absl::ascii_isalnum(c) || c == '_'; });
+                    });
+  if (!fine) {
+    Add(problems, path,
+        absl::StrCat("must be a dotted name such as transformers.BertModel, is ", Quoted(name)));
+  }
+}
+
+void ExamineCheckpoint(absl::string_view id, const Path& path, Problems* problems) {
+  if (id.empty()) return;
+  const std::vector<absl::string_view> parts = absl::StrSplit(id, '/');
+  const bool fine =
+      id.size() <= 200 && parts.size() <= 2 &&
+      std::all_of(parts.begin(), parts.end(), [](absl::string_view part) {
+        return !part.empty() && part[0] != '.' && std::all_of(part.begin(), part.end(), [](char c) {
+          return absl::ascii_isalnum(c) || c == '_' || c == '-' || c == '.';
+        });
+      });
+  if (!fine) Add(problems, path, absl::StrCat("must be like 'name' or 'organisation/name', is ", Quoted(id)));
+}
+
+std::vector<Problem> ExaminePlanned(const v1::ModelTest& test) {
+  Problems problems;
+  if (test.has_set_up()) {
+    ExamineSetUp(test.set_up(), Join({}, "set_up"), &problems);
+  } else {
+    Add(&problems, {}, "has no set_up");
+  }
+  if (test.has_limits()) {
+    ExamineLimits(test.limits(), Join({}, "limits"), &problems);
+  } else {
+    Add(&problems, {}, "has no limits");
+  }
+  Named present;
+  std::set<std::string> cases;
+  for (int i = 0; i < test.case__size(); ++i) {
+    const v1::Case& one = test.case_(i);
+    ExamineCase(one, Join({}, "case", i), &problems);
+    if (!cases.insert(one.name()).second) {
+      Add(&problems, Join(Join({}, "case", i), "name"), absl::StrCat("a second case ", Quoted(one.name())));
+    }
+    for (const v1::Check& check : one.check()) present.insert({one.name(), check.name()});
+  }
+  Named absent;
+  for (int i = 0; i < test.absent_size(); ++i) {
+    const v1::AbsentCheck& one = test.absent(i);
+    const Path at = Join({}, "absent", i);
+    ExamineCaseName(one.case_name(), Join(at, "case_name"), &problems);
+    if (!IsName(one.check())) {
+      Add(&problems, Join(at, "check"), absl::StrCat("must name a check, is ", Quoted(one.check())));
+    }
+    if (one.reason().empty()) Add(&problems, at, "has no reason");
+    if (present.count({one.case_name(), one.check()}) > 0) {
+      Add(&problems, Join(at, "check"),
+          absl::StrCat("check ", Quoted(one.check()), " is present in ", one.case_name(), " too"));
+    }
+    if (!absent.insert({one.case_name(), one.check()}).second) {
+      Add(&problems, Join(at, "check"), absl::StrCat("check ", Quoted(one.check()), " is absent twice"));
+    }
+  }
+  ExamineEssential(test, absent, kLoadingCase, v1::Check::kWeightsBound, "weights_bound", &problems);
+  ExamineEssential(test, absent, kMockCase, v1::Check::kGolden, "golden", &problems);
+  return problems;
+}
+
+std::vector<Problem> ExamineTest(const v1::ModelTest& test) {
+  Problems problems;
+  ExamineStrings(test, {}, &problems);
+  const auto name = [&](absl::string_view value, const std::string& field) {
+    if (!IsName(value)) {
+      Add(&problems, Join({}, field),
+          absl::StrCat("must be lower-case letters, digits and underscores, is ", Quoted(value)));
+    }
+  };
+  name(test.name(), "name");
+  ExamineOriginalName(test.original_name(), test.name(), Join({}, "original_name"), &problems);
+  name(test.template_(), "template");
+  if (!IsTask(test.task())) {
+    Add(&problems, Join({}, "task"), absl::StrCat("must be like 'fill-mask', is ", Quoted(test.task())));
+  }
+  ExamineArchType(test.arch_type(), Join({}, "arch_type"), &problems);
+  if (!test.model_class().empty() || !test.catalogue_digest().empty()) {
+    ExamineClass(test.model_class(), Join({}, "model_class"), &problems);
+  }
+  ExamineCheckpoint(test.checkpoint(), Join({}, "checkpoint"), &problems);
+  ExamineDigest(test.template_digest(), true, "template_digest", &problems);
+  ExamineDigest(test.catalogue_digest(), false, "catalogue_digest", &problems);
+  ExamineDigest(test.program_digest(), false, "program_digest", &problems);
+  Problems planned = ExaminePlanned(test);
+  problems.insert(problems.end(), std::make_move_iterator(planned.begin()),
+                  std::make_move_iterator(planned.end()));
+  return problems;
+}
+
+std::string KindOf(const v1::Check& check) {
+  const auto* kind = v1::Check::descriptor()->FindOneofByName("kind");
+  const FieldDescriptor* field = check.GetReflection()->GetOneofFieldDescriptor(check, kind);
+  return field == nullptr ? "" : field->name();
+}
+
+}  // namespace assay::generator

@@ -21,22 +21,25 @@ class TestSink {
 struct RunOptions {
   std::string program_path;    // empty: there is no program, the outcome is UNSUPPORTED
   std::string checkpoint_dir;  // empty: no weights, a loading case is SKIPPED
+  // A process that still wants to fork must not touch CUDA: without this, AUTO means the CPU and a test that
+  // demands CUDA is UNSUPPORTED.
+  bool allow_cuda = false;
 };
 
 // Every problem of the test, its program or its weights is in the result, never an exception: a test that
 // says what cannot be done is FAILED (or UNSUPPORTED), never a silent pass. Provenance is filled but for
 // test_digest and worker, which the caller knows.
 //
-// Before the first call in a process, SetThreads must have been called. Not thread-safe: LibTorch's thread
-// count is the process's.
+// Call SetThreads before the first call in a process. Not thread-safe: LibTorch's thread count is the
+// process's.
 v1::TestResult RunTest(const v1::ModelTest& test, const RunOptions& options, TestSink& sink);
 
 // Intra-operator threads of this process. Call with 1 before any operator runs in a process that will fork:
 // a child that uses OpenMP threads after its parent did hangs.
 void SetThreads(int threads);
 
-// Loads what a first test would otherwise load lazily (dispatcher tables, kernels' code pages), on one thread.
-// Children that are forked afterwards share it.
+// Loads what a first test would otherwise load lazily (dispatcher tables, kernels' code pages), on one
+// thread. Children that are forked afterwards share it.
 void WarmUp();
 
 // Who would run: filled are engine_build, torch_version and device (for `choice`, AUTO included). Asks the

@@ -1,0 +1,531 @@
+#include "engine/checks.h"
+
+#include <c10/core/InferenceMode.h>
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <new>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "common/status_macros.h"
+#include "engine/alter.h"
+#include "engine/tolerance.h"
+#include "engine/validate.h"
+
+namespace assay::engine {
+namespace {
+
+// What a check found: the worst of everything that it compared.
+struct Finding {
+  bool held = true;
+  std::string message;  // of the first thing that did not hold
+  double error = 0;
+  double tolerance = 0;
+  bool measured = false;  // error and tolerance say something
+
+  void Measure(double found, double allowed) {
+    // The pair that comes closest to its bound, or goes furthest beyond it, is the one to show.
+    bool worse = !measured || found * std::max(tolerance, 1e-300) > error * std::max(allowed, 1e-300);
+    if (worse) {
+      error = found;
+      tolerance = allowed;
+    }
+    measured = true;
+  }
+  void Break(std::string why) {
+    if (held) message = std::move(why);
+    held = false;
+  }
+};
+
+using Tensors = std::vector<at::Tensor>;
+
+template <typename Specs>
+absl::StatusOr<int> Index(const Specs& specs, absl::string_view field, const std::string& name) {
+  std::vector<std::string> known;
+  for (int i = 0; i < specs.size(); ++i) {
+    if (specs[i].name() == name) return i;
+    known.push_back(specs[i].name());
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, ": the program has no '", name, "', only ", absl::StrJoin(known, ", ")));
+}
+
+// One check at work. Names were validated before.
+class Check {
+ public:
+  Check(const v1::Check& check, const BoundCase& bound)
+      : check_(check), bound_(bound), manifest_(bound.program.manifest()) {}
+
+  absl::StatusOr<Finding> Run() {
+    switch (check_.kind_case()) {
+      case v1::Check::kGolden:
+        return Golden(check_.golden());
+      case v1::Check::kShapes:
+        return Shapes();
+      case v1::Check::kFinite:
+        return Finite();
+      case v1::Check::kNotConstant:
+        return NotConstant();
+      case v1::Check::kDeterministic:
+        return Deterministic();
+      case v1::Check::kCausality:
+        return Causality(check_.causality());
+      case v1::Check::kPaddingInvariance:
+        return PaddingInvariance(check_.padding_invariance());
+      case v1::Check::kBatchInvariance:
+        return BatchInvariance(check_.batch_invariance());
+      case v1::Check::kEncoderInfluence:
+        return Influence(check_.encoder_influence().input(), check_.encoder_influence().output());
+      case v1::Check::kInputInfluence:
+        return Influence(check_.input_influence().input(), check_.input_influence().output());
+      case v1::Check::kBoxRange:
+        return BoxRange(check_.box_range().output());
+      case v1::Check::kSimilaritySymmetry:
+        return SimilaritySymmetry(check_.similarity_symmetry());
+      case v1::Check::kWeightsBound:
+        return WeightsBound();
+      case v1::Check::KIND_NOT_SET:
+        break;
+    }
+    return absl::InvalidArgumentError("a kind of check that this engine does not know");
+  }
+
+ private:
+  int InputIndex(const std::string& name) const { return *Index(manifest_.inputs(), "input", name); }
+  int OutputIndex(const std::string& name) const { return *Index(manifest_.outputs(), "output", name); }
+  const v1::InputSpec& Spec(int input) const { return manifest_.inputs(input); }
+  std::string OutputName(int output) const {
+    return absl::StrCat("'", manifest_.outputs(output).name(), "'");
+  }
+  double Rounding(int output) const { return bound_.program.golden().outputs(output).float64_error(); }
+
+  absl::StatusOr<Tensors> RunWith(int input, at::Tensor value) const {
+    Tensors inputs = bound_.inputs;
+    inputs[static_cast<size_t>(input)] = std::move(value);
+    return bound_.plan.Run(inputs);
+  }
+
+  // Compares one output (or a part of it) with what it should be.
+  absl::Status Near(const at::Tensor& a, const at::Tensor& b, int output, const v1::Tolerance& asked,
+                    absl::string_view where, Finding& finding) const {
+    ASSAY_ASSIGN_OR_RETURN(Factors factors, FactorsFor(asked, bound_.plan.placement()));
+    auto difference = Compare(a, b);
+    if (!difference.ok()) {
+      finding.Break(absl::StrCat("output ", OutputName(output), where, ": ", difference.status().message()));
+      return absl::OkStatus();
+    }
+    double allowed = b.is_floating_point() ? Allowed(factors, b, Rounding(output)) : 0;
+    finding.Measure(difference->error, allowed);
+    if (!(difference->error <= allowed)) {
+      finding.Break(absl::StrFormat("output %s%s: %s; off by %.3g, allowed %.3g", OutputName(output), where,
+                                    Describe(*difference, b.sizes()), difference->error, allowed));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<Finding> Golden(const v1::Check::Golden& golden) {
+    if (bound_.weights != v1::MOCK) {
+      return absl::InvalidArgumentError("the golden was recorded with mock weights, which this case has not");
+    }
+    if (bound_.seed != manifest_.mock_seed()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "the golden was recorded with seed ", manifest_.mock_seed(), ", this test has seed ", bound_.seed));
+    }
+    ASSAY_ASSIGN_OR_RETURN(Tensors expected, GoldenOutputs(bound_.program));
+    Finding finding;
+    if (expected.size() != bound_.outputs.size()) {
+      finding.Break(absl::StrCat(bound_.outputs.size(), " outputs instead of ", expected.size()));
+      return finding;
+    }
+    for (size_t i = 0; i < expected.size(); ++i) {
+      ASSAY_RETURN_IF_ERROR(
+          Near(bound_.outputs[i], expected[i], static_cast<int>(i), golden.tolerance(), "", finding));
+    }
+    return finding;
+  }
+
+  absl::StatusOr<Finding> Shapes() {
+    Finding finding;
+    const auto& expected = bound_.program.golden().outputs();
+    if (static_cast<size_t>(expected.size()) != bound_.outputs.size()) {
+      finding.Break(absl::StrCat(bound_.outputs.size(), " outputs instead of ", expected.size()));
+      return finding;
+    }
+    for (int i = 0; i < expected.size(); ++i) {
+      const at::Tensor& output = bound_.outputs[static_cast<size_t>(i)];
+      const auto& shape = expected[i].tensor().shape();
+      if (!std::equal(shape.begin(), shape.end(), output.sizes().begin(), output.sizes().end())) {
+        finding.Break(absl::StrCat("output ", OutputName(i), " has shape [",
+                                   absl::StrJoin(output.sizes(), ", "), "] instead of [",
+                                   absl::StrJoin(shape, ", "), "]"));
+      }
+      ASSAY_ASSIGN_OR_RETURN(at::ScalarType dtype, TorchDtype(expected[i].tensor().dtype()));
+      if (dtype == at::ScalarType::Float) dtype = bound_.plan.placement().dtype;
+      if (output.scalar_type() != dtype) {
+        finding.Break(absl::StrCat("output ", OutputName(i), " is ", c10::toString(output.scalar_type()),
+                                   " instead of ", c10::toString(dtype)));
+      }
+    }
+    return finding;
+  }
+
+  // Calls `see(output index, numbers, count)` for every floating point output; an error where there is none.
+  template <typename See>
+  absl::Status ForFloatingPoint(See see) const {
+    bool any = false;
+    for (size_t i = 0; i < bound_.outputs.size(); ++i) {
+      if (!bound_.outputs[i].is_floating_point()) continue;
+      any = true;
+      at::Tensor numbers = ToNumbers(bound_.outputs[i]);
+      see(static_cast<int>(i), numbers.const_data_ptr<double>(), numbers.numel());
+    }
+    return any ? absl::OkStatus() : absl::InvalidArgumentError("the model has no floating point output");
+  }
+
+  absl::StatusOr<Finding> Finite() {
+    Finding finding;
+    ASSAY_RETURN_IF_ERROR(ForFloatingPoint([&](int output, const double* data, int64_t count) {
+      int64_t bad = std::count_if(data, data + count, [](double x) { return !std::isfinite(x); });
+      if (bad > 0) {
+        finding.Break(absl::StrCat("output ", OutputName(output), " holds NaN or Inf at ", bad, " of ", count,
+                                   " places"));
+      }
+    }));
+    return finding;
+  }
+
+  absl::StatusOr<Finding> NotConstant() {
+    Finding finding;
+    ASSAY_RETURN_IF_ERROR(ForFloatingPoint([&](int output, const double* data, int64_t count) {
+      bool varies = std::any_of(data, data + count, [&](double x) { return x != data[0]; });
+      if (varies) return;
+      finding.Break(count == 0 ? absl::StrCat("output ", OutputName(output), " is empty")
+                               : absl::StrCat("output ", OutputName(output), " is ", data[0], " everywhere"));
+    }));
+    return finding;
+  }
+
+  absl::StatusOr<Finding> Deterministic() {
+    ASSAY_ASSIGN_OR_RETURN(Tensors again, bound_.plan.Run(bound_.inputs));
+    Finding finding;
+    if (again.size() != bound_.outputs.size()) {
+      finding.Break(absl::StrCat(again.size(), " outputs, then ", bound_.outputs.size()));
+      return finding;
+    }
+    for (size_t i = 0; i < again.size(); ++i) {
+      if (bound_.plan.placement().device.is_cuda()) {
+        ASSAY_RETURN_IF_ERROR(
+            Near(again[i], bound_.outputs[i], static_cast<int>(i), {}, " of a second run", finding));
+        continue;
+      }
+      at::Tensor a = again[i].contiguous(), b = bound_.outputs[i].contiguous();
+      bool same = a.sizes() == b.sizes() && a.scalar_type() == b.scalar_type() &&
+                  (a.nbytes() == 0 || std::memcmp(a.const_data_ptr(), b.const_data_ptr(), a.nbytes()) == 0);
+      if (same) continue;
+      auto difference = Compare(a, b);
+      finding.Break(absl::StrCat(
+          "output ", OutputName(static_cast<int>(i)), " of a second run: ",
+          difference.ok() ? Describe(*difference, b.sizes()) : std::string(difference.status().message())));
+      if (difference.ok()) finding.Measure(difference->error, 0);
+    }
+    return finding;
+  }
+
+  absl::StatusOr<Finding> Causality(const v1::Check::Causality& causality) {
+    int input = InputIndex(causality.input());
+    int output = OutputIndex(causality.output());
+    const at::Tensor& value = bound_.inputs[static_cast<size_t>(input)];
+    const at::Tensor& before = bound_.outputs[static_cast<size_t>(output)];
+    if (value.dim() < 2 || before.dim() < 2) {
+      return absl::InvalidArgumentError("input and output must be [batch, sequence, …]");
+    }
+    // A place counted from the end is the same token where the output has more rows in front (image tokens).
+    auto place = [&](int64_t length) {
+      return causality.position() < 0 ? length + causality.position() : causality.position();
+    };
+    int64_t changed = place(value.size(1)), row = place(before.size(1));
+    if (changed < 0 || changed >= value.size(1) || row < 1 || row >= before.size(1)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("position ", causality.position(),
+                       " leaves no row before it, or none from it on: ", causality.input(), " has ",
+                       value.size(1), " positions, ", causality.output(), " ", before.size(1)));
+    }
+    ASSAY_ASSIGN_OR_RETURN(at::Tensor altered, ChangePositions(value, Spec(input), changed, changed + 1));
+    ASSAY_ASSIGN_OR_RETURN(Tensors outputs, RunWith(input, std::move(altered)));
+    const at::Tensor& after = outputs[static_cast<size_t>(output)];
+    Finding finding;
+    if (after.sizes() != before.sizes()) {
+      finding.Break(absl::StrCat("output ", OutputName(output), " changed its shape"));
+      return finding;
+    }
+    ASSAY_RETURN_IF_ERROR(Near(after.narrow(1, 0, row), before.narrow(1, 0, row), output,
+                               causality.tolerance(), absl::StrCat(" before the changed token at ", row),
+                               finding));
+    int64_t rest = before.size(1) - row;
+    ASSAY_RETURN_IF_ERROR(Moved(after.narrow(1, row, rest), before.narrow(1, row, rest), output,
+                                causality.tolerance(), absl::StrCat("from the changed token at ", row, " on"),
+                                finding));
+    return finding;
+  }
+
+  // Breaks the finding unless a differs from b by more than what could be rounding.
+  absl::Status Moved(const at::Tensor& a, const at::Tensor& b, int output, const v1::Tolerance& asked,
+                     absl::string_view where, Finding& finding) const {
+    ASSAY_ASSIGN_OR_RETURN(Factors factors, FactorsFor(asked, bound_.plan.placement()));
+    ASSAY_ASSIGN_OR_RETURN(Difference difference, Compare(a, b));
+    double noise = b.is_floating_point() ? Allowed(factors, b, Rounding(output)) : 0;
+    if (difference.error > noise && std::isfinite(difference.error)) return absl::OkStatus();
+    finding.Break(
+        absl::StrFormat("output %s does not move %s: it differs by %.3g, which is no more than noise",
+                        OutputName(output), where, difference.error));
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<Finding> PaddingInvariance(const v1::Check::PaddingInvariance& padding) {
+    int input = InputIndex(padding.input());
+    int mask = InputIndex(padding.mask());
+    int output = OutputIndex(padding.output());
+    int64_t masked = padding.masked();
+    ASSAY_ASSIGN_OR_RETURN(at::Tensor shorter, MaskEnd(bound_.inputs[static_cast<size_t>(mask)], masked));
+    const at::Tensor& value = bound_.inputs[static_cast<size_t>(input)];
+    int64_t length = shorter.size(1);
+    if (value.dim() < 2 || value.size(1) != length) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("input '", padding.input(), "' is not as long as the mask"));
+    }
+    ASSAY_ASSIGN_OR_RETURN(at::Tensor altered, ChangePositions(value, Spec(input), length - masked, length));
+    Tensors inputs = bound_.inputs;
+    inputs[static_cast<size_t>(mask)] = shorter;
+    ASSAY_ASSIGN_OR_RETURN(Tensors masked_run, bound_.plan.Run(inputs));
+    inputs[static_cast<size_t>(input)] = altered;
+    ASSAY_ASSIGN_OR_RETURN(Tensors altered_run, bound_.plan.Run(inputs));
+    at::Tensor before = masked_run[static_cast<size_t>(output)];
+    at::Tensor after = altered_run[static_cast<size_t>(output)];
+    if (padding.output_has_sequence()) {
+      if (before.dim() < 2 || before.size(1) != length) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("output '", padding.output(), "' is not as long as the mask"));
+      }
+      before = before.narrow(1, 0, length - masked);
+      after = after.narrow(1, 0, length - masked);
+    }
+    Finding finding;
+    ASSAY_RETURN_IF_ERROR(
+        Near(after, before, output, padding.tolerance(), " after a change of what is masked", finding));
+    return finding;
+  }
+
+  absl::StatusOr<Finding> BatchInvariance(const v1::Check::BatchInvariance& invariance) {
+    int64_t row = invariance.row();
+    int64_t batch = 0;
+    Tensors alone = bound_.inputs;
+    for (int i = 0; i < manifest_.inputs_size(); ++i) {
+      if (!Spec(i).has_batch_dim()) continue;
+      at::Tensor& input = alone[static_cast<size_t>(i)];
+      batch = input.size(Spec(i).batch_dim());
+      if (row >= batch) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("row ", row, ": the golden's batch has ", batch, " rows"));
+      }
+      input = input.narrow(Spec(i).batch_dim(), row, 1).contiguous();
+    }
+    if (batch < 2)
+      return absl::InvalidArgumentError("the program's batch dimension is fixed, or its batch has one row");
+    ASSAY_ASSIGN_OR_RETURN(Tensors outputs, bound_.plan.Run(alone));
+    Finding finding;
+    bool compared = false;
+    for (int i = 0; i < manifest_.outputs_size(); ++i) {
+      if (!manifest_.outputs(i).has_batch_dim()) continue;
+      const at::Tensor& single = outputs[static_cast<size_t>(i)];
+      at::Tensor expected = bound_.outputs[static_cast<size_t>(i)];
+      // Similarities have the batch in two dimensions: whatever shrank with the batch is narrowed to the row.
+      int64_t batch_dim = manifest_.outputs(i).batch_dim();
+      if (single.dim() == expected.dim()) {
+        for (int64_t d = 0; d < expected.dim(); ++d) {
+          bool shrank = expected.size(d) == batch && single.size(d) == 1;
+          if (d == batch_dim || shrank) expected = expected.narrow(d, row, 1);
+        }
+      }
+      compared = true;
+      ASSAY_RETURN_IF_ERROR(Near(single, expected, i, invariance.tolerance(),
+                                 absl::StrCat(" of row ", row, " alone"), finding));
+    }
+    if (!compared) return absl::InvalidArgumentError("no output of the program has a batch dimension");
+    return finding;
+  }
+
+  absl::StatusOr<Finding> Influence(const std::string& input_name, const std::string& output_name) {
+    int input = InputIndex(input_name);
+    int output = OutputIndex(output_name);
+    ASSAY_ASSIGN_OR_RETURN(at::Tensor altered,
+                           ChangeAll(bound_.inputs[static_cast<size_t>(input)], Spec(input)));
+    ASSAY_ASSIGN_OR_RETURN(Tensors outputs, RunWith(input, std::move(altered)));
+    Finding finding;
+    ASSAY_RETURN_IF_ERROR(Moved(outputs[static_cast<size_t>(output)],
+                                bound_.outputs[static_cast<size_t>(output)], output, {},
+                                absl::StrCat("with '", input_name, "'"), finding));
+    return finding;
+  }
+
+  absl::StatusOr<Finding> BoxRange(const std::string& name) {
+    int output = OutputIndex(name);
+    at::Tensor boxes = bound_.outputs[static_cast<size_t>(output)];
+    if (boxes.dim() < 1 || boxes.size(-1) != 4 || boxes.numel() == 0) {
+      return absl::InvalidArgumentError(absl::StrCat("output '", name, "' has no boxes of four numbers"));
+    }
+    at::Tensor numbers = ToNumbers(boxes);
+    const double* data = numbers.const_data_ptr<double>();
+    Finding finding;
+    double worst = 0;
+    for (int64_t i = 0; i < numbers.numel(); ++i) {
+      double outside = std::max({0.0, -data[i], data[i] - 1});
+      if (std::isnan(data[i])) outside = std::numeric_limits<double>::infinity();
+      worst = std::max(worst, outside);
+      if (outside > 0) {
+        finding.Break(absl::StrFormat("box %d of output '%s' has the coordinate %.9g, outside [0, 1]", i / 4,
+                                      name, data[i]));
+      }
+    }
+    finding.Measure(worst, 0);
+    return finding;
+  }
+
+  absl::StatusOr<Finding> SimilaritySymmetry(const v1::Check::SimilaritySymmetry& symmetry) {
+    int first = OutputIndex(symmetry.first());
+    int second = OutputIndex(symmetry.second());
+    const at::Tensor& a = bound_.outputs[static_cast<size_t>(first)];
+    const at::Tensor& b = bound_.outputs[static_cast<size_t>(second)];
+    if (a.dim() != 2 || b.dim() != 2) return absl::InvalidArgumentError("both outputs must be matrices");
+    Finding finding;
+    ASSAY_RETURN_IF_ERROR(Near(a, b.t(), second, symmetry.tolerance(),
+                               absl::StrCat(" as the transpose of '", symmetry.first(), "'"), finding));
+    return finding;
+  }
+
+  absl::StatusOr<Finding> WeightsBound() {
+    if (bound_.weights != v1::REAL && bound_.weights != v1::SYNTHETIC) {
+      return absl::InvalidArgumentError("mock weights come from no checkpoint");
+    }
+    // That every weight is there, in shape and dtype, was the condition for binding at all; a program without
+    // weights has none to bind, which is no success.
+    Finding finding;
+    if (manifest_.weights_size() == 0) finding.Break("the program has no weights");
+    return finding;
+  }
+
+  const v1::Check& check_;
+  const BoundCase& bound_;
+  const v1::Manifest& manifest_;
+};
+
+}  // namespace
+
+v1::Outcome OutcomeOf(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kOk:
+      return v1::PASSED;
+    case absl::StatusCode::kResourceExhausted:
+      return v1::OUT_OF_MEMORY;
+    case absl::StatusCode::kUnimplemented:
+      return v1::UNSUPPORTED;
+    case absl::StatusCode::kCancelled:
+      return v1::CANCELLED;
+    default:
+      return v1::FAILED;
+  }
+}
+
+absl::Status ValidateCheck(const v1::Check& check, const v1::Manifest& manifest) {
+  auto input = [&](const std::string& name) { return Index(manifest.inputs(), "input", name).status(); };
+  auto mask = [&](const std::string& name) { return Index(manifest.inputs(), "mask", name).status(); };
+  auto output = [&](const std::string& name) { return Index(manifest.outputs(), "output", name).status(); };
+  auto tolerance = [](const v1::Tolerance& asked) { return FactorsFor(asked, Placement{}).status(); };
+  absl::Status status;
+  switch (check.kind_case()) {
+    case v1::Check::kGolden:
+      status = tolerance(check.golden().tolerance());
+      break;
+    case v1::Check::kCausality:
+      status.Update(input(check.causality().input()));
+      status.Update(output(check.causality().output()));
+      status.Update(tolerance(check.causality().tolerance()));
+      break;
+    case v1::Check::kPaddingInvariance:
+      status.Update(input(check.padding_invariance().input()));
+      status.Update(mask(check.padding_invariance().mask()));
+      status.Update(output(check.padding_invariance().output()));
+      status.Update(tolerance(check.padding_invariance().tolerance()));
+      break;
+    case v1::Check::kBatchInvariance:
+      status = tolerance(check.batch_invariance().tolerance());
+      break;
+    case v1::Check::kEncoderInfluence:
+      status.Update(input(check.encoder_influence().input()));
+      status.Update(output(check.encoder_influence().output()));
+      break;
+    case v1::Check::kInputInfluence:
+      status.Update(input(check.input_influence().input()));
+      status.Update(output(check.input_influence().output()));
+      break;
+    case v1::Check::kBoxRange:
+      status = output(check.box_range().output());
+      break;
+    case v1::Check::kSimilaritySymmetry:
+      status.Update(Index(manifest.outputs(), "first", check.similarity_symmetry().first()).status());
+      status.Update(Index(manifest.outputs(), "second", check.similarity_symmetry().second()).status());
+      status.Update(tolerance(check.similarity_symmetry().tolerance()));
+      break;
+    case v1::Check::kShapes:
+    case v1::Check::kFinite:
+    case v1::Check::kNotConstant:
+    case v1::Check::kDeterministic:
+    case v1::Check::kWeightsBound:
+      break;
+    case v1::Check::KIND_NOT_SET:
+      status = absl::InvalidArgumentError("no kind, or one that this engine does not know");
+      break;
+  }
+  if (status.ok()) return status;
+  return absl::Status(status.code(), absl::StrCat("check '", check.name(), "': ", status.message()));
+}
+
+v1::CheckResult RunCheck(const v1::Check& check, const BoundCase& bound) {
+  v1::CheckResult result;
+  result.set_name(check.name());
+  auto finding = [&]() -> absl::StatusOr<Finding> {
+    try {
+      c10::InferenceMode inference;
+      ASSAY_RETURN_IF_ERROR(ValidateCheck(check, bound.program.manifest()));
+      return Check(check, bound).Run();
+    } catch (const c10::OutOfMemoryError& error) {
+      return absl::ResourceExhaustedError(error.what_without_backtrace());
+    } catch (const c10::Error& error) {
+      return absl::InternalError(error.what_without_backtrace());
+    } catch (const std::bad_alloc&) {
+      return absl::ResourceExhaustedError("an allocation was refused");
+    }
+  }();
+  if (!finding.ok()) {
+    result.set_outcome(OutcomeOf(finding.status()));
+    result.set_message(std::string(finding.status().message()));
+    return result;
+  }
+  result.set_outcome(finding->held ? v1::PASSED : v1::FAILED);
+  result.set_message(finding->message);
+  if (finding->measured) {
+    result.set_error(finding->error);
+    result.set_tolerance(finding->tolerance);
+  }
+  return result;
+}
+
+}  // namespace assay::engine

@@ -1,0 +1,37 @@
+// The checks of a case: each asks one thing of a model, by the golden's inputs or an altered copy of them.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
+#include "absl/status/status.h"
+#include "assay/v1/program.pb.h"
+#include "assay/v1/result.pb.h"
+#include "assay/v1/test.pb.h"
+#include "engine/plan.h"
+
+namespace assay::engine {
+
+// A case as its checks see it: the model with its weights, and one run of it that they share.
+struct BoundCase {
+  const v1::Program& program;
+  const Plan& plan;  // bound
+  v1::WeightsKind weights = v1::WEIGHTS_KIND_UNSPECIFIED;
+  uint64_t seed = 0;                       // of mock weights
+  const std::vector<at::Tensor>& inputs;   // the golden's, on the placement
+  const std::vector<at::Tensor>& outputs;  // of `inputs`
+};
+
+// OK if every name that the check uses is in the manifest and its figures can be meant; INVALID_ARGUMENT
+// names the check and the field. Needs no run, so that a wrong test is refused before any time is spent.
+absl::Status ValidateCheck(const v1::Check& check, const v1::Manifest& manifest);
+
+// FAILED where the check does not hold or cannot be applied to this program: never a silent pass. A run that
+// fails on the way gives its own outcome (OUT_OF_MEMORY, UNSUPPORTED, FAILED). No exceptions.
+v1::CheckResult RunCheck(const v1::Check& check, const BoundCase& bound);
+
+// RESOURCE_EXHAUSTED: OUT_OF_MEMORY. UNIMPLEMENTED: UNSUPPORTED. CANCELLED: CANCELLED. Else FAILED.
+v1::Outcome OutcomeOf(const absl::Status& status);
+
+}  // namespace assay::engine

@@ -83,7 +83,7 @@ void RunChild(const ChildOptions& options, const v1::RunTest* test) {
     _exit(0);
   }
 
-  v1::Provenance who = engine::Describe(options.allow_cuda ? v1::CUDA : v1::CPU);
+  v1::Provenance who = options.describe(options.allow_cuda ? v1::CUDA : v1::CPU);
   v1::HostEvent ready;
   ready.mutable_ready()->set_engine_build(who.engine_build());
   ready.mutable_ready()->set_torch_version(who.torch_version());

@@ -15,8 +15,12 @@ namespace assay::host {
 using Runner =
     std::function<v1::TestResult(const v1::ModelTest&, const engine::RunOptions&, engine::TestSink&)>;
 
+// Who runs here, for a HostReady; engine::Describe but in tests.
+using Describer = std::function<v1::Provenance(v1::DeviceChoice)>;
+
 struct ChildOptions {
   Runner runner;
+  Describer describe;  // of resident children
   ProtectionFor protection = ProtectionFor::kCpu;
   bool allow_cuda = false;
   // Where events go (v1::HostEvent without an id, length-delimited).

@@ -135,8 +135,12 @@ TestProcesses::Child* TestProcesses::Fork(const v1::RunTest* request) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent) _exit(1);  // it died before we asked to die with it
     KeepOnly(output[1], events[1], requests[0]);
-    ChildOptions run{options_.runner, options_.allow_cuda ? ProtectionFor::kCuda : ProtectionFor::kCpu,
-                     options_.allow_cuda, 3, request ? -1 : 4};
+    ChildOptions run{options_.runner,
+                     options_.describe,
+                     options_.allow_cuda ? ProtectionFor::kCuda : ProtectionFor::kCpu,
+                     options_.allow_cuda,
+                     /*events_fd=*/3,
+                     /*requests_fd=*/request ? -1 : 4};
     RunChild(run, request);
   }
   std::string trouble = pid < 0 ? strerror(errno) : "";

@@ -20,6 +20,7 @@ namespace assay::host {
 
 struct ProcessOptions {
   Runner runner;
+  Describer describe;
   // false: a fresh child forked for each test, any number at a time (CPU).
   // true: one child runs test after test, since CUDA does not survive a fork and takes long to start; it is
   // forked before this process touches CUDA, and again after a test that did not end well.

@@ -1,0 +1,89 @@
+// assay-host: holds LibTorch and runs generated tests, each in a process that may crash, hang or run out of
+// memory without harm.
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <string>
+
+#include "common/exit_code.h"
+#include "common/logging.h"
+#include "engine/run_test.h"
+#include "host/protection.h"
+#include "host/run_files.h"
+#include "host/serve.h"
+
+namespace {
+
+// Static destructors of LibTorch cost more than most tests: leave without them.
+[[noreturn]] void Leave(int code) {
+  fflush(nullptr);
+  _exit(code);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  using namespace assay;
+  CLI::App app{"Runs generated tests through LibTorch"};
+  app.require_subcommand(0, 1);
+  std::string device = "cpu";
+  int events_fd = -1;
+  std::string log_level = "info";
+  app.add_option("--events-fd", events_fd,
+                 "Descriptor that events are written to; requests come on standard input");
+  app.add_option("--device", device,
+                 "cpu: a process a test. cuda: one process for all, on the first CUDA device")
+      ->check(CLI::IsMember({"cpu", "cuda"}));
+  app.add_option("--log-level", log_level, "debug, info, warn or error");
+  bool resident = false;
+  app.add_flag("--resident", resident, "One process for all tests on the CPU too, as on CUDA");
+
+  host::RunFilesOptions files;
+  CLI::App* run = app.add_subcommand("run", "Run test files without a worker");
+  run->add_option("--test,tests", files.tests, "Test files")->required()->check(CLI::ExistingFile);
+  run->add_option("--programs", files.programs, "Folder with NAME.assay for every test")
+      ->required()
+      ->check(CLI::ExistingDirectory);
+  run->add_option("--checkpoint-root", files.checkpoint_root, "Folder with checkpoints as ORG/NAME/")
+      ->check(CLI::ExistingDirectory);
+  run->add_option("--device", device, "cpu or cuda, for tests that leave the choice open")
+      ->check(CLI::IsMember({"cpu", "cuda"}));
+  run->add_option("--jobs,-j", files.jobs, "Tests at a time on the CPU")->check(CLI::Range(1, 1024));
+  run->add_flag("--in-process", files.in_process, "Without child processes, for a debugger");
+  run->add_flag("--resident", resident, "One child process for all tests on the CPU too, as on CUDA");
+  run->add_flag("--verbose,-v", files.verbose, "Print every case and check");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? kExitOk : kExitUsage;
+  }
+  if (absl::Status status = StartLogging("assay-host", log_level); !status.ok()) {
+    fprintf(stderr, "%s\n", std::string(status.message()).c_str());
+    return kExitUsage;
+  }
+
+  host::ScrubEnvironment();
+  // Before any operator runs: a child that uses OpenMP threads after its parent did hangs.
+  engine::SetThreads(1);
+
+  host::ProcessOptions processes;
+  processes.runner = engine::RunTest;
+  processes.describe = engine::Describe;
+  processes.allow_cuda = device == "cuda";
+  processes.resident = processes.allow_cuda || resident;
+  if (!processes.resident && !files.in_process) engine::WarmUp();
+
+  if (run->parsed()) {
+    files.device = device == "cuda" ? v1::CUDA : v1::CPU;
+    files.processes = processes;
+    Leave(host::RunFiles(files));
+  }
+  if (events_fd < 0) {
+    fprintf(stderr, "assay-host: --events-fd is missing; or give `run` and test files\n");
+    return kExitUsage;
+  }
+  host::ServeOptions serve{STDIN_FILENO, events_fd, processes};
+  absl::Status status = host::Serve(serve);
+  if (!status.ok() && !absl::IsCancelled(status)) spdlog::error("{}", std::string(status.message()));
+  Leave(ExitCodeOf(status));
+}

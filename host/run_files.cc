@@ -1,0 +1,176 @@
+#include "host/run_files.h"
+
+#include <poll.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <map>
+#include <set>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "common/digest.h"
+#include "common/exit_code.h"
+#include "common/file.h"
+#include "common/status_macros.h"
+#include "common/textproto.h"
+#include "engine/run_test.h"
+#include "host/signals.h"
+
+namespace assay::host {
+namespace {
+
+// A name out of a test file becomes part of a path only if it stays below its folder.
+bool IsPlainPath(absl::string_view path) {
+  for (absl::string_view part : absl::StrSplit(path, '/')) {
+    if (part.empty() || part == "." || part == "..") return false;
+    for (char c : part) {
+      if (!absl::ascii_isalnum(static_cast<unsigned char>(c)) && c != '.' && c != '_' && c != '-')
+        return false;
+    }
+  }
+  return true;
+}
+
+absl::StatusOr<v1::RunTest> ReadTest(const std::string& file, const RunFilesOptions& options) {
+  v1::RunTest request;
+  ASSAY_ASSIGN_OR_RETURN(std::string text, ReadFile(file));
+  ASSAY_RETURN_IF_ERROR(ParseTextProto(file, text, *request.mutable_test()));
+  v1::ModelTest& test = *request.mutable_test();
+  if (!IsPlainPath(test.name()) || absl::StrContains(test.name(), '/')) {
+    return absl::InvalidArgumentError(absl::StrCat(file, ": name '", test.name(), "' is no file name"));
+  }
+  request.set_id(file);
+  if (test.set_up().device() == v1::AUTO && options.device != v1::DEVICE_CHOICE_UNSPECIFIED) {
+    test.mutable_set_up()->set_device(options.device);
+  }
+  if (!test.program_digest().empty()) {
+    request.set_program_path((std::filesystem::path(options.programs) / (test.name() + ".assay")).string());
+  }
+  if (!options.checkpoint_root.empty() && IsPlainPath(test.checkpoint())) {
+    std::filesystem::path folder = std::filesystem::path(options.checkpoint_root) / test.checkpoint();
+    if (std::error_code ignored; std::filesystem::is_directory(folder, ignored)) {
+      request.set_checkpoint_dir(folder.string());
+    }
+  }
+  return request;
+}
+
+class Printer {
+ public:
+  explicit Printer(bool verbose) : verbose_(verbose) {}
+
+  void Print(const v1::ModelTest& test, const v1::TestResult& result) {
+    ++counts_[result.outcome()];
+    std::string line = absl::StrFormat("%-20s %-28s %s %.3f s", v1::Outcome_Name(result.outcome()),
+                                       test.name(), result.provenance().device().kind(), result.seconds());
+    if (!result.message().empty()) absl::StrAppend(&line, "  ", result.message());
+    printf("%s\n", line.c_str());
+    for (const v1::CaseResult& c : result.case_()) Print(c);
+    if (!result.output_tail().empty()) {
+      for (absl::string_view text : absl::StrSplit(result.output_tail(), '\n', absl::SkipEmpty())) {
+        printf("    | %s\n", std::string(text).c_str());
+      }
+    }
+    fflush(stdout);
+  }
+
+  // The last line, and the exit code that it stands for.
+  int Finish(bool interrupted) {
+    std::vector<std::string> parts;
+    int total = 0;
+    for (const auto& [outcome, count] : counts_) {
+      parts.push_back(absl::StrCat(count, " ", v1::Outcome_Name(outcome)));
+      total += count;
+    }
+    printf("%d tests: %s\n", total, parts.empty() ? "none was run" : absl::StrJoin(parts, ", ").c_str());
+    fflush(stdout);
+    if (interrupted) return kExitInterrupted;
+    int good = counts_[v1::PASSED] + counts_[v1::SKIPPED];
+    if (total > good) return kExitTestsFailed;
+    return counts_[v1::PASSED] > 0 ? kExitOk : kExitNoTests;
+  }
+
+ private:
+  void Print(const v1::CaseResult& c) {
+    bool passed = c.outcome() == v1::PASSED;
+    if (passed && !verbose_) return;
+    if (c.outcome() == v1::SKIPPED && !verbose_) return;
+    printf("    %s %s %s%s%s\n", v1::Outcome_Name(c.outcome()).c_str(), c.name().c_str(), c.reason().c_str(),
+           c.message().empty() ? "" : ": ", c.message().c_str());
+    for (const v1::CheckResult& check : c.check()) {
+      if (check.outcome() == v1::PASSED && !verbose_) continue;
+      std::string measured =
+          check.has_error() ? absl::StrFormat(" error %.3g of %.3g", check.error(), check.tolerance()) : "";
+      printf("      %s %s%s%s%s\n", v1::Outcome_Name(check.outcome()).c_str(), check.name().c_str(),
+             measured.c_str(), check.message().empty() ? "" : ": ", check.message().c_str());
+    }
+    if (c.has_divergence()) {
+      printf("      first to differ: %s (%s) in '%s': %s\n", c.divergence().node().c_str(),
+             c.divergence().op().c_str(), c.divergence().module().c_str(), c.divergence().detail().c_str());
+    }
+  }
+
+  const bool verbose_;
+  std::map<v1::Outcome, int> counts_;
+};
+
+class SilentSink final : public engine::TestSink {
+ public:
+  void CaseStarted(absl::string_view) override {}
+  void CaseFinished(const v1::CaseResult&) override {}
+  void Log(absl::string_view text) override { fwrite(text.data(), 1, text.size(), stderr); }
+};
+
+}  // namespace
+
+int RunFiles(const RunFilesOptions& options) {
+  std::vector<v1::RunTest> requests;
+  std::set<std::string> files;
+  for (const std::string& file : options.tests) {
+    if (!files.insert(file).second) continue;
+    auto request = ReadTest(file, options);
+    if (!request.ok()) {
+      fprintf(stderr, "%s\n", std::string(request.status().message()).c_str());
+      return kExitUsage;
+    }
+    requests.push_back(*std::move(request));
+  }
+
+  Printer printer(options.verbose);
+  if (options.in_process) {
+    for (const v1::RunTest& request : requests) {
+      SilentSink sink;
+      engine::RunOptions run{request.program_path(), request.checkpoint_dir(), options.processes.allow_cuda};
+      printer.Print(request.test(), options.processes.runner(request.test(), run, sink));
+    }
+    return printer.Finish(false);
+  }
+
+  std::map<std::string, const v1::ModelTest*> by_id;
+  for (const v1::RunTest& request : requests) by_id[request.id()] = &request.test();
+  TestProcesses processes(options.processes, [&](const v1::HostEvent& event) {
+    if (event.has_result()) printer.Print(*by_id.at(event.id()), event.result());
+  });
+  size_t next = 0;
+  std::vector<pollfd> fds;
+  while (next < requests.size() || processes.running() > 0) {
+    while (next < requests.size() && processes.running() < static_cast<size_t>(options.jobs)) {
+      processes.Start(requests[next++]);
+    }
+    fds.assign({{StopSignals(), POLLIN, 0}});
+    processes.AppendPollFds(fds);
+    poll(fds.data(), fds.size(), processes.NextTimeout());
+    if (fds[0].revents != 0) return printer.Finish(true);
+    processes.Step();
+  }
+  return printer.Finish(false);
+}
+
+}  // namespace assay::host

@@ -1,0 +1,29 @@
+// `assay-host run`: generated tests from files, without a worker or a coordinator.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "assay/v1/test.pb.h"
+#include "host/test_processes.h"
+
+namespace assay::host {
+
+struct RunFilesOptions {
+  std::vector<std::string> tests;
+  std::string programs;         // folder with <test.name>.assay
+  std::string checkpoint_root;  // folder with <test.checkpoint>/; empty: no weights
+  v1::DeviceChoice device = v1::DEVICE_CHOICE_UNSPECIFIED;  // for tests that leave the choice open (AUTO)
+  int jobs = 1;                                             // tests at a time
+  // In this very process, one after another: for a debugger. A crash is then a crash.
+  bool in_process = false;
+  bool verbose = false;  // every check, not only those that did not hold
+  ProcessOptions processes;
+};
+
+// One line a test on standard output, then one with the counts. Exit code: 0 all passed (a skipped case is no
+// failure), 2 a file is no test, 3 some test did not pass, 4 nothing was run or all was skipped, 8
+// interrupted.
+int RunFiles(const RunFilesOptions& options);
+
+}  // namespace assay::host

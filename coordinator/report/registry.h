@@ -19,8 +19,8 @@ absl::string_view PriorityName(Priority priority);
 struct TrackedModel {
   std::string name;  // underscores only
   Priority priority = Priority::kLow;
-  std::string arch_type;  // "decoder_only", …
-  uint32_t batch = 0;     // of the plan; 0: the plan names none
+  std::string arch_type;       // "decoder_only", …
+  uint32_t batch = 0;          // of the plan; 0: the plan names none
   bool named_by_plan = false;  // else the registry filled the name in
 };
 
@@ -33,8 +33,8 @@ struct Registry {
   const TrackedModel* Find(absl::string_view name) const;
 };
 
-// INVALID_ARGUMENT naming `file`, the model and the field: broken JSON, a field that is unknown, missing or of
-// the wrong type, an unknown priority, a name that is given twice.
+// INVALID_ARGUMENT naming `file`, the model and the field: broken JSON, a field that is unknown, missing or
+// of the wrong type, an unknown priority, a name that is given twice.
 absl::StatusOr<Registry> ParseRegistry(absl::string_view file, absl::string_view text);
 
 // ParseRegistry over the file's content; NOT_FOUND where there is no such file.

@@ -32,6 +32,7 @@ struct ReportInput {
 //   NOT_FOUND            batch_id names no batch of the input.
 //   INVALID_ARGUMENT     unknown format.
 //   FAILED_PRECONDITION  NEXT_BATCH, and every tracked model is covered.
-absl::StatusOr<std::string> RenderReport(const ReportInput& input, v1::ReportFormat format, uint32_t size = 0);
+absl::StatusOr<std::string> RenderReport(const ReportInput& input, v1::ReportFormat format,
+                                         uint32_t size = 0);
 
 }  // namespace assay::report

@@ -1,0 +1,82 @@
+// Coverage: for each tracked model, what recorded results show. Sets of names, never a counter that is added
+// to.
+#pragma once
+
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "coordinator/report/report.h"
+
+namespace assay::report {
+
+// The case whose passing is mock evidence, and no other: a loading case that fell back to mock weights is
+// none.
+inline constexpr absl::string_view kMockCase = "test_model_with_mock";
+
+// What the newest result of a model on one target shows. A cancelled job says nothing about a model, so it
+// decides only where there is no other. A result that does not tell its device (its worker was lost before it
+// could) stands for every device that it might have run on.
+struct TargetResult {
+  std::string device;            // "cpu"
+  std::string target;            // "cpu/float32"
+  const v1::Job* job = nullptr;  // never null; lives in the ReportInput
+  bool flaky = false;            // passed, after a failure at the same inputs
+  // Each needs a test that ran to its end, a program, and a case that PASSED with at least one check:
+  bool mock_passed = false;      // test_model_with_mock, mock weights, golden compared
+  bool real_passed = false;      // real weights, numbers compared with a reference
+  bool real_structural = false;  // real weights, no reference to compare with
+  bool synthetic = false;        // a checkpoint with random values; covers nothing
+  // The whole test PASSED, and in it a golden was compared.
+  bool covered = false;
+};
+
+struct ModelCoverage {
+  TrackedModel model;
+  const v1::CatalogueEntry* entry = nullptr;  // nullptr: the catalogue has none
+  std::string template_name;                  // of the newest result, else of the catalogue; may be empty
+  std::string original_name;                  // empty: the same as the name
+  std::vector<TargetResult> results;          // by target
+  bool generated = false;                     // some result names the digest of its test
+  bool mock_passed = false;
+  bool real_passed = false;
+  bool real_structural = false;
+  bool synthetic = false;
+  bool covered = false;
+  bool flaky = false;
+  std::string why_missing;  // of a model that is not covered
+};
+
+// Names by what was shown of them.
+struct Tally {
+  std::set<std::string> tracked, generated, verified, mock_passed, real_passed, real_structural, covered;
+};
+
+using TallyByWord = std::vector<std::pair<std::string, Tally>>;
+
+struct Coverage {
+  std::vector<ModelCoverage> models;  // in the registry's order
+  Tally total;
+  TallyByWord by_priority, by_arch_type, by_template;
+  // What the results on this kind of device show; tracked are all models, for each may be run on each.
+  TallyByWord by_device;
+  // Ran, but stand in no registry; never part of the sets above.
+  std::vector<ModelCoverage> untracked;
+
+  // Tracked or not; nullptr: neither tracked nor run.
+  const ModelCoverage* Find(absl::string_view name) const;
+};
+
+// What points into `input` lives as long as that.
+Coverage ComputeCoverage(const ReportInput& input);
+
+// The checks of a model: those that its result records, and those that its catalogue entry declares to be
+// impossible, which are possible for the family.
+struct CheckCount {
+  size_t applied = 0;
+  size_t possible = 0;
+};
+CheckCount CountChecks(const v1::Job& job, const v1::CatalogueEntry* entry);
+
+}  // namespace assay::report

@@ -1,0 +1,265 @@
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "coordinator/report/escape.h"
+#include "coordinator/report/renderers.h"
+#include "coordinator/report/words.h"
+
+namespace assay::report {
+namespace {
+
+const v1::CatalogueEntry* EntryOf(const Scope& scope, const v1::Job& job) {
+  auto found = scope.input->catalogue.find(job.model().name());
+  return found == scope.input->catalogue.end() ? nullptr : &found->second;
+}
+
+std::string Row(const std::vector<std::string>& cells) {
+  return absl::StrCat("| ", absl::StrJoin(cells, " | "), " |\n");
+}
+
+std::string Names(const std::vector<std::string>& names) {
+  return absl::StrJoin(names, ", ", [](std::string* out, const std::string& name) {
+    absl::StrAppend(out, MarkdownText(name));
+  });
+}
+
+void AppendTallies(const TallyByWord& rows, std::string& out) {
+  for (const auto& [word, tally] : rows) {
+    out += Row({MarkdownText(word), absl::StrCat(tally.tracked.size()), absl::StrCat(tally.generated.size()),
+                absl::StrCat(tally.verified.size()), absl::StrCat(tally.mock_passed.size()),
+                absl::StrCat(tally.real_passed.size()), absl::StrCat(tally.real_structural.size()),
+                absl::StrCat(tally.covered.size()), Percent(tally.covered.size(), tally.tracked.size())});
+  }
+}
+
+void AppendCoverage(const Coverage& coverage, bool in_full, std::string& out) {
+  out +=
+      "| | tracked | generated | verified | mock passed | real passed | real, no golden | covered | % |\n"
+      "|---|---:|---:|---:|---:|---:|---:|---:|---:|\n";
+  AppendTallies({{"all tracked models", coverage.total}}, out);
+  AppendTallies(coverage.by_priority, out);
+  if (in_full) {
+    out += "| *architecture type* | | | | | | | | |\n";
+    AppendTallies(coverage.by_arch_type, out);
+    out += "| *template* | | | | | | | | |\n";
+    AppendTallies(coverage.by_template, out);
+    out += "| *device* | | | | | | | | |\n";
+    AppendTallies(coverage.by_device, out);
+  }
+  out += "\n";
+}
+
+void AppendLegend(std::string& out) {
+  out +=
+      "Covered: the newest result on some target PASSED, and in it the numbers of the model's real "
+      "architecture "
+      "were compared with a golden. Generated and verified are one fact, seen twice: a worker verifies each "
+      "test "
+      "that it generates before it names its digest. Real, no golden: a trained checkpoint ran and its "
+      "shapes, "
+      "finiteness and invariances held, but there was no reference to compare with. Checkpoints with random "
+      "values, skipped cases and cancelled jobs count as nothing.\n\n";
+}
+
+void AppendJobs(const Scope& scope, std::string& out) {
+  out +=
+      "| model | outcome | mock weights | real weights | checks applied / possible | template | task | "
+      "target | "
+      "time | worker |\n|---|---|---|---|---:|---|---|---|---:|---|\n";
+  for (const v1::Job* job : scope.jobs) {
+    const CheckCount checks = CountChecks(*job, EntryOf(scope, *job));
+    std::string outcome = JobWord(*job) == "PASSED" ? "PASSED" : absl::StrCat("**", JobWord(*job), "**");
+    if (scope.IsFlaky(*job)) outcome += " (flaky)";
+    out += Row({MarkdownText(job->model().name()), outcome, MarkdownText(MockWord(*job)),
+                MarkdownText(RealWord(*job)), absl::StrCat(checks.applied, " / ", checks.possible),
+                MarkdownText(job->model().template_()), MarkdownText(job->model().task()), TargetOf(*job),
+                SecondsText(job->result().seconds()), MarkdownText(job->worker())});
+  }
+  out += "\n";
+}
+
+void AppendFailures(const Scope& scope, std::string& out) {
+  out += "## What did not pass\n\n";
+  bool any = false;
+  for (const v1::Job* job : scope.jobs) {
+    if (job->state() != v1::DONE || job->result().outcome() == v1::PASSED) continue;
+    any = true;
+    absl::StrAppend(&out, "### ", MarkdownText(job->model().name()), " on ", TargetOf(*job), ": ",
+                    JobWord(*job), "\n\n");
+    const std::string complaint = Complaint(*job);
+    if (!complaint.empty()) absl::StrAppend(&out, MarkdownText(complaint), "\n\n");
+    for (const v1::CaseResult& one : job->result().case_()) {
+      for (const v1::CheckResult& check : one.check()) {
+        if (check.outcome() == v1::PASSED || check.outcome() == v1::SKIPPED) continue;
+        absl::StrAppend(&out, "- ", MarkdownText(one.name()), ", check ", MarkdownText(check.name()), ": ",
+                        OutcomeWord(check.outcome()));
+        if (check.has_error()) absl::StrAppendFormat(&out, ", error %.3g", check.error());
+        if (check.has_tolerance()) absl::StrAppendFormat(&out, ", allowed %.3g", check.tolerance());
+        absl::StrAppend(&out, check.message().empty() ? "" : ": ", MarkdownText(check.message()), "\n");
+      }
+      const std::string divergence = DivergenceText(one.divergence());
+      if (!divergence.empty()) {
+        absl::StrAppend(&out, "- ", MarkdownText(one.name()), " first left the golden at ",
+                        MarkdownText(divergence), "\n");
+      }
+    }
+    absl::StrAppend(&out, "- job ", MarkdownCode(job->job_id()), ", attempt ", job->attempt(), ", worker ",
+                    MarkdownText(job->worker()), "\n\n");
+    if (!job->result().output_tail().empty()) {
+      absl::StrAppend(&out, "Its last output:\n\n", MarkdownBlock(job->result().output_tail()), "\n");
+    }
+  }
+  if (!any) out += scope.jobs.empty() ? "Nothing has run.\n\n" : "Every recorded result is PASSED.\n\n";
+}
+
+void AppendRemarks(const Scope& scope, std::string& out) {
+  out += "## Deviations and special handling\n\n";
+  if (scope.remarks.empty()) {
+    out += "None.\n\n";
+    return;
+  }
+  out += "| model | what | |\n|---|---|---|\n";
+  for (const Remark& remark : scope.remarks) {
+    out += Row({MarkdownText(remark.model), remark.kind, MarkdownText(remark.text)});
+  }
+  out += "\n";
+}
+
+void AppendStatistics(const Scope& scope, std::string& out) {
+  out += "## Statistics\n\n";
+  for (const auto& [word, count] : CountOutcomes(scope.jobs)) {
+    absl::StrAppend(&out, "- ", word, ": ", count, " of ", scope.jobs.size(), "\n");
+  }
+  size_t applied = 0, possible = 0;
+  for (const v1::Job* job : scope.jobs) {
+    const CheckCount checks = CountChecks(*job, EntryOf(scope, *job));
+    applied += checks.applied;
+    possible += checks.possible;
+  }
+  absl::StrAppend(&out, "- checks applied: ", applied, " of ", possible, " possible\n");
+  const Durations durations = MeasureDurations(scope.jobs);
+  if (durations.slowest != nullptr) {
+    absl::StrAppend(&out, "- time in tests: ", SecondsText(durations.sum), " in all, median ",
+                    SecondsText(durations.median), ", slowest ",
+                    MarkdownText(durations.slowest->model().name()), " with ",
+                    SecondsText(durations.slowest->result().seconds()), "\n");
+  }
+  uint64_t peak = 0;
+  for (const v1::Job* job : scope.jobs) peak = std::max<uint64_t>(peak, job->result().peak_memory_bytes());
+  absl::StrAppend(&out, "- highest memory of a test: ", BytesText(peak), "\n\n");
+}
+
+void AppendMissing(const Coverage& coverage, std::string& out) {
+  out += "## Missing, by name\n\n";
+  for (const auto& [word, tally] : coverage.by_priority) {
+    std::vector<std::string> names;
+    for (const ModelCoverage& model : coverage.models) {
+      if (model.covered || PriorityName(model.model.priority) != word) continue;
+      names.push_back(model.results.empty() ? model.model.name
+                                            : absl::StrCat(model.model.name, " (", model.why_missing, ")"));
+    }
+    absl::StrAppend(&out, "- ", word, ", ", names.size(), " of ", tally.tracked.size(),
+                    names.empty() ? "" : ": ", Names(names), "\n");
+  }
+  out += "\n";
+}
+
+void AppendNext(const Scope& scope, std::string& out) {
+  out += "## What comes next\n\n";
+  for (const PlannedBatch& batch : scope.plan) {
+    if (batch.missing.empty()) continue;
+    absl::StrAppend(&out, "- batch ", batch.number, " of the plan is ", ProgressWord(batch.progress));
+    if (batch.has_date) absl::StrAppend(&out, " (due ", absl::FormatCivilTime(batch.due), ")");
+    absl::StrAppend(&out, ": ", batch.missing.size(), " of ", batch.models.size(),
+                    " missing: ", Names(batch.missing), "\n");
+  }
+  if (scope.next.empty()) {
+    out += "- every tracked model is covered\n";
+  } else {
+    std::vector<std::string> names;
+    for (const NextModel& model : scope.next) {
+      names.push_back(model.catalogued ? model.name : absl::StrCat(model.name, " (no catalogue entry yet)"));
+    }
+    absl::StrAppend(&out, "- the most urgent of what is missing: ", Names(names), "\n");
+  }
+  out += "\n";
+}
+
+void AppendCriteria(const Scope& scope, std::string& out) {
+  out += "## The plan's criteria\n\n";
+  for (const Criterion& criterion : scope.criteria) {
+    absl::StrAppend(&out, "- [", criterion.met ? "x" : " ", "] ", criterion.number, ". ", criterion.text,
+                    ": **", criterion.met ? "met" : "not met", "**. ", MarkdownText(criterion.figures), "\n");
+  }
+  out += "\n";
+}
+
+void AppendBatches(const Scope& scope, std::string& out) {
+  out += "## Batches\n\n| batch | file | submitted | ended | done |\n|---|---|---|---|---:|\n";
+  for (const v1::Batch& batch : scope.input->batches) {
+    out += Row({MarkdownCode(batch.batch_id()), MarkdownText(batch.name()), TimeText(batch.create_time()),
+                TimeText(batch.end_time()),
+                absl::StrCat(batch.done(), " of ", batch.total(), batch.cancelled() ? ", cancelled" : "")});
+  }
+  out += "\n";
+}
+
+void AppendEvidence(const Scope& scope, std::string& out) {
+  out +=
+      "## Evidence\n\nEvery figure above counts these results. Two results are comparable exactly when their "
+      "digests, builds and devices agree.\n\n"
+      "| model | job | attempt | test | program | template | catalogue | weights | engine | torch | device | "
+      "log |\n"
+      "|---|---|---:|---|---|---|---|---|---|---|---|---|\n";
+  auto digest = [](const std::string& text) { return text.empty() ? std::string("-") : MarkdownCode(text); };
+  for (const v1::Job* job : scope.jobs) {
+    if (job->state() != v1::DONE) continue;
+    const v1::Provenance& from = job->result().provenance();
+    out += Row({MarkdownText(job->model().name()), MarkdownCode(job->job_id()), absl::StrCat(job->attempt()),
+                digest(from.test_digest()), digest(from.program_digest()), digest(from.template_digest()),
+                digest(from.catalogue_digest()), digest(from.weights_digest()),
+                MarkdownText(from.engine_build()), MarkdownText(from.torch_version()),
+                MarkdownText(absl::StrCat(from.device().kind(), " ", from.device().name())),
+                digest(job->log_digest())});
+  }
+}
+
+}  // namespace
+
+std::string RenderMarkdown(const Scope& scope) {
+  std::string out;
+  if (scope.batch != nullptr) {
+    absl::StrAppend(&out, "# Batch report: ", MarkdownText(scope.batch->name()), "\n\nBatch ",
+                    MarkdownCode(scope.batch->batch_id()), ", submitted by ",
+                    scope.batch->submitter().empty() ? "-" : MarkdownText(scope.batch->submitter()), " at ",
+                    TimeText(scope.batch->create_time()), ", ended ", TimeText(scope.batch->end_time()),
+                    scope.batch->cancelled() ? ", **cancelled**" : "", ". Times are UTC.\n\n## Models\n\n");
+    AppendJobs(scope, out);
+    AppendFailures(scope, out);
+    AppendRemarks(scope, out);
+    AppendStatistics(scope, out);
+    out += "## Coverage with this batch\n\n";
+    AppendCoverage(scope.coverage, false, out);
+    AppendLegend(out);
+    AppendNext(scope, out);
+  } else {
+    absl::StrAppend(&out, "# Coverage report\n\nAs of ", TimeText(scope.input->now),
+                    " UTC, computed from the registry's names and the newest result of each model on each "
+                    "target.\n\n## Coverage\n\n");
+    AppendCoverage(scope.coverage, true, out);
+    AppendLegend(out);
+    AppendCriteria(scope, out);
+    out += "## Models that ran\n\n";
+    AppendJobs(scope, out);
+    AppendFailures(scope, out);
+    AppendRemarks(scope, out);
+    AppendStatistics(scope, out);
+    AppendMissing(scope.coverage, out);
+    AppendNext(scope, out);
+    AppendBatches(scope, out);
+  }
+  AppendEvidence(scope, out);
+  return out;
+}
+
+}  // namespace assay::report

@@ -1,0 +1,198 @@
+#include "coordinator/report/scope.h"
+
+#include <algorithm>
+#include <map>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "coordinator/report/words.h"
+
+namespace assay::report {
+namespace {
+
+std::vector<Remark> MakeRemarks(const Scope& scope) {
+  std::vector<Remark> remarks;
+  std::string previous;
+  for (const v1::Job* job : scope.jobs) {
+    const std::string& name = job->model().name();
+    auto remark = [&](absl::string_view kind, std::string text) {
+      remarks.push_back({name, std::string(kind), std::move(text)});
+    };
+    auto found = scope.input->catalogue.find(name);
+    const v1::CatalogueEntry* entry = found == scope.input->catalogue.end() ? nullptr : &found->second;
+    // Jobs are by model: what is true of the model is said once.
+    if (name != previous) {
+      const std::string& original = !job->model().original_name().empty() || entry == nullptr
+                                        ? job->model().original_name()
+                                        : entry->original_name();
+      if (absl::StrContains(original, "-")) {
+        remark("hyphenated name", absl::StrCat(original, " is tested as ", name, ", in ", TestFileOf(name)));
+      }
+      if (scope.input->registry.Find(name) == nullptr) {
+        remark("not tracked", "ran, but the registry does not name it: it is no part of coverage");
+      }
+      if (entry == nullptr) {
+        remark("no catalogue entry", "no class, checkpoint or checks of its own are declared");
+      } else {
+        if (!entry->deviation().empty()) remark("deviation", entry->deviation());
+        for (const std::string& patch : entry->patch()) remark("patch", patch);
+        for (const v1::NotApplicable& absent : entry->not_applicable()) {
+          remark("absent check",
+                 absl::StrCat(absent.check(), " of ", absent.case_name(), ": ", absent.reason()));
+        }
+        if (entry->template_() != job->model().template_()) {
+          remark("template", absl::StrCat("the batch names ", job->model().template_(), ", the catalogue ",
+                                          entry->template_()));
+        }
+      }
+      previous = name;
+    }
+    if (scope.IsFlaky(*job)) {
+      remark("flaky", absl::StrCat("passed on ", TargetOf(*job), " after a failure at the same inputs"));
+    }
+    if (job->attempts_size() > 1) {
+      std::string text = absl::StrCat(job->attempts_size(), " attempts on ", TargetOf(*job), ":");
+      for (const v1::AttemptSummary& attempt : job->attempts()) {
+        absl::StrAppend(
+            &text, attempt.attempt() == job->attempts(0).attempt() ? " " : ", ",
+            attempt.outcome() == v1::OUTCOME_UNSPECIFIED ? "no result" : OutcomeWord(attempt.outcome()),
+            " by ", attempt.worker());
+      }
+      remark("attempts", text);
+    }
+  }
+  return remarks;
+}
+
+}  // namespace
+
+bool Scope::IsFlaky(const v1::Job& job) const {
+  if (job.flaky()) return job.result().outcome() == v1::PASSED;
+  const ModelCoverage* model = coverage.Find(job.model().name());
+  if (model == nullptr) return false;
+  return std::any_of(model->results.begin(), model->results.end(), [&](const TargetResult& result) {
+    return result.flaky && result.job->job_id() == job.job_id();
+  });
+}
+
+absl::StatusOr<Scope> MakeScope(const ReportInput& input) {
+  Scope scope;
+  scope.input = &input;
+  scope.coverage = ComputeCoverage(input);
+  if (input.batch_id.empty()) {
+    for (const auto* list : {&scope.coverage.models, &scope.coverage.untracked}) {
+      for (const ModelCoverage& model : *list) {
+        for (const TargetResult& result : model.results) {
+          // A result that does not tell its device may decide several targets.
+          if (std::find(scope.jobs.begin(), scope.jobs.end(), result.job) == scope.jobs.end()) {
+            scope.jobs.push_back(result.job);
+          }
+        }
+      }
+    }
+  } else {
+    for (const v1::Batch& batch : input.batches) {
+      if (batch.batch_id() == input.batch_id) scope.batch = &batch;
+    }
+    if (scope.batch == nullptr) return absl::NotFoundError(absl::StrCat("no batch '", input.batch_id, "'"));
+    for (const v1::Job& job : input.jobs) {
+      if (job.batch_id() == input.batch_id) scope.jobs.push_back(&job);
+    }
+  }
+  std::sort(scope.jobs.begin(), scope.jobs.end(), [](const v1::Job* a, const v1::Job* b) {
+    return std::make_tuple(a->model().name(), TargetOf(*a), a->job_id()) <
+           std::make_tuple(b->model().name(), TargetOf(*b), b->job_id());
+  });
+  scope.criteria = JudgePlan(scope.coverage, input);
+  scope.plan = HoldPlanAgainst(scope.coverage, input.now);
+  scope.next = NextModels(scope.coverage, 10);
+  scope.remarks = MakeRemarks(scope);
+  return scope;
+}
+
+std::vector<std::pair<std::string, size_t>> CountOutcomes(const std::vector<const v1::Job*>& jobs) {
+  std::map<std::string, size_t> counts;
+  for (const v1::Job* job : jobs) ++counts[JobWord(*job)];
+  std::vector<std::pair<std::string, size_t>> ordered;
+  if (auto passed = counts.find("PASSED"); passed != counts.end()) {
+    ordered.push_back(*passed);
+    counts.erase(passed);
+  }
+  ordered.insert(ordered.end(), counts.begin(), counts.end());
+  return ordered;
+}
+
+Durations MeasureDurations(const std::vector<const v1::Job*>& jobs) {
+  Durations durations;
+  std::vector<double> seconds;
+  for (const v1::Job* job : jobs) {
+    if (job->state() != v1::DONE || job->result().seconds() <= 0) continue;
+    seconds.push_back(job->result().seconds());
+    durations.sum += seconds.back();
+    if (durations.slowest == nullptr || job->result().seconds() > durations.slowest->result().seconds()) {
+      durations.slowest = job;
+    }
+  }
+  if (!seconds.empty()) {
+    std::sort(seconds.begin(), seconds.end());
+    durations.median = seconds[(seconds.size() - 1) / 2];
+  }
+  return durations;
+}
+
+std::string Complaint(const v1::Job& job) {
+  const v1::TestResult& test = job.result();
+  std::string text = test.message();
+  if (text.empty()) {
+    for (const v1::CaseResult& one : test.case_()) {
+      if (one.outcome() == v1::PASSED || one.outcome() == v1::SKIPPED) continue;
+      text = absl::StrCat(one.name(), ": ", one.message());
+      for (const v1::CheckResult& check : one.check()) {
+        if (check.outcome() == v1::PASSED || check.outcome() == v1::SKIPPED) continue;
+        text = absl::StrCat(one.name(), ": ", check.name(), ": ", check.message());
+        break;
+      }
+      break;
+    }
+  }
+  if (!test.last_case().empty()) absl::StrAppend(&text, text.empty() ? "" : "; ", "in ", test.last_case());
+  if (test.signal() != 0) absl::StrAppend(&text, text.empty() ? "" : "; ", "signal ", test.signal());
+  return text;
+}
+
+std::string DivergenceText(const v1::Divergence& divergence) {
+  if (divergence.node().empty() && divergence.op().empty()) return "";
+  std::string text = absl::StrCat(divergence.node(), " (", divergence.op(), ")");
+  if (!divergence.module().empty()) absl::StrAppend(&text, " in ", divergence.module());
+  absl::StrAppend(&text, absl::StrFormat(", error %.3g", divergence.error()));
+  if (!divergence.detail().empty()) absl::StrAppend(&text, ": ", divergence.detail());
+  return text;
+}
+
+std::string MockWord(const v1::Job& job) {
+  for (const v1::CaseResult& one : job.result().case_()) {
+    if (one.name() != kMockCase) continue;
+    std::string word = OutcomeWord(one.outcome());
+    if (one.outcome() == v1::PASSED && one.evidence() != v1::GOLDEN) word += " (structural)";
+    if (one.outcome() == v1::SKIPPED && !one.reason().empty())
+      absl::StrAppend(&word, " (", one.reason(), ")");
+    return word;
+  }
+  return "-";
+}
+
+std::string RealWord(const v1::Job& job) {
+  std::string word = "-";
+  for (const v1::CaseResult& one : job.result().case_()) {
+    if (one.weights() == v1::SYNTHETIC && word == "-") word = "synthetic only";
+    if (one.weights() != v1::REAL) continue;
+    word = OutcomeWord(one.outcome());
+    if (one.outcome() == v1::PASSED && one.evidence() != v1::GOLDEN) word += " (structural)";
+    if (one.outcome() == v1::SKIPPED && !one.reason().empty())
+      absl::StrAppend(&word, " (", one.reason(), ")");
+  }
+  return word;
+}
+
+}  // namespace assay::report

@@ -1,0 +1,61 @@
+// What one report is about: everything, or one batch; gathered once, then written in any format.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "coordinator/report/coverage.h"
+#include "coordinator/report/criteria.h"
+#include "coordinator/report/plan.h"
+#include "coordinator/report/report.h"
+
+namespace assay::report {
+
+// A line on something that a reader should know of a model: a hyphen, a patch, a deviation, an absent check,
+// …
+struct Remark {
+  std::string model;
+  std::string
+      kind;  // "hyphenated name", "deviation", "patch", "absent check", "flaky", "attempts", "not tracked"
+  std::string text;
+};
+
+struct Scope {
+  const ReportInput* input = nullptr;
+  const v1::Batch* batch = nullptr;  // nullptr: over everything
+  // The batch's jobs; over everything: the newest of each model on each target. By model, then target.
+  std::vector<const v1::Job*> jobs;
+  Coverage coverage;  // always over everything
+  std::vector<Criterion> criteria;
+  std::vector<PlannedBatch> plan;
+  std::vector<NextModel> next;  // the ten most urgent
+  std::vector<Remark> remarks;  // on the models of `jobs`
+  bool IsFlaky(const v1::Job& job) const;
+};
+
+// NOT_FOUND where batch_id names no batch of the input. The input must outlive the scope.
+absl::StatusOr<Scope> MakeScope(const ReportInput& input);
+
+// Outcomes (QUEUED and RUNNING among them) with how many jobs have them, PASSED first.
+std::vector<std::pair<std::string, size_t>> CountOutcomes(const std::vector<const v1::Job*>& jobs);
+
+// How long the jobs took.
+struct Durations {
+  double sum = 0;                    // seconds over all jobs that ran
+  double median = 0;                 // the middle one; of an even number the lower
+  const v1::Job* slowest = nullptr;  // nullptr: none ran
+};
+Durations MeasureDurations(const std::vector<const v1::Job*>& jobs);
+
+// Why a job did not pass, in a line: the test's message, else the first case's and check's.
+std::string Complaint(const v1::Job& job);
+// "linear_3 (aten.linear.default) in model.layers.0.mlp, error 0.5"; empty where there is none.
+std::string DivergenceText(const v1::Divergence& divergence);
+
+// The outcome of the job's test with mock weights ("PASSED", golden compared), "-" where it has no such case.
+std::string MockWord(const v1::Job& job);
+// The same of its real weights: "PASSED", "PASSED (structural)", "SKIPPED (NO_WEIGHTS)", "synthetic only",
+// "-".
+std::string RealWord(const v1::Job& job);
+
+}  // namespace assay::report

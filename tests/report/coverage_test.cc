@@ -1,0 +1,232 @@
+#include "coordinator/report/coverage.h"
+
+#include "tests/matchers.h"
+#include "tests/report/fixture.h"
+
+namespace assay::report {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::UnorderedElementsAre;
+
+v1::Job With(v1::Job job, const std::function<void(v1::Job&)>& change) {
+  change(job);
+  return job;
+}
+
+v1::CaseResult* MockCaseOf(v1::Job& job) { return job.mutable_result()->mutable_case_(1); }
+v1::CaseResult* LoadingCaseOf(v1::Job& job) { return job.mutable_result()->mutable_case_(0); }
+
+struct Expected {
+  bool generated = false, mock_passed = false, real_passed = false, real_structural = false, covered = false,
+       flaky = false;
+};
+
+struct Recorded {
+  const char* what;
+  std::vector<v1::Job> jobs;
+  Expected expected;
+};
+
+class CoverageOfOneModel : public ::testing::TestWithParam<Recorded> {};
+
+TEST_P(CoverageOfOneModel, IsWhatItsNewestResultsShow) {
+  ReportInput input;
+  input.now = TestNow();
+  input.registry.models = {Tracked("olmo", Priority::kMedium, "decoder_only", 1)};
+  input.jobs = GetParam().jobs;
+  const Coverage coverage = ComputeCoverage(input);
+  ASSERT_EQ(coverage.models.size(), 1u);
+  const ModelCoverage& model = coverage.models[0];
+  const Expected& expected = GetParam().expected;
+  EXPECT_EQ(model.generated, expected.generated);
+  EXPECT_EQ(model.mock_passed, expected.mock_passed);
+  EXPECT_EQ(model.real_passed, expected.real_passed);
+  EXPECT_EQ(model.real_structural, expected.real_structural);
+  EXPECT_EQ(model.covered, expected.covered);
+  EXPECT_EQ(model.flaky, expected.flaky);
+  EXPECT_EQ(model.why_missing.empty(), expected.covered) << model.why_missing;
+  EXPECT_EQ(coverage.total.covered.size(), expected.covered ? 1u : 0u);
+}
+
+constexpr Expected kNothing{.generated = true};
+constexpr Expected kMockCovered{.generated = true, .mock_passed = true, .covered = true};
+
+std::vector<Recorded> AllRecorded() {
+  std::vector<Recorded> all;
+  all.push_back({"NeverRun", {}, {}});
+  all.push_back({"Passed", {PassedJob("1", "olmo", 1)}, kMockCovered});
+  for (v1::Outcome outcome : {v1::FAILED, v1::CRASHED, v1::TIMED_OUT, v1::OUT_OF_MEMORY, v1::UNSUPPORTED,
+                              v1::INFRASTRUCTURE_ERROR, v1::CANCELLED, v1::SKIPPED}) {
+    all.push_back({v1::Outcome_Name(outcome).c_str(), {FailedJob("1", "olmo", 1, outcome)}, kNothing});
+    // Not even where the mock case had passed before.
+    if (outcome == v1::FAILED) continue;
+    all.push_back({"PassedCaseOfATestThatDidNotEndWell",
+                   {With(PassedJob("1", "olmo", 1), [&](v1::Job& job) { job.mutable_result()->set_outcome(outcome); })},
+                   kNothing});
+  }
+  all.push_back({"OlderPassThenNewerFailure",
+                 {PassedJob("1", "olmo", 1), FailedJob("2", "olmo", 2, v1::FAILED)},
+                 kNothing});
+  all.push_back({"NewerFailureGivenFirst",
+                 {FailedJob("2", "olmo", 2, v1::FAILED), PassedJob("1", "olmo", 1)},
+                 kNothing});
+  all.push_back({"PassAfterFailureAtTheSameInputsIsFlaky",
+                 {FailedJob("1", "olmo", 1, v1::CRASHED), PassedJob("2", "olmo", 2)},
+                 {.generated = true, .mock_passed = true, .covered = true, .flaky = true}});
+  all.push_back({"PassAfterFailureOfAnotherProgramIsNotFlaky",
+                 {With(FailedJob("1", "olmo", 1, v1::CRASHED),
+                       [](v1::Job& job) { job.mutable_result()->mutable_provenance()->set_program_digest("old"); }),
+                  PassedJob("2", "olmo", 2)},
+                 kMockCovered});
+  all.push_back({"PassAfterALostWorkerIsNotFlaky",
+                 {FailedJob("1", "olmo", 1, v1::INFRASTRUCTURE_ERROR), PassedJob("2", "olmo", 2)},
+                 kMockCovered});
+  all.push_back({"FlakyWithinOneJob",
+                 {With(PassedJob("1", "olmo", 1), [](v1::Job& job) { job.set_flaky(true); })},
+                 {.generated = true, .mock_passed = true, .covered = true, .flaky = true}});
+  all.push_back({"CancelledJobTellsNothing",
+                 {PassedJob("1", "olmo", 1), FailedJob("2", "olmo", 2, v1::CANCELLED)},
+                 kMockCovered});
+  // The worker was lost before it told its device: it may have been this one.
+  all.push_back({"FailureOnAnUnknownDeviceDecides",
+                 {PassedJob("1", "olmo", 1), FailedJob("2", "olmo", 2, v1::INFRASTRUCTURE_ERROR, "")},
+                 kNothing});
+  all.push_back({"FailureOnAnotherDeviceLeavesThisOneCovered",
+                 {PassedJob("1", "olmo", 1), FailedJob("2", "olmo", 2, v1::FAILED, "cuda")},
+                 kMockCovered});
+  all.push_back({"UnfinishedJobTellsNothing",
+                 {PassedJob("1", "olmo", 1), With(FailedJob("2", "olmo", 2, v1::FAILED),
+                                                  [](v1::Job& job) { job.set_state(v1::RUNNING); })},
+                 kMockCovered});
+  all.push_back({"PassedWithoutAProgram",
+                 {With(PassedJob("1", "olmo", 1),
+                       [](v1::Job& job) { job.mutable_result()->mutable_provenance()->clear_program_digest(); })},
+                 kNothing});
+  all.push_back({"PassedWithoutAGolden",
+                 {With(PassedJob("1", "olmo", 1), [](v1::Job& job) { MockCaseOf(job)->set_evidence(v1::STRUCTURAL); })},
+                 kNothing});
+  all.push_back({"PassedWithoutChecks",
+                 {With(PassedJob("1", "olmo", 1), [](v1::Job& job) { MockCaseOf(job)->clear_check(); })},
+                 kNothing});
+  all.push_back({"PassedWithItsOnlyCasesSkipped",
+                 {With(PassedJob("1", "olmo", 1),
+                       [](v1::Job& job) {
+                         *MockCaseOf(job) = MakeCase("test_model_with_mock", v1::SKIPPED, v1::MOCK, v1::GOLDEN);
+                       })},
+                 kNothing});
+  // Weights that were to be real and were not: a fallback is no evidence of either kind.
+  all.push_back({"LoadingCaseThatFellBackToMockWeights",
+                 {With(PassedJob("1", "olmo", 1),
+                       [](v1::Job& job) {
+                         *LoadingCaseOf(job) = MakeCase("test_model_loading", v1::PASSED, v1::MOCK, v1::GOLDEN);
+                         job.mutable_result()->mutable_case_()->RemoveLast();
+                       })},
+                 kNothing});
+  all.push_back({"SyntheticWeightsAreNotReal",
+                 {With(PassedJob("1", "olmo", 1),
+                       [](v1::Job& job) {
+                         *LoadingCaseOf(job) = MakeCase("test_model_loading", v1::PASSED, v1::SYNTHETIC, v1::GOLDEN);
+                       })},
+                 kMockCovered});
+  all.push_back({"SyntheticWeightsAloneCoverNothing",
+                 {With(PassedJob("1", "olmo", 1),
+                       [](v1::Job& job) {
+                         *LoadingCaseOf(job) = MakeCase("test_model_loading", v1::PASSED, v1::SYNTHETIC, v1::GOLDEN);
+                         job.mutable_result()->mutable_case_()->RemoveLast();
+                       })},
+                 kNothing});
+  all.push_back({"RealWeightsAgainstAReference",
+                 {With(PassedJob("1", "olmo", 1),
+                       [](v1::Job& job) {
+                         *LoadingCaseOf(job) = MakeCase("test_model_loading", v1::PASSED, v1::REAL, v1::GOLDEN);
+                       })},
+                 {.generated = true, .mock_passed = true, .real_passed = true, .covered = true}});
+  all.push_back({"RealWeightsOnStructureAlone",
+                 {With(PassedJob("1", "olmo", 1),
+                       [](v1::Job& job) {
+                         *LoadingCaseOf(job) = MakeCase("test_model_loading", v1::PASSED, v1::REAL, v1::STRUCTURAL);
+                         job.mutable_result()->mutable_case_()->RemoveLast();
+                       })},
+                 {.generated = true, .real_structural = true}});
+  // The mock case stands, but the model does not pass.
+  all.push_back({"RealWeightsFailAndMockPasses",
+                 {With(PassedJob("1", "olmo", 1),
+                       [](v1::Job& job) {
+                         *LoadingCaseOf(job) = MakeCase("test_model_loading", v1::FAILED, v1::REAL, v1::STRUCTURAL);
+                         job.mutable_result()->set_outcome(v1::FAILED);
+                       })},
+                 {.generated = true, .mock_passed = true}});
+  return all;
+}
+
+INSTANTIATE_TEST_SUITE_P(All, CoverageOfOneModel, ::testing::ValuesIn(AllRecorded()), [](const auto& info) {
+  std::string name = info.param.what;
+  name.erase(std::remove(name.begin(), name.end(), '_'), name.end());
+  return name + std::to_string(info.index);
+});
+
+TEST(Coverage, IsComputedFromNames) {
+  ReportInput input = MixedInput();
+  const Coverage coverage = ComputeCoverage(input);
+  EXPECT_EQ(coverage.total.tracked.size(), 7u);
+  EXPECT_THAT(coverage.total.covered, UnorderedElementsAre("command_r", "gptj"));
+  EXPECT_THAT(coverage.total.generated, UnorderedElementsAre("command_r", "dinat", "esm", "gptj", "olmo"));
+  ASSERT_EQ(coverage.untracked.size(), 1u);
+  EXPECT_EQ(coverage.untracked[0].model.name, "my_own");
+
+  // Running everything once more adds nothing.
+  const std::vector<v1::Job> jobs = input.jobs;
+  for (v1::Job job : jobs) {
+    job.set_job_id("again-" + job.job_id());
+    input.jobs.push_back(job);
+  }
+  EXPECT_EQ(ComputeCoverage(input).total.covered, coverage.total.covered);
+}
+
+TEST(Coverage, IsToldApartByPriorityTypeTemplateAndDevice) {
+  const ReportInput input = MixedInput();
+  const Coverage coverage = ComputeCoverage(input);
+  auto words = [](const TallyByWord& tallies) {
+    std::vector<std::string> result;
+    for (const auto& [word, tally] : tallies) {
+      result.push_back(word + " " + std::to_string(tally.covered.size()) + "/" + std::to_string(tally.tracked.size()));
+    }
+    return result;
+  };
+  EXPECT_THAT(words(coverage.by_priority), ElementsAre("critical 1/2", "medium 1/4", "low 0/1"));
+  EXPECT_THAT(words(coverage.by_arch_type),
+              ElementsAre("decoder_only 2/3", "encoder_only 0/2", "multimodal 0/1", "vision 0/1"));
+  EXPECT_THAT(words(coverage.by_template), ElementsAre("(none yet) 0/1", "bert 0/1", "gpt2 2/4", "vit 0/1"));
+  EXPECT_THAT(words(coverage.by_device), ElementsAre("auto 0/7", "cpu 2/7"));
+}
+
+TEST(Coverage, SaysWhyAModelIsMissing) {
+  const ReportInput input = MixedInput();
+  const Coverage coverage = ComputeCoverage(input);
+  EXPECT_EQ(coverage.Find("clap")->why_missing, "no catalogue entry");
+  EXPECT_EQ(coverage.Find("dinat")->why_missing, "UNSUPPORTED on cpu/float32");
+  EXPECT_EQ(coverage.Find("bert")->why_missing, "INFRASTRUCTURE_ERROR on auto/float32");
+  EXPECT_EQ(coverage.Find("command_r")->why_missing, "");
+  EXPECT_EQ(coverage.Find("nobody"), nullptr);
+}
+
+TEST(CountChecks, TellsAppliedFromPossible) {
+  v1::Job job = PassedJob("1", "esm", 1);
+  EXPECT_EQ(CountChecks(job, nullptr).applied, 1u);
+  EXPECT_EQ(CountChecks(job, nullptr).possible, 1u);
+  v1::CatalogueEntry entry;
+  entry.add_not_applicable()->set_check("causality");
+  EXPECT_EQ(CountChecks(job, &entry).applied, 1u);
+  EXPECT_EQ(CountChecks(job, &entry).possible, 2u);
+  v1::CheckResult& skipped = *job.mutable_result()->mutable_case_(1)->add_check();
+  skipped.set_name("deterministic");
+  skipped.set_outcome(v1::SKIPPED);
+  EXPECT_EQ(CountChecks(job, &entry).applied, 1u);
+  EXPECT_EQ(CountChecks(job, &entry).possible, 3u);
+}
+
+}  // namespace
+}  // namespace assay::report

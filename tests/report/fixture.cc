@@ -1,0 +1,200 @@
+#include "tests/report/fixture.h"
+
+#include "common/digest.h"
+
+namespace assay::report {
+
+absl::Time TestNow() { return absl::FromCivil(absl::CivilSecond(2025, 4, 12, 12, 0, 0), absl::UTCTimeZone()); }
+
+google::protobuf::Timestamp At(int64_t seconds) {
+  google::protobuf::Timestamp time;
+  time.set_seconds(absl::ToUnixSeconds(absl::FromCivil(absl::CivilDay(2025, 4, 12), absl::UTCTimeZone())) + seconds);
+  return time;
+}
+
+TrackedModel Tracked(const std::string& name, Priority priority, const std::string& arch_type, uint32_t batch) {
+  TrackedModel model;
+  model.name = name;
+  model.priority = priority;
+  model.arch_type = arch_type;
+  model.batch = batch;
+  model.named_by_plan = batch != 0;
+  return model;
+}
+
+v1::CaseResult MakeCase(const std::string& name, v1::Outcome outcome, v1::WeightsKind weights,
+                        v1::Evidence evidence) {
+  v1::CaseResult one;
+  one.set_name(name);
+  one.set_outcome(outcome);
+  one.set_weights(weights);
+  one.set_evidence(evidence);
+  one.set_seconds(0.01);
+  if (outcome == v1::SKIPPED) {
+    one.set_reason("NO_WEIGHTS");
+    return one;
+  }
+  v1::CheckResult& check = *one.add_check();
+  check.set_name("golden");
+  check.set_outcome(outcome);
+  check.set_error(outcome == v1::PASSED ? 1e-7 : 0.5);
+  check.set_tolerance(1e-5);
+  if (outcome != v1::PASSED) check.set_message("logits[1, 2]: 0.75, golden 0.25");
+  return one;
+}
+
+v1::Job PassedJob(const std::string& job_id, const std::string& model, int64_t end_seconds) {
+  v1::Job job;
+  job.set_job_id(job_id);
+  job.set_batch_id("batch-a");
+  job.mutable_model()->set_name(model);
+  job.mutable_model()->set_template_("gpt2");
+  job.mutable_model()->set_task("text-generation");
+  job.mutable_model()->set_arch_type("decoder_only");
+  job.mutable_target()->set_device(v1::AUTO);
+  job.mutable_target()->set_dtype(v1::FLOAT32);
+  job.set_state(v1::DONE);
+  job.set_attempt(1);
+  job.set_worker("worker-1");
+  *job.mutable_create_time() = At(0);
+  *job.mutable_start_time() = At(end_seconds - 1);
+  *job.mutable_end_time() = At(end_seconds);
+  job.set_log_digest(Sha256Hex("log of " + job_id));
+  v1::AttemptSummary& attempt = *job.add_attempts();
+  attempt.set_attempt(1);
+  attempt.set_worker("worker-1");
+  attempt.set_outcome(v1::PASSED);
+  v1::TestResult& result = *job.mutable_result();
+  result.set_outcome(v1::PASSED);
+  result.set_seconds(0.031);
+  result.set_peak_memory_bytes(64 << 20);
+  *result.add_case_() = MakeCase("test_model_loading", v1::SKIPPED, v1::REAL, v1::EVIDENCE_UNSPECIFIED);
+  *result.add_case_() = MakeCase("test_model_with_mock", v1::PASSED, v1::MOCK, v1::GOLDEN);
+  v1::Provenance& from = *result.mutable_provenance();
+  from.set_test_digest(Sha256Hex("test of " + model));
+  from.set_template_digest(Sha256Hex("template gpt2"));
+  from.set_catalogue_digest(Sha256Hex("entry of " + model));
+  from.set_program_digest(Sha256Hex("program of " + model));
+  from.set_mock_seed(7);
+  from.set_engine_build("0.1.0");
+  from.set_torch_version("2.13.0");
+  from.set_worker("worker-1");
+  from.mutable_device()->set_kind("cpu");
+  from.mutable_device()->set_name("Test CPU");
+  from.mutable_device()->set_capability("AVX512");
+  return job;
+}
+
+v1::Job FailedJob(const std::string& job_id, const std::string& model, int64_t end_seconds, v1::Outcome outcome,
+                  const std::string& device) {
+  v1::Job job = PassedJob(job_id, model, end_seconds);
+  job.mutable_attempts(0)->set_outcome(outcome);
+  v1::TestResult& result = *job.mutable_result();
+  result.set_outcome(outcome);
+  result.mutable_case_()->RemoveLast();
+  if (outcome == v1::FAILED) {
+    *result.add_case_() = MakeCase("test_model_with_mock", v1::FAILED, v1::MOCK, v1::GOLDEN);
+  }
+  result.mutable_provenance()->mutable_device()->set_kind(device);
+  return job;
+}
+
+ReportInput MixedInput() {
+  ReportInput input;
+  input.now = TestNow();
+  input.registry.models = {
+      Tracked("bert", Priority::kCritical, "encoder_only"),
+      Tracked("gptj", Priority::kCritical, "decoder_only"),
+      Tracked("command_r", Priority::kMedium, "decoder_only", 1),
+      Tracked("olmo", Priority::kMedium, "decoder_only", 1),
+      Tracked("esm", Priority::kMedium, "encoder_only", 2),
+      Tracked("dinat", Priority::kMedium, "vision", 3),
+      Tracked("clap", Priority::kLow, "multimodal"),
+  };
+  auto add_entry = [&](const std::string& name, const std::string& template_name, const std::string& task) {
+    v1::CatalogueEntry& entry = input.catalogue[name];
+    entry.set_name(name);
+    entry.set_template_(template_name);
+    entry.set_task(task);
+    return &entry;
+  };
+  add_entry("bert", "bert", "fill-mask");
+  v1::CatalogueEntry* command_r = add_entry("command_r", "gpt2", "text-generation");
+  command_r->set_original_name("command-r");
+  add_entry("olmo", "gpt2", "text-generation");
+  v1::CatalogueEntry* esm = add_entry("esm", "bert", "fill-mask");
+  v1::NotApplicable* absent = esm->add_not_applicable();
+  absent->set_case_name("test_model_with_mock");
+  absent->set_check("padding_invariance");
+  absent->set_reason("its position ids depend on the padding | by design");
+  v1::CatalogueEntry* dinat = add_entry("dinat", "vit", "image-classification");
+  dinat->add_patch("natten");
+  dinat->set_deviation("neighbourhood attention in plain torch");
+
+  for (const auto& [id, name] : {std::pair{"batch-a", "batch_1_models.json"}, {"batch-b", "again|<b>.json"}}) {
+    v1::Batch& batch = input.batches.emplace_back();
+    batch.set_batch_id(id);
+    batch.set_name(name);
+    batch.set_submitter("ana");
+    *batch.mutable_create_time() = At(0);
+  }
+  input.batches[0].set_total(5);
+  input.batches[0].set_done(5);
+  *input.batches[0].mutable_end_time() = At(60);
+  input.batches[1].set_total(5);
+  input.batches[1].set_done(4);
+
+  v1::Job passed = PassedJob("job-1", "command_r", 10);
+  passed.mutable_model()->set_original_name("command-r");
+  input.jobs.push_back(passed);
+
+  v1::Job failed = FailedJob("job-2", "olmo", 11, v1::FAILED);
+  v1::Divergence& divergence = *failed.mutable_result()->mutable_case_(1)->mutable_divergence();
+  divergence.set_node("linear_3");
+  divergence.set_op("aten.linear.default");
+  divergence.set_module("model.layers.0.mlp");
+  divergence.set_error(0.5);
+  input.jobs.push_back(failed);
+
+  v1::Job crashed = FailedJob("job-3", "esm", 12, v1::CRASHED);
+  crashed.mutable_model()->set_template_("bert");
+  crashed.mutable_model()->set_arch_type("encoder_only");
+  crashed.mutable_model()->set_task("fill-mask");
+  crashed.mutable_result()->set_signal(11);
+  crashed.mutable_result()->set_last_case("test_model_with_mock");
+  crashed.mutable_result()->set_output_tail("``` \x1b[31m<&>]]>\nsegfault\n");
+  v1::AttemptSummary& second = *crashed.add_attempts();
+  second.set_attempt(2);
+  second.set_worker("worker-2");
+  second.set_outcome(v1::CRASHED);
+  crashed.set_attempt(2);
+  input.jobs.push_back(crashed);
+
+  v1::Job unsupported = FailedJob("job-4", "dinat", 13, v1::UNSUPPORTED);
+  unsupported.mutable_model()->set_template_("vit");
+  unsupported.mutable_model()->set_arch_type("vision");
+  unsupported.mutable_result()->mutable_provenance()->clear_program_digest();
+  unsupported.mutable_result()->clear_case_();
+  unsupported.mutable_result()->set_message("no program for dinat");
+  input.jobs.push_back(unsupported);
+  input.jobs.push_back(FailedJob("job-5", "gptj", 14, v1::TIMED_OUT));
+
+  v1::Job untracked = PassedJob("job-6", "my_own", 15);
+  v1::Job flaky = PassedJob("job-7", "gptj", 16);
+  v1::Job cancelled = FailedJob("job-8", "command_r", 17, v1::CANCELLED);
+  v1::Job lost = FailedJob("job-9", "bert", 18, v1::INFRASTRUCTURE_ERROR, "");
+  lost.mutable_result()->clear_case_();
+  lost.mutable_result()->clear_provenance();
+  lost.mutable_result()->set_message("worker lost 3 times: worker-1, worker-2");
+  v1::Job running = PassedJob("job-10", "olmo", 0);
+  running.set_state(v1::RUNNING);
+  running.clear_result();
+  running.clear_end_time();
+  for (v1::Job* job : {&untracked, &flaky, &cancelled, &lost, &running}) {
+    job->set_batch_id("batch-b");
+    input.jobs.push_back(*job);
+  }
+  return input;
+}
+
+}  // namespace assay::report

@@ -3,8 +3,10 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstddef>
+#include <cstdint>
 #include <memory>
-#include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -57,9 +59,15 @@ class Plan {
   Plan();
   friend class PlanBuilder;
 
+  absl::Status CheckInputs(absl::Span<const at::Tensor> inputs) const;
+
   Placement placement_;
-  v1::Manifest manifest_;
+  v1::Manifest manifest_;  // without mock rules
   std::unique_ptr<Code> code_;
+  // Index into Manifest.weights, and the value that it is in the graph. Weights that no node uses are not
+  // here.
+  std::vector<std::pair<int, uint32_t>> weight_values_;
+  bool bound_ = false;
 };
 
 }  // namespace assay::engine

@@ -6,9 +6,11 @@
 #include <c10/core/Device.h>
 #include <c10/core/ScalarType.h>
 
+#include <cstdint>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "assay/v1/program.pb.h"
 
@@ -26,6 +28,11 @@ absl::StatusOr<at::ScalarType> TorchDtype(v1::ScalarType dtype);
 
 // A fresh CPU tensor with the message's values. INVALID_ARGUMENT where data and shape disagree.
 absl::StatusOr<at::Tensor> MakeTensor(const v1::Tensor& tensor);
+
+// A fresh CPU tensor filled by a mock rule (engine/mock.h).
+absl::StatusOr<at::Tensor> MakeMockTensor(absl::string_view name, uint64_t seed, const v1::MockRule& rule,
+                                          v1::ScalarType dtype,
+                                          const google::protobuf::RepeatedField<int64_t>& shape);
 
 // The golden's inputs, one per Manifest.inputs, float32 on the CPU: by value, or made by rule.
 absl::StatusOr<std::vector<at::Tensor>> GoldenInputs(const v1::Program& program);

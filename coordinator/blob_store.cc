@@ -1,0 +1,233 @@
+#include "coordinator/blob_store.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <map>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "common/digest.h"
+#include "common/id.h"
+#include "common/status_macros.h"
+
+namespace assay::coordinator {
+namespace {
+
+namespace fs = std::filesystem;
+
+absl::Status SystemError(absl::string_view what, const fs::path& path) {
+  return absl::UnavailableError(absl::StrCat(what, " ", path.string(), ": ", std::strerror(errno)));
+}
+
+absl::Status CheckAnnounced(absl::string_view digest, uint64_t size) {
+  if (!IsDigest(digest))
+    return absl::InvalidArgumentError(absl::StrCat("'", digest, "' is no SHA-256 digest"));
+  if (size > kMaxBlobBytes) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("blob ", digest, " has ", size, " bytes; at most ", kMaxBlobBytes, " are taken"));
+  }
+  return absl::OkStatus();
+}
+
+// Compares what came with what was announced.
+class Announced {
+ public:
+  Announced(absl::string_view digest, uint64_t size) : digest_(digest), left_(size) {}
+  absl::Status Append(absl::string_view chunk) {
+    if (chunk.size() > left_) {
+      return absl::InvalidArgumentError(absl::StrCat("blob ", digest_, " is longer than announced"));
+    }
+    left_ -= chunk.size();
+    sha_.Update(chunk);
+    return absl::OkStatus();
+  }
+  absl::Status Finish() {
+    if (left_ > 0) {
+      return absl::InvalidArgumentError(absl::StrCat("blob ", digest_, " ends ", left_, " bytes too early"));
+    }
+    if (const std::string found = sha_.FinishHex(); found != digest_) {
+      return absl::InvalidArgumentError(absl::StrCat("blob ", digest_, " has the digest ", found));
+    }
+    return absl::OkStatus();
+  }
+  const std::string& digest() const { return digest_; }
+
+ private:
+  std::string digest_;
+  uint64_t left_;
+  Sha256 sha_;
+};
+
+class FileSource final : public BlobSource {
+ public:
+  FileSource(int fd, uint64_t size) : fd_(fd), size_(size) {}
+  ~FileSource() override { close(fd_); }
+  uint64_t size() const override { return size_; }
+  absl::StatusOr<std::string> Read(uint64_t offset, size_t size) const override {
+    std::string bytes(std::min<uint64_t>(size, size_ - std::min(offset, size_)), '\0');
+    size_t have = 0;
+    while (have < bytes.size()) {
+      const ssize_t got =
+          pread(fd_, bytes.data() + have, bytes.size() - have, static_cast<off_t>(offset + have));
+      if (got < 0 && errno == EINTR) continue;
+      if (got < 0) return absl::UnavailableError(absl::StrCat("reading a blob: ", std::strerror(errno)));
+      if (got == 0) return absl::DataLossError("a blob's file became shorter");
+      have += static_cast<size_t>(got);
+    }
+    return bytes;
+  }
+
+ private:
+  const int fd_;
+  const uint64_t size_;
+};
+
+class FileSink final : public BlobSink {
+ public:
+  FileSink(int fd, fs::path incoming, fs::path final_path, absl::string_view digest, uint64_t size)
+      : fd_(fd), incoming_(std::move(incoming)), final_(std::move(final_path)), announced_(digest, size) {}
+  ~FileSink() override {
+    if (fd_ >= 0) close(fd_);
+    if (!renamed_) unlink(incoming_.c_str());
+  }
+  absl::Status Append(absl::string_view chunk) override {
+    ASSAY_RETURN_IF_ERROR(announced_.Append(chunk));
+    while (!chunk.empty()) {
+      const ssize_t wrote = write(fd_, chunk.data(), chunk.size());
+      if (wrote < 0 && errno == EINTR) continue;
+      if (wrote < 0) return SystemError("writing", incoming_);
+      chunk.remove_prefix(static_cast<size_t>(wrote));
+    }
+    return absl::OkStatus();
+  }
+  absl::Status Finish() override {
+    ASSAY_RETURN_IF_ERROR(announced_.Finish());
+    if (fsync(fd_) != 0) return SystemError("syncing", incoming_);
+    std::error_code error;
+    fs::create_directories(final_.parent_path(), error);
+    if (error)
+      return absl::UnavailableError(absl::StrCat(final_.parent_path().string(), ": ", error.message()));
+    if (rename(incoming_.c_str(), final_.c_str()) != 0) return SystemError("renaming", incoming_);
+    renamed_ = true;
+    // The name must last as long as the result that mentions it.
+    const int folder = open(final_.parent_path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (folder < 0) return SystemError("opening", final_.parent_path());
+    const int synced = fsync(folder);
+    close(folder);
+    return synced == 0 ? absl::OkStatus() : SystemError("syncing", final_.parent_path());
+  }
+
+ private:
+  int fd_;
+  const fs::path incoming_;
+  const fs::path final_;
+  Announced announced_;
+  bool renamed_ = false;
+};
+
+class FolderBlobStore final : public BlobStore {
+ public:
+  explicit FolderBlobStore(fs::path dir) : dir_(std::move(dir)) {}
+
+  absl::StatusOr<std::unique_ptr<BlobSink>> Create(absl::string_view digest, uint64_t size) override {
+    ASSAY_RETURN_IF_ERROR(CheckAnnounced(digest, size));
+    fs::path incoming = dir_ / "incoming" / NewUuid();
+    const int fd = open(incoming.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0640);
+    if (fd < 0) return SystemError("creating", incoming);
+    return std::make_unique<FileSink>(fd, std::move(incoming), PathOf(digest), digest, size);
+  }
+
+  absl::StatusOr<std::shared_ptr<const BlobSource>> Open(absl::string_view digest) const override {
+    ASSAY_RETURN_IF_ERROR(CheckAnnounced(digest, 0));
+    const fs::path path = PathOf(digest);
+    const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    if (fd < 0 && errno == ENOENT) return absl::NotFoundError(absl::StrCat("no blob ", digest));
+    if (fd < 0) return SystemError("opening", path);
+    const off_t size = lseek(fd, 0, SEEK_END);
+    return std::make_shared<FileSource>(fd, static_cast<uint64_t>(std::max<off_t>(0, size)));
+  }
+
+ private:
+  fs::path PathOf(absl::string_view digest) const {
+    const std::string name(digest);
+    return dir_ / name.substr(0, 2) / name.substr(2, 2) / name;
+  }
+  const fs::path dir_;
+};
+
+class MemorySource final : public BlobSource {
+ public:
+  explicit MemorySource(std::shared_ptr<const std::string> bytes) : bytes_(std::move(bytes)) {}
+  uint64_t size() const override { return bytes_->size(); }
+  absl::StatusOr<std::string> Read(uint64_t offset, size_t size) const override {
+    return bytes_->substr(std::min<uint64_t>(offset, bytes_->size()), size);
+  }
+
+ private:
+  const std::shared_ptr<const std::string> bytes_;
+};
+
+class MemoryBlobStore final : public BlobStore {
+ public:
+  absl::StatusOr<std::unique_ptr<BlobSink>> Create(absl::string_view digest, uint64_t size) override {
+    ASSAY_RETURN_IF_ERROR(CheckAnnounced(digest, size));
+    return std::make_unique<Sink>(*this, digest, size);
+  }
+  absl::StatusOr<std::shared_ptr<const BlobSource>> Open(absl::string_view digest) const override {
+    ASSAY_RETURN_IF_ERROR(CheckAnnounced(digest, 0));
+    absl::MutexLock lock(&mutex_);
+    auto found = blobs_.find(std::string(digest));
+    if (found == blobs_.end()) return absl::NotFoundError(absl::StrCat("no blob ", digest));
+    return NewMemoryBlob(found->second);
+  }
+
+ private:
+  class Sink final : public BlobSink {
+   public:
+    Sink(MemoryBlobStore& store, absl::string_view digest, uint64_t size)
+        : store_(store), announced_(digest, size) {}
+    absl::Status Append(absl::string_view chunk) override {
+      ASSAY_RETURN_IF_ERROR(announced_.Append(chunk));
+      absl::StrAppend(&bytes_, chunk);
+      return absl::OkStatus();
+    }
+    absl::Status Finish() override {
+      ASSAY_RETURN_IF_ERROR(announced_.Finish());
+      absl::MutexLock lock(&store_.mutex_);
+      store_.blobs_[announced_.digest()] = std::make_shared<const std::string>(std::move(bytes_));
+      return absl::OkStatus();
+    }
+
+   private:
+    MemoryBlobStore& store_;
+    Announced announced_;
+    std::string bytes_;
+  };
+
+  mutable absl::Mutex mutex_;
+  std::map<std::string, std::shared_ptr<const std::string>> blobs_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<BlobStore>> OpenFolderBlobStore(const fs::path& dir) {
+  std::error_code error;
+  fs::remove_all(dir / "incoming", error);
+  fs::create_directories(dir / "incoming", error);
+  if (error) return absl::UnavailableError(absl::StrCat((dir / "incoming").string(), ": ", error.message()));
+  return std::make_unique<FolderBlobStore>(dir);
+}
+
+std::unique_ptr<BlobStore> NewMemoryBlobStore() { return std::make_unique<MemoryBlobStore>(); }
+
+std::shared_ptr<const BlobSource> NewMemoryBlob(std::shared_ptr<const std::string> bytes) {
+  return std::make_shared<MemorySource>(std::move(bytes));
+}
+
+}  // namespace assay::coordinator

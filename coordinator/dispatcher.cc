@@ -1,0 +1,392 @@
+#include "coordinator/dispatcher.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/logging.h"
+#include "common/status_macros.h"
+#include "coordinator/schedule.h"
+#include "coordinator/store/record_rules.h"
+
+namespace assay::coordinator {
+namespace {
+
+// Keep a message of the control stream well under 1 MiB.
+constexpr int kMaxStartsAMessage = 256;
+constexpr int kMaxAbandonsAMessage = 1024;
+// Looked at beyond the free slots, as some of the first may not go to the workers that are free.
+constexpr size_t kLookahead = 64;
+
+void SendDesired(WorkerLink& link, const v1::DesiredState& desired) {
+  int start = 0, abandon = 0;
+  while (start < desired.start_size() || abandon < desired.abandon_size()) {
+    v1::CoordinatorMessage message;
+    v1::DesiredState& part = *message.mutable_desired();
+    for (; abandon < desired.abandon_size() && part.abandon_size() < kMaxAbandonsAMessage; ++abandon) {
+      *part.add_abandon() = desired.abandon(abandon);
+    }
+    for (; start < desired.start_size() && part.start_size() < kMaxStartsAMessage; ++start) {
+      *part.add_start() = desired.start(start);
+    }
+    link.Send(std::move(message));
+  }
+}
+
+v1::WorkerSummary SummaryOf(const v1::Hello& hello, bool draining, absl::Time now) {
+  v1::WorkerSummary summary;
+  summary.set_name(hello.worker());
+  summary.set_build(hello.build());
+  *summary.mutable_label() = hello.label();
+  *summary.mutable_device() = hello.device();
+  summary.set_draining(draining);
+  *summary.mutable_last_seen() = ToTimestamp(now);
+  return summary;
+}
+
+// The worker keeps what it has not been answered for, and says so again when it connects again.
+absl::Status ReconnectLater(const absl::Status& why) {
+  return absl::UnavailableError(absl::StrCat("not recorded, connect again: ", why.message()));
+}
+
+}  // namespace
+
+Dispatcher::Dispatcher(Writer* writer, Options options,
+                       std::function<void(const std::set<std::string>&)> on_events)
+    : writer_(writer), options_(std::move(options)), on_events_(std::move(on_events)) {
+  writer_->BeforeCommit([this](Store& store) { return FillSlots(store); });
+  writer_->AfterCommit([this](const std::set<std::string>& touched) { SendDecided(touched); });
+}
+
+absl::Status Dispatcher::FillSlots(Store& store) {
+  // Decisions that were never committed are not made.
+  for (const RunningAttempt& attempt : decided_) fleet_.Free(attempt.attempt);
+  if (!decided_.empty()) wake_ = true;
+  decided_.clear();
+  outbox_.clear();
+  if (!wake_) return absl::OkStatus();
+
+  const std::vector<WorkerView> workers = fleet_.Views(Now() - options_.lease);
+  size_t free = 0;
+  for (const WorkerView& worker : workers) {
+    if (!worker.draining) free += worker.cpu.free + worker.cuda.free;
+  }
+  if (free == 0) {
+    wake_ = false;
+    return absl::OkStatus();
+  }
+  ASSAY_ASSIGN_OR_RETURN(std::vector<QueuedJob> queued, store.Queued(free + kLookahead));
+  WarnOfStranded(queued, workers);
+  if (!queued.empty()) {
+    ASSAY_ASSIGN_OR_RETURN(std::vector<RunningAttempt> attempts, store.Running());
+    std::map<std::string, uint32_t> running;
+    for (const RunningAttempt& attempt : attempts) ++running[attempt.submitter];
+    const absl::Time now = Now();
+    for (const Placement& placement : Schedule(std::move(queued), std::move(running), workers)) {
+      ASSAY_ASSIGN_OR_RETURN(v1::Job job,
+                             store.Lease(placement.job_id, placement.worker, now, now + options_.lease));
+      *outbox_[placement.worker].add_start() = AssignmentOf(job);
+      RunningAttempt attempt;
+      attempt.attempt.set_job_id(job.job_id());
+      attempt.attempt.set_attempt(job.attempt());
+      attempt.worker = placement.worker;
+      attempt.device = job.target().device();
+      fleet_.Occupy(attempt);
+      decided_.push_back(std::move(attempt));
+    }
+  }
+  wake_ = false;
+  return absl::OkStatus();
+}
+
+void Dispatcher::SendDecided(const std::set<std::string>& touched) {
+  for (const auto& [worker, desired] : outbox_) {
+    // One that left between is none of ours: the lease decides.
+    if (Session* session = fleet_.Find(worker)) SendDesired(*session->link, desired);
+  }
+  outbox_.clear();
+  decided_.clear();
+  if (!touched.empty()) on_events_(touched);
+}
+
+v1::Assignment Dispatcher::AssignmentOf(const v1::Job& job) const {
+  v1::Assignment assignment;
+  assignment.mutable_attempt()->set_job_id(job.job_id());
+  assignment.mutable_attempt()->set_attempt(job.attempt());
+  assignment.set_batch_id(job.batch_id());
+  *assignment.mutable_model() = job.model();
+  *assignment.mutable_target() = job.target();
+  const JobDigests digests = options_.content->DigestsOf(job.model());
+  assignment.set_template_digest(digests.template_digest);
+  assignment.set_catalogue_digest(digests.catalogue_digest);
+  assignment.set_program_digest(digests.program_digest);
+  return assignment;
+}
+
+void Dispatcher::WarnOfStranded(const std::vector<QueuedJob>& queued,
+                                const std::vector<WorkerView>& workers) {
+  std::map<v1::DeviceChoice, std::string> why;
+  std::set<std::string> found;
+  for (const QueuedJob& job : queued) {
+    auto [reason, fresh] = why.try_emplace(job.device);
+    if (fresh) reason->second = WhyNobodyTakes(job.device, workers);
+    if (reason->second.empty()) continue;
+    found.insert(job.job_id);
+    if (stranded_.count(job.job_id) == 0) spdlog::warn("job {} waits: {}", job.job_id, reason->second);
+  }
+  stranded_ = std::move(found);
+}
+
+void Dispatcher::Connected(std::shared_ptr<WorkerLink> link, v1::Hello hello, std::function<void()> done) {
+  struct Outcome {
+    AdoptedAttempts attempts;
+    std::shared_ptr<WorkerLink> before;
+    bool same_instance = false;
+  };
+  auto before = std::make_shared<std::shared_ptr<WorkerLink>>();
+  writer_->Ask<Outcome>(
+      [this, link, hello, before](Store& store) -> absl::StatusOr<Outcome> {
+        Outcome outcome;
+        const absl::Time now = Now();
+        ASSAY_ASSIGN_OR_RETURN(std::optional<WorkerRecord> known, store.FindWorker(hello.worker()));
+        outcome.same_instance = known && known->instance == hello.instance();
+        const std::vector<v1::AttemptRef> named(hello.attempt().begin(), hello.attempt().end());
+        ASSAY_ASSIGN_OR_RETURN(outcome.attempts, store.AdoptAttempts(hello.worker(), !outcome.same_instance,
+                                                                     named, now, now + options_.lease));
+        ASSAY_RETURN_IF_ERROR(store.PutWorker({SummaryOf(hello, hello.draining(), now), hello.instance()}));
+        // Run twice, the second time finds this very link.
+        if (auto older = fleet_.Join(link, hello, now)) *before = std::move(older);
+        for (const RunningAttempt& attempt : outcome.attempts.keep) fleet_.Occupy(attempt);
+        wake_ = true;
+        return outcome;
+      },
+      [this, link, hello, before, done](absl::StatusOr<Outcome> outcome) {
+        if (*before) {
+          (*before)->Close(
+              absl::AlreadyExistsError(absl::StrCat("worker '", hello.worker(), "' has connected again")));
+        }
+        if (!outcome.ok()) {
+          fleet_.Leave(link.get());
+          link->Close(ReconnectLater(outcome.status()));
+          done();
+          return;
+        }
+        spdlog::info("worker {} connected ({}): keeps {} attempts, abandons {}, lost {}", hello.worker(),
+                     outcome->same_instance ? "again" : "new instance", outcome->attempts.keep.size(),
+                     outcome->attempts.abandon.size(), outcome->attempts.lost.size());
+        v1::CoordinatorMessage message;
+        v1::Welcome& welcome = *message.mutable_welcome();
+        welcome.set_coordinator(options_.name);
+        welcome.set_lease_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(options_.lease)));
+        welcome.set_heartbeat_ms(
+            static_cast<uint32_t>(std::max<int64_t>(1, absl::ToInt64Milliseconds(options_.lease / 3))));
+        link->Send(std::move(message));
+        v1::DesiredState desired;
+        for (const v1::AttemptRef& attempt : outcome->attempts.abandon) *desired.add_abandon() = attempt;
+        SendDesired(*link, desired);
+        done();
+      });
+}
+
+void Dispatcher::Received(std::shared_ptr<WorkerLink> link, v1::WorkerMessage message,
+                          std::function<void()> done) {
+  switch (message.kind_case()) {
+    case v1::WorkerMessage::kHeartbeat:
+      return Heartbeat(std::move(link), std::move(*message.mutable_heartbeat()), std::move(done));
+    case v1::WorkerMessage::kEvent:
+      return Progress(std::move(*message.mutable_event()), std::move(done));
+    case v1::WorkerMessage::kResult:
+      return Result(std::move(link), std::move(*message.mutable_result()), std::move(done));
+    case v1::WorkerMessage::kHello:
+      link->Close(absl::InvalidArgumentError("a second Hello on one stream"));
+      break;
+    case v1::WorkerMessage::KIND_NOT_SET:
+      break;  // of a newer worker: nothing that this coordinator would have to know
+  }
+  done();
+}
+
+void Dispatcher::Heartbeat(std::shared_ptr<WorkerLink> link, v1::Heartbeat heartbeat,
+                           std::function<void()> done) {
+  using Refs = std::vector<v1::AttemptRef>;
+  writer_->Ask<Refs>(
+      [this, link, heartbeat](Store& store) -> absl::StatusOr<Refs> {
+        Session* session = fleet_.Find(link.get());
+        if (session == nullptr) return Refs();  // replaced by a newer stream
+        const absl::Time now = Now();
+        if (session->draining != heartbeat.draining() || now - session->last_heard >= options_.lease)
+          wake_ = true;
+        session->last_heard = now;
+        session->draining = heartbeat.draining();
+        return store.ExtendLeases(session->hello.worker(),
+                                  Refs(heartbeat.attempt().begin(), heartbeat.attempt().end()),
+                                  now + options_.lease);
+      },
+      [link, done](absl::StatusOr<Refs> others) {
+        if (others.ok()) {
+          v1::DesiredState desired;
+          for (const v1::AttemptRef& attempt : *others) *desired.add_abandon() = attempt;
+          SendDesired(*link, desired);
+        }  // else the next heartbeat comes before the lease ends
+        done();
+      });
+}
+
+void Dispatcher::Progress(v1::AttemptEvent event, std::function<void()> done) {
+  // That an attempt started was recorded when it was assigned.
+  if (!event.has_case_result()) return done();
+  writer_->Ask<bool>(
+      [this, event](Store& store) -> absl::StatusOr<bool> {
+        ASSAY_RETURN_IF_ERROR(store.RecordProgress(event.attempt(), event.case_result(), Now()));
+        return true;
+      },
+      // Of a stale attempt there is nothing to tell. What the medium lost here comes again with the result.
+      [done](absl::StatusOr<bool>) { done(); });
+}
+
+void Dispatcher::Result(std::shared_ptr<WorkerLink> link, v1::AttemptResult result,
+                        std::function<void()> done) {
+  const v1::AttemptRef attempt = result.attempt();
+  auto shared = std::make_shared<const v1::AttemptResult>(std::move(result));
+  writer_->Ask<v1::ResultAck>(
+      [this, shared](Store& store) {
+        absl::StatusOr<v1::ResultAck> ack = store.CommitResult(*shared, Now());
+        fleet_.Free(shared->attempt());
+        wake_ = true;
+        return ack;
+      },
+      [link, attempt, done](absl::StatusOr<v1::ResultAck> ack) {
+        if (!ack.ok() && !IsErrorOfTheDomain(ack.status())) {
+          link->Close(ReconnectLater(ack.status()));
+          return done();
+        }
+        v1::CoordinatorMessage message;
+        if (ack.ok()) {
+          *message.mutable_ack() = *std::move(ack);
+        } else {
+          *message.mutable_ack()->mutable_attempt() = attempt;
+          message.mutable_ack()->set_reason(std::string(ack.status().message()));
+        }
+        link->Send(std::move(message));
+        done();
+      });
+}
+
+void Dispatcher::Disconnected(std::shared_ptr<WorkerLink> link) {
+  writer_->Ask<bool>(
+      [this, link](Store& store) -> absl::StatusOr<bool> {
+        Session* session = fleet_.Find(link.get());
+        if (session == nullptr) return false;
+        const v1::Hello hello = session->hello;
+        const bool draining = session->draining;
+        fleet_.Leave(link.get());
+        spdlog::info("worker {} disconnected", hello.worker());
+        ASSAY_RETURN_IF_ERROR(store.PutWorker({SummaryOf(hello, draining, Now()), hello.instance()}));
+        return true;
+      },
+      [](absl::StatusOr<bool>) {});
+}
+
+void Dispatcher::Submit(BatchSubmission submission, std::function<void(absl::StatusOr<v1::Batch>)> done) {
+  auto shared = std::make_shared<const BatchSubmission>(std::move(submission));
+  writer_->Ask<v1::Batch>(
+      [this, shared](Store& store) {
+        wake_ = true;
+        return store.SubmitBatch(*shared, Now());
+      },
+      std::move(done));
+}
+
+void Dispatcher::Cancel(std::string batch_id, std::function<void(absl::StatusOr<v1::Batch>)> done) {
+  writer_->Ask<CancelledBatch>(
+      [this, batch_id](Store& store) -> absl::StatusOr<CancelledBatch> {
+        ASSAY_ASSIGN_OR_RETURN(CancelledBatch cancelled, store.CancelBatch(batch_id, Now()));
+        for (const RunningAttempt& attempt : cancelled.stopped) fleet_.Free(attempt.attempt);
+        wake_ = true;
+        return cancelled;
+      },
+      [this, done = std::move(done)](absl::StatusOr<CancelledBatch> cancelled) {
+        if (!cancelled.ok()) return done(cancelled.status());
+        Outbox abandon;
+        for (const RunningAttempt& attempt : cancelled->stopped) {
+          *abandon[attempt.worker].add_abandon() = attempt.attempt;
+        }
+        for (const auto& [worker, desired] : abandon) {
+          if (Session* session = fleet_.Find(worker)) SendDesired(*session->link, desired);
+        }
+        done(std::move(cancelled->batch));
+      });
+}
+
+void Dispatcher::GetBatch(std::string batch_id, std::function<void(absl::StatusOr<BatchView>)> done) {
+  writer_->Ask<BatchView>(
+      [this, batch_id = std::move(batch_id)](Store& store) -> absl::StatusOr<BatchView> {
+        BatchView view;
+        ASSAY_ASSIGN_OR_RETURN(view.batch, store.GetBatch(batch_id));
+        ASSAY_ASSIGN_OR_RETURN(view.jobs, store.ListJobs(batch_id));
+        const std::vector<WorkerView> workers = fleet_.Views(Now() - options_.lease);
+        for (v1::Job& job : view.jobs) {
+          if (job.state() == v1::QUEUED) job.set_waiting(WhyNobodyTakes(job.target().device(), workers));
+        }
+        return view;
+      },
+      std::move(done));
+}
+
+void Dispatcher::ListWorkers(std::function<void(absl::StatusOr<v1::ListWorkersResponse>)> done) {
+  writer_->Ask<v1::ListWorkersResponse>(
+      [this](Store& store) -> absl::StatusOr<v1::ListWorkersResponse> {
+        v1::ListWorkersResponse response;
+        ASSAY_ASSIGN_OR_RETURN(std::vector<WorkerRecord> workers, store.ListWorkers());
+        const google::protobuf::Timestamp yesterday = ToTimestamp(Now() - absl::Hours(24));
+        for (WorkerRecord& record : workers) {
+          const Session* session = fleet_.Find(record.summary.name());
+          if (session == nullptr && record.summary.last_seen().seconds() < yesterday.seconds()) continue;
+          v1::WorkerSummary& summary = *response.add_worker();
+          if (session == nullptr) {
+            summary = std::move(record.summary);
+            continue;
+          }
+          summary = SummaryOf(session->hello, session->draining, session->last_heard);
+          summary.set_connected(true);
+          for (const auto& [job, attempt] : session->running) summary.add_running_job(job);
+        }
+        return response;
+      },
+      std::move(done));
+}
+
+void Dispatcher::CloseAll(const absl::Status& status) {
+  writer_->Ask<bool>(
+      [this, status](Store&) -> absl::StatusOr<bool> {
+        for (const auto& [name, session] : fleet_.sessions()) session.link->Close(status);
+        return true;
+      },
+      [](absl::StatusOr<bool>) {});
+}
+
+void Dispatcher::Tick() {
+  using Lost = std::vector<LostAttempt>;
+  writer_->Ask<Lost>(
+      [this](Store& store) -> absl::StatusOr<Lost> {
+        wake_ = true;
+        ASSAY_ASSIGN_OR_RETURN(Lost lost, store.ExpireLeases(Now()));
+        for (const LostAttempt& attempt : lost) fleet_.Free(attempt.attempt);
+        return lost;
+      },
+      [this](absl::StatusOr<Lost> lost) {
+        if (!lost.ok()) return;
+        Outbox abandon;
+        for (const LostAttempt& attempt : *lost) {
+          spdlog::warn("attempt {} at job {}: worker {} was lost, the job {}", attempt.attempt.attempt(),
+                       attempt.attempt.job_id(), attempt.worker,
+                       attempt.requeued ? "is queued again" : "has ended");
+          *abandon[attempt.worker].add_abandon() = attempt.attempt;
+        }
+        for (const auto& [worker, desired] : abandon) {
+          if (Session* session = fleet_.Find(worker)) SendDesired(*session->link, desired);
+        }
+      });
+}
+
+}  // namespace assay::coordinator

@@ -1,0 +1,83 @@
+// Decides what every worker should be doing. Workers say what they do and what came out; clients submit and
+// cancel; time passes. Each of these becomes a request to the writer, and in the transaction that commits it
+// the free slots are filled, so that a worker gets its next job with one synchronisation of the disk.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "assay/v1/coordinator.pb.h"
+#include "assay/v1/worker.pb.h"
+#include "common/clock.h"
+#include "coordinator/content.h"
+#include "coordinator/fleet.h"
+#include "coordinator/store/writer.h"
+
+namespace assay::coordinator {
+
+struct BatchView {
+  v1::Batch batch;
+  std::vector<v1::Job> jobs;
+};
+
+// Thread-safe. Callbacks run on the writer's thread and must not wait.
+class Dispatcher {
+ public:
+  struct Options {
+    absl::Duration lease = absl::Seconds(10);
+    std::string name;              // told to workers
+    const Clock* clock = nullptr;  // must outlive the dispatcher, as all below
+    const Content* content = nullptr;
+  };
+  // Takes the writer's hooks. `on_events`: batches that got events, after each commit.
+  Dispatcher(Writer* writer, Options options, std::function<void(const std::set<std::string>&)> on_events);
+
+  // What a stream brings. `done` when it is committed, or was refused.
+  void Connected(std::shared_ptr<WorkerLink> link, v1::Hello hello, std::function<void()> done);
+  void Received(std::shared_ptr<WorkerLink> link, v1::WorkerMessage message, std::function<void()> done);
+  // The stream is gone. What the worker runs stays its own until its leases run out.
+  void Disconnected(std::shared_ptr<WorkerLink> link);
+
+  void Submit(BatchSubmission submission, std::function<void(absl::StatusOr<v1::Batch>)> done);
+  void Cancel(std::string batch_id, std::function<void(absl::StatusOr<v1::Batch>)> done);
+  void GetBatch(std::string batch_id, std::function<void(absl::StatusOr<BatchView>)> done);
+  void ListWorkers(std::function<void(absl::StatusOr<v1::ListWorkersResponse>)> done);
+
+  // Ends every worker's stream, before a shutdown.
+  void CloseAll(const absl::Status& status);
+
+  // Takes back what ran out. To be called now and then.
+  void Tick();
+
+ private:
+  // What this transaction decided to tell a worker; sent once it is committed.
+  using Outbox = std::map<std::string, v1::DesiredState>;
+
+  absl::Status FillSlots(Store& store);
+  void SendDecided(const std::set<std::string>& touched);
+  void Heartbeat(std::shared_ptr<WorkerLink> link, v1::Heartbeat heartbeat, std::function<void()> done);
+  void Progress(v1::AttemptEvent event, std::function<void()> done);
+  void Result(std::shared_ptr<WorkerLink> link, v1::AttemptResult result, std::function<void()> done);
+  v1::Assignment AssignmentOf(const v1::Job& job) const;
+  void WarnOfStranded(const std::vector<QueuedJob>& queued, const std::vector<WorkerView>& workers);
+  absl::Time Now() const { return options_.clock->Now(); }
+
+  Writer* const writer_;
+  const Options options_;
+  const std::function<void(const std::set<std::string>&)> on_events_;
+
+  // Of the writer's thread from here on.
+  Fleet fleet_;
+  bool wake_ = true;  // something changed that may let a job start
+  std::vector<RunningAttempt> decided_;
+  Outbox outbox_;
+  std::set<std::string> stranded_;  // what was warned of
+};
+
+}  // namespace assay::coordinator

@@ -1,0 +1,71 @@
+// assay-coordinator: serves until SIGTERM or SIGINT.
+#include <csignal>
+#include <iostream>
+#include <string>
+
+#include "CLI/CLI.hpp"
+#include "absl/strings/str_cat.h"
+#include "common/exit_code.h"
+#include "common/file.h"
+#include "common/logging.h"
+#include "coordinator/server.h"
+
+namespace {
+
+int Fail(const absl::Status& status) {
+  std::cerr << "assay-coordinator: " << status.message() << "\n";
+  return assay::ExitCodeOf(status);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  assay::coordinator::ServerOptions options;
+  std::string data_dir, content_dir, port_file, log_level = "info";
+  int64_t lease_ms = absl::ToInt64Milliseconds(options.lease);
+  CLI::App app("Splits batches into jobs, hands them to workers and keeps every result.",
+               "assay-coordinator");
+  app.add_option("--listen", options.listen, "host:port; port 0 takes any free one")->capture_default_str();
+  app.add_flag("--insecure-listen-anywhere", options.allow_remote,
+               "let --listen be other than loopback, without encryption or authentication");
+  app.add_option("--data-dir", data_dir, "folder of the database and the blobs; without it all is in memory");
+  app.add_option("--content-dir", content_dir, "folder that holds templates/ and models/")->required();
+  app.add_option("--lease-ms", lease_ms, "how long a silent worker keeps its attempts")
+      ->capture_default_str();
+  app.add_option("--max-attempts", options.max_attempts, "attempts a job gets where its worker is lost")
+      ->capture_default_str();
+  app.add_option("--port-file", port_file, "file that gets the port once it is served");
+  app.add_option("--log-level", log_level, "debug, info, warn or error")->capture_default_str();
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? assay::kExitOk : assay::kExitUsage;
+  }
+  if (absl::Status status = assay::StartLogging("assay-coordinator", log_level); !status.ok())
+    return Fail(status);
+
+  // Blocked before any thread starts, so that only sigwait below gets them.
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+
+  options.data_dir = data_dir;
+  options.content_dir = content_dir;
+  options.lease = absl::Milliseconds(lease_ms);
+  auto server = assay::coordinator::Server::Start(options);
+  if (!server.ok()) return Fail(server.status());
+  const std::string host = options.listen.substr(0, options.listen.rfind(':'));
+  spdlog::info("serving on {}:{}", host, (*server)->port());
+  if (!port_file.empty()) {
+    absl::Status status = assay::WriteFileAtomically(port_file, absl::StrCat((*server)->port(), "\n"));
+    if (!status.ok()) return Fail(status);
+  }
+
+  int signal = 0;
+  sigwait(&signals, &signal);
+  spdlog::info("got signal {}: shutting down", signal);
+  (*server)->Shutdown();
+  return assay::kExitOk;
+}

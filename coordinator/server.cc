@@ -1,0 +1,231 @@
+#include "coordinator/server.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <thread>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "common/logging.h"
+#include "common/status_macros.h"
+#include "coordinator/background.h"
+#include "coordinator/blob_store.h"
+#include "coordinator/content.h"
+#include "coordinator/dispatcher.h"
+#include "coordinator/services/batch_service.h"
+#include "coordinator/services/blob_service.h"
+#include "coordinator/services/watch_stream.h"
+#include "coordinator/services/worker_service.h"
+#include "coordinator/store/memory_store.h"
+#include "coordinator/store/sqlite_store.h"
+#include "coordinator/store/writer.h"
+#include "grpcpp/ext/proto_server_reflection_plugin.h"
+#include "grpcpp/grpcpp.h"
+#include "grpcpp/health_check_service_interface.h"
+
+namespace assay::coordinator {
+namespace {
+
+namespace fs = std::filesystem;
+
+// A batch file of 1 MiB and what goes with it.
+constexpr int kMaxRequestBytes = (1 << 20) + (64 << 10);
+
+// How long streams that were told to end may take.
+constexpr absl::Duration kShutdownGrace = absl::Milliseconds(500);
+
+absl::Status CheckListen(const std::string& listen, bool allow_remote) {
+  const size_t colon = listen.rfind(':');
+  int port = -1;
+  if (colon == std::string::npos || !absl::SimpleAtoi(listen.substr(colon + 1), &port) || port < 0 ||
+      port > 65535) {
+    return absl::InvalidArgumentError(absl::StrCat("listen '", listen, "': host:port is wanted"));
+  }
+  const std::string host = listen.substr(0, colon);
+  if (allow_remote || host == "localhost" || host == "[::1]" || host.rfind("127.", 0) == 0) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "listen '", listen,
+      "': there is no encryption or authentication yet, so that anyone who reaches the port",
+      " could run jobs and read results; only loopback is listened on unless told so explicitly"));
+}
+
+// A lock on a data folder, for as long as it lives.
+class FolderLock {
+ public:
+  static absl::StatusOr<std::unique_ptr<FolderLock>> Take(const fs::path& dir) {
+    const fs::path path = dir / "lock";
+    const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0640);
+    if (fd < 0) return absl::UnavailableError(absl::StrCat(path.string(), ": ", std::strerror(errno)));
+    if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+      close(fd);
+      return absl::FailedPreconditionError(absl::StrCat(
+          dir.string(), " is in use by another coordinator: stop it, or give each its own folder"));
+    }
+    return std::unique_ptr<FolderLock>(new FolderLock(fd));
+  }
+  ~FolderLock() { close(fd_); }
+
+ private:
+  explicit FolderLock(int fd) : fd_(fd) {}
+  const int fd_;
+};
+
+}  // namespace
+
+// In the order in which each needs those before it.
+struct Server::State {
+  ServerOptions options;
+  std::unique_ptr<FolderLock> lock;
+  std::shared_ptr<const Content> content;
+  std::unique_ptr<BlobStore> blobs;
+  WatchBoard board;
+  std::unique_ptr<Writer> writer;
+  std::unique_ptr<Dispatcher> dispatcher;
+  std::unique_ptr<Background> background;
+  std::unique_ptr<BatchService> batch_service;
+  std::unique_ptr<BlobService> blob_service;
+  std::unique_ptr<WorkerService> worker_service;
+  std::unique_ptr<grpc::Server> server;
+  int port = 0;
+
+  absl::Mutex mutex;
+  bool stopping ABSL_GUARDED_BY(mutex) = false;
+  std::thread ticker;
+
+  absl::Status OpenStore();
+  absl::Status Serve();
+  void KeepTime();
+  void Stop();
+};
+
+absl::Status Server::State::OpenStore() {
+  std::unique_ptr<Store> store;
+  if (options.data_dir.empty()) {
+    store = NewMemoryStore(options.max_attempts);
+    blobs = NewMemoryBlobStore();
+  } else {
+    std::error_code error;
+    fs::create_directories(options.data_dir, error);
+    if (error) {
+      return absl::InvalidArgumentError(absl::StrCat(options.data_dir.string(), ": ", error.message()));
+    }
+    ASSAY_ASSIGN_OR_RETURN(lock, FolderLock::Take(options.data_dir));
+    ASSAY_ASSIGN_OR_RETURN(store,
+                           OpenSqliteStore((options.data_dir / "assay.db").string(), options.max_attempts));
+    ASSAY_ASSIGN_OR_RETURN(blobs, OpenFolderBlobStore(options.data_dir / "blobs"));
+  }
+  writer = std::make_unique<Writer>(std::move(store));
+  Dispatcher::Options dispatch;
+  dispatch.lease = options.lease;
+  dispatch.name = "assay-coordinator";
+  dispatch.clock = options.clock;
+  dispatch.content = content.get();
+  dispatcher = std::make_unique<Dispatcher>(
+      writer.get(), dispatch, [this](const std::set<std::string>& batches) { board.Notify(batches); });
+  // Nobody could send heartbeats to a coordinator that was not there.
+  return writer
+      ->Call<bool>([until = options.clock->Now() + options.lease](Store& s) -> absl::StatusOr<bool> {
+        ASSAY_RETURN_IF_ERROR(s.ExtendAllLeases(until));
+        return true;
+      })
+      .status();
+}
+
+absl::Status Server::State::Serve() {
+  background = std::make_unique<Background>();
+  BatchService::Rooms rooms;
+  rooms.content = content.get();
+  rooms.blobs = blobs.get();
+  rooms.writer = writer.get();
+  rooms.dispatcher = dispatcher.get();
+  rooms.board = &board;
+  rooms.background = background.get();
+  rooms.clock = options.clock;
+  batch_service = std::make_unique<BatchService>(rooms);
+  blob_service = std::make_unique<BlobService>(content.get(), blobs.get());
+  worker_service = std::make_unique<WorkerService>(dispatcher.get());
+
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &port);
+  builder.RegisterService(batch_service.get());
+  builder.RegisterService(blob_service.get());
+  builder.RegisterService(worker_service.get());
+  builder.SetMaxReceiveMessageSize(kMaxRequestBytes);
+  // Reports and large batches in one answer; control messages are kept small where they are made.
+  builder.SetMaxSendMessageSize(-1);
+  // A second coordinator on the same port is a mistake, not a cluster.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  // A node that vanished without a word is noticed.
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  server = builder.BuildAndStart();
+  if (server == nullptr || port == 0) {
+    return absl::UnavailableError(absl::StrCat("cannot listen on ", options.listen, ": is the port taken?"));
+  }
+  return absl::OkStatus();
+}
+
+void Server::State::KeepTime() {
+  while (true) {
+    {
+      absl::MutexLock lock_(&mutex);
+      if (mutex.AwaitWithTimeout(absl::Condition(&stopping), options.lease_tick)) return;
+    }
+    dispatcher->Tick();
+  }
+}
+
+void Server::State::Stop() {
+  {
+    absl::MutexLock lock_(&mutex);
+    if (std::exchange(stopping, true)) return;
+  }
+  if (ticker.joinable()) ticker.join();
+  if (server != nullptr) {
+    const absl::Status goodbye = absl::UnavailableError("the coordinator is shutting down: connect again");
+    dispatcher->CloseAll(goodbye);
+    board.EndAll();
+    server->Shutdown(absl::ToChronoTime(absl::Now() + kShutdownGrace));
+    server->Wait();
+  }
+  background.reset();
+  if (writer != nullptr) writer->Stop();
+}
+
+Server::Server(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Server::~Server() { Shutdown(); }
+int Server::port() const { return state_->port; }
+void Server::Shutdown() { state_->Stop(); }
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
+  if (options.clock == nullptr) options.clock = &Clock::System();
+  if (options.max_attempts == 0) return absl::InvalidArgumentError("max_attempts: at least 1");
+  if (options.lease < absl::Milliseconds(10)) return absl::InvalidArgumentError("lease: at least 10 ms");
+  if (options.lease_tick <= absl::ZeroDuration())
+    return absl::InvalidArgumentError("lease_tick: more than 0");
+  ASSAY_RETURN_IF_ERROR(CheckListen(options.listen, options.allow_remote));
+  auto state = std::make_unique<State>();
+  state->options = std::move(options);
+  ASSAY_ASSIGN_OR_RETURN(state->content, Content::Load(state->options.content_dir));
+  std::unique_ptr<Server> server(new Server(std::move(state)));
+  ASSAY_RETURN_IF_ERROR(server->state_->OpenStore());
+  ASSAY_RETURN_IF_ERROR(server->state_->Serve());
+  server->state_->ticker = std::thread([state = server->state_.get()] { state->KeepTime(); });
+  return server;
+}
+
+}  // namespace assay::coordinator

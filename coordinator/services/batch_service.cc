@@ -1,0 +1,267 @@
+#include "coordinator/services/batch_service.h"
+
+#include <algorithm>
+#include <iterator>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "common/digest.h"
+#include "common/id.h"
+#include "common/status_macros.h"
+#include "coordinator/report/report.h"
+#include "coordinator/services/blob_stream.h"
+#include "coordinator/services/grpc_status.h"
+#include "generator/batch_file.h"
+
+namespace assay::coordinator {
+namespace {
+
+constexpr uint32_t kDefaultPage = 50;
+constexpr uint32_t kMaxPage = 1000;
+constexpr size_t kMaxNameBytes = 1024;
+
+// "b20261122-063550-7f3a9c": sorts by time, and can be said on the telephone.
+std::string NewBatchId(absl::Time now) {
+  return absl::StrCat(absl::FormatTime("b%Y%m%d-%H%M%S-", now, absl::UTCTimeZone()), NewUuid().substr(0, 6));
+}
+
+// Of all that makes two requests the same.
+std::string RequestDigest(const v1::SubmitBatchRequest& request, const v1::Target& target) {
+  Sha256 digest;
+  for (const std::string& part :
+       {request.name(), request.content(), request.submitter(), target.SerializeAsString()}) {
+    digest.Update(absl::StrCat(part.size(), ":"));
+    digest.Update(part);
+  }
+  return digest.FinishHex();
+}
+
+absl::StatusOr<v1::Target> TargetOf(const v1::SubmitBatchRequest& request) {
+  v1::Target target = request.target();
+  if (target.device() == v1::DEVICE_CHOICE_UNSPECIFIED) target.set_device(v1::AUTO);
+  if (target.dtype() == v1::DTYPE_UNSPECIFIED) target.set_dtype(v1::FLOAT32);
+  if (!v1::DeviceChoice_IsValid(target.device()) || !v1::Dtype_IsValid(target.dtype())) {
+    return absl::InvalidArgumentError("target: a device or dtype that this coordinator does not know");
+  }
+  return target;
+}
+
+// `errors` are for the status's details.
+absl::StatusOr<BatchSubmission> SubmissionOf(const v1::SubmitBatchRequest& request, const Content& content,
+                                             absl::Time now, std::vector<v1::FileError>* errors) {
+  if (request.name().size() > kMaxNameBytes || request.submitter().size() > kMaxNameBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("name or submitter is longer than ", kMaxNameBytes, " bytes"));
+  }
+  if (request.content().size() > generator::kMaxBatchFileBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("the file has ", request.content().size(),
+                                                   " bytes; at most ", generator::kMaxBatchFileBytes,
+                                                   " are taken: split it"));
+  }
+  BatchSubmission submission;
+  ASSAY_ASSIGN_OR_RETURN(submission.target, TargetOf(request));
+  ASSAY_ASSIGN_OR_RETURN(generator::BatchFile file,
+                         generator::ParseBatchFile(request.name().empty() ? "batch" : request.name(),
+                                                   request.content(), content.template_names(), errors));
+  submission.request_id = request.request_id().empty() ? NewUuid() : request.request_id();
+  submission.request_digest = RequestDigest(request, submission.target);
+  submission.batch_id = NewBatchId(now);
+  submission.name = request.name();
+  submission.submitter = request.submitter();
+  for (v1::ModelRef& model : file.models) {
+    const Priority priority = content.PriorityOf(model.name());
+    submission.jobs.push_back({std::move(model), priority});
+  }
+  return submission;
+}
+
+// A status travels in trailers, of which clients take 8 KiB unless told otherwise: more would lose them all.
+constexpr size_t kMaxDetailsBytes = 4096;
+constexpr size_t kMaxMessageBytes = 1024;
+
+grpc::Status RefusedStatus(const absl::Status& status, const std::vector<v1::FileError>& errors) {
+  if (errors.empty()) return ToGrpc(status);
+  v1::BatchRefused refused;
+  size_t bytes = 0;
+  for (const v1::FileError& error : errors) {
+    bytes += error.ByteSizeLong() + 8;
+    if (bytes > kMaxDetailsBytes) {
+      v1::FileError& more = *refused.add_error();
+      more.set_file(error.file());
+      more.set_line(error.line());
+      more.set_column(error.column());
+      more.set_message(
+          absl::StrCat("and ", errors.size() - refused.error_size() + 1, " more errors from here on"));
+      break;
+    }
+    *refused.add_error() = error;
+  }
+  std::string message(status.message());
+  if (message.size() > kMaxMessageBytes) {
+    message =
+        absl::StrCat("the batch is refused: ", errors.size(), errors.size() == 1 ? " error" : " errors");
+  }
+  return grpc::Status(static_cast<grpc::StatusCode>(status.code()), message, refused.SerializeAsString());
+}
+
+// Everything recorded, for a report.
+struct Records {
+  std::vector<v1::Batch> batches;
+  std::vector<v1::Job> jobs;
+};
+
+absl::StatusOr<Records> ReadRecords(Store& store) {
+  Records records;
+  uint64_t before = 0;
+  do {
+    ASSAY_ASSIGN_OR_RETURN(BatchPage page, store.ListBatches(kMaxPage, before));
+    for (v1::Batch& batch : page.batches) {
+      ASSAY_ASSIGN_OR_RETURN(std::vector<v1::Job> jobs, store.ListJobs(batch.batch_id()));
+      std::move(jobs.begin(), jobs.end(), std::back_inserter(records.jobs));
+      records.batches.push_back(std::move(batch));
+    }
+    before = page.next;
+  } while (before != 0);
+  return records;
+}
+
+}  // namespace
+
+grpc::ServerUnaryReactor* BatchService::SubmitBatch(grpc::CallbackServerContext* context,
+                                                    const v1::SubmitBatchRequest* request,
+                                                    v1::SubmitBatchResponse* response) {
+  auto* reactor = context->DefaultReactor();
+  std::vector<v1::FileError> errors;
+  absl::StatusOr<BatchSubmission> submission =
+      SubmissionOf(*request, *rooms_.content, rooms_.clock->Now(), &errors);
+  if (!submission.ok()) {
+    reactor->Finish(RefusedStatus(submission.status(), errors));
+    return reactor;
+  }
+  rooms_.dispatcher->Submit(*std::move(submission), [reactor, response](absl::StatusOr<v1::Batch> batch) {
+    if (batch.ok()) *response->mutable_batch() = *std::move(batch);
+    reactor->Finish(ToGrpc(batch.status()));
+  });
+  return reactor;
+}
+
+grpc::ServerWriteReactor<v1::BatchEvent>* BatchService::WatchBatch(grpc::CallbackServerContext*,
+                                                                   const v1::WatchBatchRequest* request) {
+  return WatchStream::Start(rooms_.board, rooms_.writer, *request);
+}
+
+grpc::ServerUnaryReactor* BatchService::GetBatch(grpc::CallbackServerContext* context,
+                                                 const v1::GetBatchRequest* request,
+                                                 v1::GetBatchResponse* response) {
+  auto* reactor = context->DefaultReactor();
+  rooms_.dispatcher->GetBatch(request->batch_id(), [reactor, response](absl::StatusOr<BatchView> view) {
+    if (view.ok()) {
+      *response->mutable_batch() = std::move(view->batch);
+      for (v1::Job& job : view->jobs) *response->add_job() = std::move(job);
+    }
+    reactor->Finish(ToGrpc(view.status()));
+  });
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* BatchService::ListBatches(grpc::CallbackServerContext* context,
+                                                    const v1::ListBatchesRequest* request,
+                                                    v1::ListBatchesResponse* response) {
+  auto* reactor = context->DefaultReactor();
+  uint64_t before = 0;
+  if (!request->page_token().empty() && (!absl::SimpleAtoi(request->page_token(), &before) || before == 0)) {
+    reactor->Finish(
+        grpc::Status(grpc::StatusCode::INVALID_ARGUMENT,
+                     absl::StrCat("page_token '", request->page_token(), "' was not given here")));
+    return reactor;
+  }
+  const uint32_t size = request->page_size() == 0 ? kDefaultPage : std::min(request->page_size(), kMaxPage);
+  rooms_.writer->Ask<BatchPage>([size, before](Store& store) { return store.ListBatches(size, before); },
+                                [reactor, response](absl::StatusOr<BatchPage> page) {
+                                  if (page.ok()) {
+                                    for (v1::Batch& batch : page->batches)
+                                      *response->add_batch() = std::move(batch);
+                                    if (page->next != 0)
+                                      response->set_next_page_token(absl::StrCat(page->next));
+                                  }
+                                  reactor->Finish(ToGrpc(page.status()));
+                                });
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* BatchService::CancelBatch(grpc::CallbackServerContext* context,
+                                                    const v1::CancelBatchRequest* request,
+                                                    v1::CancelBatchResponse* response) {
+  auto* reactor = context->DefaultReactor();
+  rooms_.dispatcher->Cancel(request->batch_id(), [reactor, response](absl::StatusOr<v1::Batch> batch) {
+    if (batch.ok()) *response->mutable_batch() = *std::move(batch);
+    reactor->Finish(ToGrpc(batch.status()));
+  });
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* BatchService::GetReport(grpc::CallbackServerContext* context,
+                                                  const v1::GetReportRequest* request,
+                                                  v1::GetReportResponse* response) {
+  auto* reactor = context->DefaultReactor();
+  rooms_.writer->Ask<Records>(&ReadRecords, [this, reactor, request,
+                                             response](absl::StatusOr<Records> records) {
+    if (!records.ok()) return reactor->Finish(ToGrpc(records.status()));
+    // std::function wants to be copied.
+    auto shared = std::make_shared<Records>(*std::move(records));
+    rooms_.background->Run([this, reactor, request, response, shared] {
+      report::ReportInput input;
+      input.registry = rooms_.content->registry();
+      input.catalogue = rooms_.content->catalogue();
+      input.batches = std::move(shared->batches);
+      input.jobs = std::move(shared->jobs);
+      input.now = rooms_.clock->Now();
+      input.batch_id = request->batch_id();
+      absl::StatusOr<std::string> report = report::RenderReport(input, request->format(), request->size());
+      if (report.ok()) response->set_content(*std::move(report));
+      reactor->Finish(ToGrpc(report.status()));
+    });
+  });
+  return reactor;
+}
+
+grpc::ServerWriteReactor<v1::GetLogsResponse>* BatchService::GetLogs(grpc::CallbackServerContext*,
+                                                                     const v1::GetLogsRequest* request) {
+  auto digest = std::make_shared<std::string>();
+  auto sent = std::make_shared<bool>(false);
+  auto* stream = new BlobStream<v1::GetLogsResponse>(
+      [this, digest, sent]() -> absl::StatusOr<std::shared_ptr<const BlobSource>> {
+        if (std::exchange(*sent, true)) return nullptr;
+        return rooms_.blobs->Open(*digest);
+      },
+      [](bool, uint64_t, std::string chunk, v1::GetLogsResponse& message) {
+        message.set_chunk(std::move(chunk));
+      });
+  rooms_.writer->Ask<v1::Job>(
+      [job_id = request->job_id()](Store& store) { return store.GetJob(job_id); },
+      [stream, digest](absl::StatusOr<v1::Job> job) {
+        if (!job.ok()) return stream->Fail(job.status());
+        if (job->log_digest().empty()) {
+          return stream->Fail(absl::NotFoundError(absl::StrCat("job '", job->job_id(), "' has no log yet")));
+        }
+        *digest = job->log_digest();
+        stream->Begin();
+      });
+  return stream;
+}
+
+grpc::ServerUnaryReactor* BatchService::ListWorkers(grpc::CallbackServerContext* context,
+                                                    const v1::ListWorkersRequest*,
+                                                    v1::ListWorkersResponse* response) {
+  auto* reactor = context->DefaultReactor();
+  rooms_.dispatcher->ListWorkers([reactor, response](absl::StatusOr<v1::ListWorkersResponse> workers) {
+    if (workers.ok()) *response = *std::move(workers);
+    reactor->Finish(ToGrpc(workers.status()));
+  });
+  return reactor;
+}
+
+}  // namespace assay::coordinator

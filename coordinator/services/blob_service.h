@@ -1,0 +1,26 @@
+// BlobService over the content and the blob store.
+#pragma once
+
+#include "assay/v1/coordinator.grpc.pb.h"
+#include "coordinator/blob_store.h"
+#include "coordinator/content.h"
+
+namespace assay::coordinator {
+
+// Thread-safe.
+class BlobService final : public v1::BlobService::CallbackService {
+ public:
+  // Both must outlive the server.
+  BlobService(const Content* content, BlobStore* blobs) : content_(content), blobs_(blobs) {}
+
+  grpc::ServerReadReactor<v1::UploadRequest>* Upload(grpc::CallbackServerContext* context,
+                                                     v1::UploadResponse* response) override;
+  grpc::ServerWriteReactor<v1::DownloadResponse>* Download(grpc::CallbackServerContext* context,
+                                                           const v1::DownloadRequest* request) override;
+
+ private:
+  const Content* const content_;
+  BlobStore* const blobs_;
+};
+
+}  // namespace assay::coordinator

@@ -1,0 +1,137 @@
+#include "coordinator/services/watch_stream.h"
+
+#include <utility>
+
+#include "common/status_macros.h"
+#include "coordinator/services/grpc_status.h"
+
+namespace assay::coordinator {
+namespace {
+
+constexpr size_t kPage = 256;
+
+}  // namespace
+
+void WatchBoard::Notify(const std::set<std::string>& batches) {
+  std::vector<std::shared_ptr<WatchStream>> awake;
+  {
+    absl::MutexLock lock(&mutex_);
+    for (const std::string& batch : batches) {
+      auto found = watchers_.find(batch);
+      if (found == watchers_.end()) continue;
+      for (const auto& [key, watcher] : found->second) {
+        if (auto alive = watcher.lock()) awake.push_back(std::move(alive));
+      }
+    }
+  }
+  for (const auto& watcher : awake) watcher->Wake();
+}
+
+void WatchBoard::EndAll() {
+  std::vector<std::shared_ptr<WatchStream>> streams;
+  {
+    absl::MutexLock lock(&mutex_);
+    for (const auto& [batch, watchers] : watchers_) {
+      for (const auto& [key, watcher] : watchers) {
+        if (auto alive = watcher.lock()) streams.push_back(std::move(alive));
+      }
+    }
+  }
+  for (const auto& stream : streams) stream->OnCancel();
+}
+
+void WatchBoard::Add(const std::string& batch_id, std::weak_ptr<WatchStream> watcher) {
+  const WatchStream* key = watcher.lock().get();
+  absl::MutexLock lock(&mutex_);
+  watchers_[batch_id][key] = std::move(watcher);
+}
+
+void WatchBoard::Remove(const std::string& batch_id, const WatchStream* watcher) {
+  absl::MutexLock lock(&mutex_);
+  auto found = watchers_.find(batch_id);
+  if (found == watchers_.end()) return;
+  found->second.erase(watcher);
+  if (found->second.empty()) watchers_.erase(found);
+}
+
+WatchStream* WatchStream::Start(WatchBoard* board, Writer* writer, const v1::WatchBatchRequest& request) {
+  std::shared_ptr<WatchStream> stream(new WatchStream(board, writer, request));
+  stream->self_ = stream;
+  // Before the first read: an event is either in what is read or wakes the stream.
+  board->Add(stream->batch_id_, stream);
+  absl::MutexLock lock(&stream->mutex_);
+  stream->Advance();
+  return stream.get();
+}
+
+WatchStream::WatchStream(WatchBoard* board, Writer* writer, const v1::WatchBatchRequest& request)
+    : board_(board), writer_(writer), batch_id_(request.batch_id()), sequence_(request.after_sequence()) {}
+
+void WatchStream::Wake() {
+  absl::MutexLock lock(&mutex_);
+  stale_ = true;
+  Advance();
+}
+
+void WatchStream::Advance() {
+  if (finished_ || writing_ || reading_) return;
+  if (next_ < page_.events.size()) {
+    writing_ = true;
+    StartWrite(&page_.events[next_]);
+  } else if (page_.last) {
+    FinishOnce(grpc::Status::OK);
+  } else if (stale_) {
+    Read();
+  }
+}
+
+void WatchStream::Read() {
+  reading_ = true;
+  stale_ = false;
+  writer_->Ask<Page>(
+      [batch_id = batch_id_, after = sequence_](Store& store) -> absl::StatusOr<Page> {
+        Page page;
+        ASSAY_ASSIGN_OR_RETURN(v1::Batch batch, store.GetBatch(batch_id));
+        ASSAY_ASSIGN_OR_RETURN(page.events, store.EventsAfter(batch_id, after, kPage));
+        page.last = batch.has_end_time() && page.events.size() < kPage;
+        return page;
+      },
+      [self = shared_from_this()](absl::StatusOr<Page> page) { self->Take(std::move(page)); });
+}
+
+void WatchStream::Take(absl::StatusOr<Page> page) {
+  absl::MutexLock lock(&mutex_);
+  reading_ = false;
+  if (!page.ok()) return FinishOnce(ToGrpc(page.status()));
+  page_ = *std::move(page);
+  next_ = 0;
+  if (!page_.events.empty()) sequence_ = page_.events.back().sequence();
+  if (page_.events.size() == kPage) stale_ = true;
+  Advance();
+}
+
+void WatchStream::OnWriteDone(bool ok) {
+  absl::MutexLock lock(&mutex_);
+  writing_ = false;
+  if (!ok) return FinishOnce(grpc::Status(grpc::StatusCode::CANCELLED, "the watcher is gone"));
+  ++next_;
+  Advance();
+}
+
+void WatchStream::OnCancel() {
+  absl::MutexLock lock(&mutex_);
+  // With a write under way its end comes first.
+  if (!writing_) FinishOnce(grpc::Status(grpc::StatusCode::UNAVAILABLE, "the stream was ended: watch again"));
+}
+
+void WatchStream::FinishOnce(grpc::Status status) {
+  if (std::exchange(finished_, true)) return;
+  Finish(std::move(status));
+}
+
+void WatchStream::OnDone() {
+  board_->Remove(batch_id_, this);
+  self_.reset();
+}
+
+}  // namespace assay::coordinator

@@ -1,0 +1,81 @@
+// WatchBatch: the stored events of a batch, then live ones as they are committed.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "assay/v1/coordinator.pb.h"
+#include "coordinator/store/writer.h"
+#include "grpcpp/support/server_callback.h"
+
+namespace assay::coordinator {
+
+class WatchStream;
+
+// Who watches which batch. Thread-safe.
+class WatchBoard {
+ public:
+  // These batches have new events.
+  void Notify(const std::set<std::string>& batches);
+  // Ends every stream with UNAVAILABLE, before a shutdown.
+  void EndAll();
+
+ private:
+  friend class WatchStream;
+  void Add(const std::string& batch_id, std::weak_ptr<WatchStream> watcher);
+  void Remove(const std::string& batch_id, const WatchStream* watcher);
+
+  absl::Mutex mutex_;
+  std::map<std::string, std::map<const WatchStream*, std::weak_ptr<WatchStream>>> watchers_
+      ABSL_GUARDED_BY(mutex_);
+};
+
+// One watcher. It reads what it has not sent yet from the store whenever it has sent all it knew of, so a
+// slow client costs one page of events and nothing is missed or repeated. Owns itself until gRPC is done with
+// it.
+class WatchStream final : public grpc::ServerWriteReactor<v1::BatchEvent>,
+                          public std::enable_shared_from_this<WatchStream> {
+ public:
+  // `board` and `writer` must outlive the server.
+  static WatchStream* Start(WatchBoard* board, Writer* writer, const v1::WatchBatchRequest& request);
+
+  // There may be new events.
+  void Wake();
+
+  void OnWriteDone(bool ok) override;
+  void OnCancel() override;
+  void OnDone() override;
+
+ private:
+  struct Page {
+    std::vector<v1::BatchEvent> events;
+    bool last = false;  // the batch has ended, and these are its last events
+  };
+  WatchStream(WatchBoard* board, Writer* writer, const v1::WatchBatchRequest& request);
+  void Read() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Take(absl::StatusOr<Page> page);
+  // Writes, reads or finishes: whatever is next.
+  void Advance() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void FinishOnce(grpc::Status status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  WatchBoard* const board_;
+  Writer* const writer_;
+  const std::string batch_id_;
+  std::shared_ptr<WatchStream> self_;  // until OnDone
+
+  absl::Mutex mutex_;
+  uint64_t sequence_ ABSL_GUARDED_BY(mutex_);  // of the last event taken
+  Page page_ ABSL_GUARDED_BY(mutex_);
+  size_t next_ ABSL_GUARDED_BY(mutex_) = 0;  // of page_.events
+  bool stale_ ABSL_GUARDED_BY(mutex_) = true;
+  bool reading_ ABSL_GUARDED_BY(mutex_) = false;
+  bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool finished_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace assay::coordinator

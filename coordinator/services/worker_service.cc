@@ -1,0 +1,160 @@
+#include "coordinator/services/worker_service.h"
+
+#include <deque>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "coordinator/services/grpc_status.h"
+
+namespace assay::coordinator {
+namespace {
+
+constexpr uint32_t kProtocol = 1;
+// Messages of one worker that wait for their commit; then its stream is read no further.
+constexpr int kMaxUncommitted = 64;
+
+absl::Status CheckHello(const v1::Hello& hello) {
+  if (hello.protocol() != kProtocol) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("protocol ", hello.protocol(), " is not served here, only ", kProtocol, ": upgrade"));
+  }
+  if (hello.worker().empty()) return absl::InvalidArgumentError("Hello.worker is empty");
+  if (hello.instance().empty()) return absl::InvalidArgumentError("Hello.instance is empty");
+  return absl::OkStatus();
+}
+
+class WorkerStream final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1::CoordinatorMessage>,
+                           public WorkerLink,
+                           public std::enable_shared_from_this<WorkerStream> {
+ public:
+  static WorkerStream* Start(Dispatcher* dispatcher) {
+    std::shared_ptr<WorkerStream> stream(new WorkerStream(dispatcher));
+    stream->self_ = stream;
+    stream->StartRead(&stream->incoming_);
+    return stream.get();
+  }
+
+  void Send(v1::CoordinatorMessage message) override {
+    absl::MutexLock lock(&mutex_);
+    if (closing_ || finished_) return;
+    outgoing_.push_back(std::move(message));
+    Advance();
+  }
+
+  void Close(absl::Status status) override {
+    absl::MutexLock lock(&mutex_);
+    CloseLocked(status);
+  }
+
+  void OnReadDone(bool ok) override {
+    {
+      absl::MutexLock lock(&mutex_);
+      if (!ok) {  // the worker has closed its side, or is gone
+        CloseLocked(absl::OkStatus());
+        return;
+      }
+      ++uncommitted_;
+    }
+    // Released when the message is committed.
+    auto done = [self = shared_from_this()] { self->Committed(); };
+    if (!greeted_) {
+      absl::Status status = incoming_.has_hello()
+                                ? CheckHello(incoming_.hello())
+                                : absl::InvalidArgumentError("the first message of a worker must be Hello");
+      if (!status.ok()) {
+        Close(std::move(status));
+        return;
+      }
+      greeted_ = true;
+      dispatcher_->Connected(shared_from_this(), std::move(*incoming_.mutable_hello()), std::move(done));
+    } else {
+      dispatcher_->Received(shared_from_this(), std::move(incoming_), std::move(done));
+    }
+    absl::MutexLock lock(&mutex_);
+    if (uncommitted_ < kMaxUncommitted) {
+      ReadNext();
+    } else {
+      read_wanted_ = true;
+    }
+  }
+
+  void OnWriteDone(bool ok) override {
+    absl::MutexLock lock(&mutex_);
+    writing_ = false;
+    outgoing_.pop_front();
+    if (!ok) {
+      outgoing_.clear();
+      CloseLocked(absl::UnavailableError("the worker is gone"));
+    }
+    Advance();
+  }
+
+  void OnCancel() override {
+    absl::MutexLock lock(&mutex_);
+    while (outgoing_.size() > (writing_ ? 1 : 0)) outgoing_.pop_back();
+    CloseLocked(absl::UnavailableError("the stream was ended: connect again"));
+  }
+
+  void OnDone() override {
+    if (greeted_) dispatcher_->Disconnected(shared_from_this());
+    self_.reset();
+  }
+
+ private:
+  explicit WorkerStream(Dispatcher* dispatcher) : dispatcher_(dispatcher) {}
+
+  void Committed() {
+    absl::MutexLock lock(&mutex_);
+    --uncommitted_;
+    if (std::exchange(read_wanted_, false)) ReadNext();
+  }
+
+  void ReadNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (finished_) return;
+    incoming_.Clear();
+    StartRead(&incoming_);
+  }
+
+  void CloseLocked(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (!closing_) closing_ = status;
+    Advance();
+  }
+
+  void Advance() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (finished_ || writing_) return;
+    if (!outgoing_.empty()) {
+      writing_ = true;
+      StartWrite(&outgoing_.front());
+    } else if (closing_) {
+      finished_ = true;
+      Finish(ToGrpc(*closing_));
+    }
+  }
+
+  Dispatcher* const dispatcher_;
+  std::shared_ptr<WorkerStream> self_;  // until OnDone
+  // Of the reads, of which there is one at a time.
+  v1::WorkerMessage incoming_;
+  bool greeted_ = false;
+
+  absl::Mutex mutex_;
+  std::deque<v1::CoordinatorMessage> outgoing_ ABSL_GUARDED_BY(mutex_);  // the first is being written
+  std::optional<absl::Status> closing_ ABSL_GUARDED_BY(mutex_);
+  int uncommitted_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool read_wanted_ ABSL_GUARDED_BY(mutex_) = false;
+  bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool finished_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace
+
+grpc::ServerBidiReactor<v1::WorkerMessage, v1::CoordinatorMessage>* WorkerService::Connect(
+    grpc::CallbackServerContext*) {
+  return WorkerStream::Start(dispatcher_);
+}
+
+}  // namespace assay::coordinator

@@ -1,0 +1,186 @@
+#include "coordinator/store/memory_store.h"
+
+#include <algorithm>
+#include <functional>
+#include <map>
+#include <tuple>
+#include <utility>
+
+#include "coordinator/store/record_rules.h"
+#include "coordinator/store/record_store.h"
+
+namespace assay::coordinator {
+namespace {
+
+using AttemptKey = std::pair<std::string, uint64_t>;
+
+class MemoryStore final : public RecordStore {
+ public:
+  using RecordStore::RecordStore;
+
+  absl::Status Begin() override {
+    undo_.clear();
+    return absl::OkStatus();
+  }
+  absl::Status Commit() override {
+    undo_.clear();
+    return absl::OkStatus();
+  }
+  void Rollback() override {
+    TakeTouched();
+    for (auto step = undo_.rbegin(); step != undo_.rend(); ++step) (*step)();
+    undo_.clear();
+  }
+
+  absl::StatusOr<std::vector<QueuedJob>> Queued(size_t limit) override {
+    std::map<std::tuple<Priority, v1::DeviceChoice, std::string>, std::vector<QueuedJob>> queues;
+    for (const auto& [id, record] : jobs_) {
+      if (record.job.state() != v1::QUEUED) continue;
+      queues[{record.priority, record.job.target().device(), record.submitter}].push_back(
+          QueuedJobOf(record.job, record.submitter, record.priority, record.expected_seconds,
+                      record.batch_number, record.ordinal));
+    }
+    std::vector<QueuedJob> queued;
+    for (auto& [key, jobs] : queues) {
+      std::sort(jobs.begin(), jobs.end(), [](const QueuedJob& a, const QueuedJob& b) {
+        return std::make_tuple(-a.expected_seconds, a.order) < std::make_tuple(-b.expected_seconds, b.order);
+      });
+      if (jobs.size() > limit) jobs.resize(limit);
+      queued.insert(queued.end(), jobs.begin(), jobs.end());
+    }
+    return queued;
+  }
+
+  absl::StatusOr<BatchPage> ListBatches(size_t page_size, uint64_t before) override {
+    BatchPage page;
+    auto from = before == 0 ? by_number_.end() : by_number_.lower_bound(before);
+    for (auto it = std::make_reverse_iterator(from); it != by_number_.rend(); ++it) {
+      if (page.batches.size() == page_size) {
+        page.next = std::prev(it)->first;
+        break;
+      }
+      page.batches.push_back(batches_.at(it->second).batch);
+    }
+    return page;
+  }
+
+  absl::StatusOr<std::vector<v1::BatchEvent>> EventsAfter(absl::string_view batch_id, uint64_t sequence,
+                                                          size_t limit) override {
+    std::vector<v1::BatchEvent> events;
+    for (auto it = events_.upper_bound({std::string(batch_id), sequence});
+         it != events_.end() && it->first.first == batch_id && events.size() < limit; ++it) {
+      events.push_back(it->second);
+    }
+    return events;
+  }
+
+  absl::Status PutWorker(const WorkerRecord& worker) override {
+    return Put(workers_, worker.summary.name(), worker);
+  }
+  absl::StatusOr<std::optional<WorkerRecord>> FindWorker(absl::string_view name) override {
+    return Find(workers_, std::string(name));
+  }
+  absl::StatusOr<std::vector<WorkerRecord>> ListWorkers() override {
+    std::vector<WorkerRecord> workers;
+    for (const auto& [name, worker] : workers_) workers.push_back(worker);
+    return workers;
+  }
+
+ protected:
+  absl::StatusOr<std::optional<BatchRecord>> FindBatch(absl::string_view batch_id) override {
+    return Find(batches_, std::string(batch_id));
+  }
+  absl::StatusOr<std::optional<BatchRecord>> FindBatchByRequest(absl::string_view request_id) override {
+    auto found = by_request_.find(std::string(request_id));
+    if (found == by_request_.end()) return std::nullopt;
+    return FindBatch(found->second);
+  }
+  absl::Status PutBatch(BatchRecord& record) override {
+    if (record.number == 0) {
+      record.number = by_number_.empty() ? 1 : by_number_.rbegin()->first + 1;
+      (void)Put(by_number_, record.number, record.batch.batch_id());
+      (void)Put(by_request_, record.request_id, record.batch.batch_id());
+    }
+    return Put(batches_, record.batch.batch_id(), record);
+  }
+  absl::StatusOr<std::optional<JobRecord>> FindJob(absl::string_view job_id) override {
+    return Find(jobs_, std::string(job_id));
+  }
+  absl::Status PutJob(const JobRecord& record) override { return Put(jobs_, record.job.job_id(), record); }
+  absl::StatusOr<std::vector<JobRecord>> JobsOf(absl::string_view batch_id) override {
+    std::vector<JobRecord> records;
+    for (const auto& [id, record] : jobs_) {
+      if (record.job.batch_id() == batch_id) records.push_back(record);
+    }
+    std::sort(records.begin(), records.end(),
+              [](const JobRecord& a, const JobRecord& b) { return a.ordinal < b.ordinal; });
+    return records;
+  }
+  absl::StatusOr<std::vector<JobRecord>> RunningJobs() override {
+    std::vector<JobRecord> records;
+    for (const auto& [id, record] : jobs_) {
+      if (record.job.state() == v1::RUNNING) records.push_back(record);
+    }
+    return records;
+  }
+  absl::Status PutEvent(absl::string_view batch_id, const v1::BatchEvent& event) override {
+    return Put(events_, AttemptKey(std::string(batch_id), event.sequence()), event);
+  }
+  absl::StatusOr<std::optional<AnswerRecord>> FindAnswer(const v1::AttemptRef& attempt) override {
+    return Find(answers_, AttemptKey(attempt.job_id(), attempt.attempt()));
+  }
+  absl::Status PutAnswer(const v1::AttemptRef& attempt, const AnswerRecord& answer) override {
+    return Put(answers_, AttemptKey(attempt.job_id(), attempt.attempt()), answer);
+  }
+  absl::StatusOr<std::optional<double>> FindSeconds(absl::string_view model,
+                                                    absl::string_view target) override {
+    return Find(seconds_, std::make_pair(std::string(model), std::string(target)));
+  }
+  absl::Status PutSeconds(absl::string_view model, absl::string_view target, double seconds) override {
+    return Put(seconds_, std::make_pair(std::string(model), std::string(target)), seconds);
+  }
+  absl::StatusOr<bool> HasFailed(absl::string_view inputs_digest) override {
+    return failed_.count(std::string(inputs_digest)) > 0;
+  }
+  absl::Status PutFailed(absl::string_view inputs_digest) override {
+    return Put(failed_, std::string(inputs_digest), true);
+  }
+
+ private:
+  template <typename Key, typename Value>
+  static std::optional<Value> Find(const std::map<Key, Value>& map, const Key& key) {
+    auto found = map.find(key);
+    if (found == map.end()) return std::nullopt;
+    return found->second;
+  }
+  template <typename Key, typename Value>
+  absl::Status Put(std::map<Key, Value>& map, const Key& key, const Value& value) {
+    auto [at, fresh] = map.try_emplace(key, value);
+    if (fresh) {
+      undo_.push_back([&map, key] { map.erase(key); });
+    } else {
+      undo_.push_back([&map, key, before = std::move(at->second)] { map[key] = before; });
+      at->second = value;
+    }
+    return absl::OkStatus();
+  }
+
+  std::map<std::string, BatchRecord> batches_;
+  std::map<uint64_t, std::string> by_number_;
+  std::map<std::string, std::string> by_request_;
+  std::map<std::string, JobRecord> jobs_;
+  std::map<std::pair<std::string, uint64_t>, v1::BatchEvent> events_;
+  std::map<AttemptKey, AnswerRecord> answers_;
+  std::map<std::pair<std::string, std::string>, double> seconds_;
+  std::map<std::string, bool> failed_;
+  std::map<std::string, WorkerRecord> workers_;
+  std::vector<std::function<void()>> undo_;
+};
+
+}  // namespace
+
+std::unique_ptr<Store> NewMemoryStore(uint32_t max_attempts) {
+  return std::make_unique<MemoryStore>(max_attempts);
+}
+
+}  // namespace assay::coordinator

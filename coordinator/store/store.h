@@ -1,0 +1,182 @@
+// What a coordinator remembers: batches, jobs, attempts, events, workers. The single source of truth; all
+// else that a coordinator holds can be lost without losing an accepted batch or a result.
+//
+// A store is a state machine in the domain's words. A job is QUEUED, RUNNING (an attempt holds its lease) or
+// DONE. The attempt number is a persisted counter that only grows: it is the fence that keeps an attempt that
+// was given up from counting. Time is passed in.
+//
+// Durability: nothing is durable, and nothing may be told to anyone, before Commit returns OK. Operations run
+// between Begin and Commit; Rollback takes all of them back. An operation that returns an error of the domain
+// (NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION, INVALID_ARGUMENT) has changed nothing, and the transaction
+// goes on. Any other error means that the transaction is to be rolled back.
+//
+// Not thread-safe: one thread owns a store. See writer.h for the one that shares commits between callers.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "assay/v1/batch.pb.h"
+#include "assay/v1/coordinator.pb.h"
+#include "assay/v1/result.pb.h"
+#include "assay/v1/worker.pb.h"
+#include "coordinator/report/registry.h"
+
+namespace assay::coordinator {
+
+using report::Priority;
+
+// What a job that was never timed is expected to take, in seconds: it goes first, as it may be the longest.
+inline constexpr double kUnknownSeconds = 3600;
+
+struct NewJob {
+  v1::ModelRef model;
+  Priority priority = Priority::kMedium;
+};
+
+struct BatchSubmission {
+  std::string request_id;      // not empty
+  std::string request_digest;  // of all that was asked: tells a repetition from a misuse of the id
+  std::string batch_id;        // proposed; a repetition gets the first one's
+  std::string name;
+  std::string submitter;
+  v1::Target target;         // device and dtype are set
+  std::vector<NewJob> jobs;  // names are unique
+};
+
+// What the scheduler needs to know of a job that waits.
+struct QueuedJob {
+  std::string job_id;
+  std::string model;
+  std::string submitter;
+  Priority priority = Priority::kMedium;
+  v1::DeviceChoice device = v1::AUTO;
+  double expected_seconds = kUnknownSeconds;
+  uint64_t order = 0;  // of submission, over all batches
+  // Workers whose attempts at it were lost or failed for the infrastructure's sake.
+  std::vector<std::string> tried;
+};
+
+// An attempt that holds a lease.
+struct RunningAttempt {
+  v1::AttemptRef attempt;
+  std::string worker;
+  std::string submitter;
+  v1::DeviceChoice device = v1::AUTO;
+};
+
+// An attempt that was taken from its worker.
+struct LostAttempt {
+  v1::AttemptRef attempt;
+  std::string worker;
+  bool requeued = false;  // else the job has ended
+};
+
+struct CancelledBatch {
+  v1::Batch batch;
+  std::vector<RunningAttempt> stopped;
+};
+
+struct AdoptedAttempts {
+  std::vector<RunningAttempt> keep;
+  std::vector<v1::AttemptRef> abandon;
+  std::vector<LostAttempt> lost;  // the store thought the worker had them, and it has not
+};
+
+// `connected` and `running_job` of the summary mean nothing here.
+struct WorkerRecord {
+  v1::WorkerSummary summary;
+  std::string instance;  // new with each start of the worker
+};
+
+// `next` is for the following page; 0: there is none.
+struct BatchPage {
+  std::vector<v1::Batch> batches;
+  uint64_t next = 0;
+};
+
+class Store {
+ public:
+  virtual ~Store() = default;
+
+  virtual absl::Status Begin() = 0;
+  virtual absl::Status Commit() = 0;
+  virtual void Rollback() = 0;
+
+  // Creates the batch and its jobs, QUEUED in their order. A repeated request_id gives the batch of the first
+  // time; ALREADY_EXISTS where its digest is another. A batch without jobs ends at once.
+  virtual absl::StatusOr<v1::Batch> SubmitBatch(const BatchSubmission& submission, absl::Time now) = 0;
+
+  // Ends every job that is not DONE as CANCELLED, and the batch with them. Repeating it changes nothing.
+  // NOT_FOUND; FAILED_PRECONDITION: the batch ended without having been cancelled.
+  virtual absl::StatusOr<CancelledBatch> CancelBatch(absl::string_view batch_id, absl::Time now) = 0;
+
+  // Of each (priority, device, submitter) the `limit` jobs that are expected to take longest, in no
+  // particular order beyond that.
+  virtual absl::StatusOr<std::vector<QueuedJob>> Queued(size_t limit) = 0;
+  virtual absl::StatusOr<std::vector<RunningAttempt>> Running() = 0;
+
+  // Starts the next attempt at a QUEUED job. NOT_FOUND; FAILED_PRECONDITION: it is not QUEUED.
+  virtual absl::StatusOr<v1::Job> Lease(absl::string_view job_id, absl::string_view worker, absl::Time now,
+                                        absl::Time until) = 0;
+
+  // Extends the leases of the attempts that the worker names. Those that are not its to run are returned: it
+  // should abandon them.
+  virtual absl::StatusOr<std::vector<v1::AttemptRef>> ExtendLeases(
+      absl::string_view worker, const std::vector<v1::AttemptRef>& attempts, absl::Time until) = 0;
+
+  // A worker has connected and names everything that it runs or has a result of. The newest attempts at jobs
+  // that have not ended are its to keep (also where the lease had run out, but the job was not handed out
+  // again); the others it should abandon. Attempts that it holds here and does not name are taken from it:
+  // with `restarted` (it is a new process) they count as lost, else their assignment never arrived, and they
+  // do not.
+  virtual absl::StatusOr<AdoptedAttempts> AdoptAttempts(absl::string_view worker, bool restarted,
+                                                        const std::vector<v1::AttemptRef>& attempts,
+                                                        absl::Time now, absl::Time until) = 0;
+
+  // Takes the attempts whose lease has run out from their workers. A job is QUEUED again, or, having lost
+  // max_attempts of them, DONE with INFRASTRUCTURE_ERROR and its workers named.
+  virtual absl::StatusOr<std::vector<LostAttempt>> ExpireLeases(absl::Time now) = 0;
+
+  // For a coordinator that was away and heard no heartbeats: no lease ends before `until`.
+  virtual absl::Status ExtendAllLeases(absl::Time until) = 0;
+
+  // Records a case result as an event. FAILED_PRECONDITION: not the newest attempt of a RUNNING job.
+  virtual absl::Status RecordProgress(const v1::AttemptRef& attempt, const v1::CaseResult& result,
+                                      absl::Time now) = 0;
+
+  // Counts the result, once. A repetition gets the first answer. An INFRASTRUCTURE_ERROR is answered with
+  // counted = false and the job is QUEUED again, until max_attempts were used up. A lease that has run out
+  // does not matter while the attempt is the newest and its job has not ended. NOT_FOUND: no such job.
+  // FAILED_PRECONDITION, with the reason: a newer attempt runs, or the job has ended.
+  virtual absl::StatusOr<v1::ResultAck> CommitResult(const v1::AttemptResult& result, absl::Time now) = 0;
+
+  virtual absl::StatusOr<v1::Batch> GetBatch(absl::string_view batch_id) = 0;
+  // Newest first. `before`: the `next` of the page before, 0 for the first.
+  virtual absl::StatusOr<BatchPage> ListBatches(size_t page_size, uint64_t before) = 0;
+  virtual absl::StatusOr<v1::Job> GetJob(absl::string_view job_id) = 0;
+  // In the batch's order. An unknown batch has none.
+  virtual absl::StatusOr<std::vector<v1::Job>> ListJobs(absl::string_view batch_id) = 0;
+
+  // Events with a greater sequence number, in order, at most `limit`.
+  virtual absl::StatusOr<std::vector<v1::BatchEvent>> EventsAfter(absl::string_view batch_id,
+                                                                  uint64_t sequence, size_t limit) = 0;
+
+  // By summary.name().
+  virtual absl::Status PutWorker(const WorkerRecord& worker) = 0;
+  virtual absl::StatusOr<std::optional<WorkerRecord>> FindWorker(absl::string_view name) = 0;
+  // In the order of their names.
+  virtual absl::StatusOr<std::vector<WorkerRecord>> ListWorkers() = 0;
+
+  // Batches that got events since it was last called.
+  virtual std::set<std::string> TakeTouched() = 0;
+};
+
+}  // namespace assay::coordinator

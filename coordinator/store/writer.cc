@@ -1,0 +1,96 @@
+#include "coordinator/store/writer.h"
+
+#include <algorithm>
+
+#include "common/logging.h"
+#include "common/status_macros.h"
+
+namespace assay::coordinator {
+namespace {
+
+// Bounds how long the first request of a group waits for the others' work.
+constexpr size_t kMaxGroup = 512;
+
+}  // namespace
+
+bool IsErrorOfTheDomain(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kNotFound:
+    case absl::StatusCode::kAlreadyExists:
+    case absl::StatusCode::kFailedPrecondition:
+    case absl::StatusCode::kInvalidArgument:
+      return true;
+    default:
+      return false;
+  }
+}
+
+Writer::Writer(std::unique_ptr<Store> store) : store_(std::move(store)) {
+  absl::MutexLock lock(&join_mutex_);
+  thread_ = std::thread([this] { Loop(); });
+}
+
+Writer::~Writer() { Stop(); }
+
+void Writer::Stop() {
+  {
+    absl::MutexLock lock(&mutex_);
+    stopping_ = true;
+  }
+  absl::MutexLock lock(&join_mutex_);
+  if (thread_.joinable()) thread_.join();
+}
+
+void Writer::Enqueue(Request request) {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!stopping_) {
+      queue_.push_back(std::move(request));
+      return;
+    }
+  }
+  request.answer(absl::UnavailableError("the coordinator is shutting down: try again"));
+}
+
+void Writer::Loop() {
+  while (true) {
+    std::vector<Request> group;
+    {
+      absl::MutexLock lock(&mutex_);
+      auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !queue_.empty() || stopping_; };
+      mutex_.Await(absl::Condition(&ready));
+      if (queue_.empty()) return;
+      const size_t taken = std::min(queue_.size(), kMaxGroup);
+      group.assign(std::make_move_iterator(queue_.begin()), std::make_move_iterator(queue_.begin() + taken));
+      queue_.erase(queue_.begin(), queue_.begin() + taken);
+    }
+    absl::Status status = RunGroup(group);
+    if (status.ok()) continue;
+    spdlog::warn("a transaction of {} was taken back: {}", group.size(), status.ToString());
+    // One of them may be to blame: alone, it fails alone.
+    for (Request& request : group) {
+      std::vector<Request> single;
+      single.push_back(request);
+      if (absl::Status alone = RunGroup(single); !alone.ok()) request.answer(std::move(alone));
+    }
+  }
+}
+
+absl::Status Writer::RunGroup(std::vector<Request>& group) {
+  ASSAY_RETURN_IF_ERROR(store_->Begin());
+  auto run = [&]() -> absl::Status {
+    for (Request& request : group) ASSAY_RETURN_IF_ERROR(request.run(*store_));
+    if (before_commit_) ASSAY_RETURN_IF_ERROR(before_commit_(*store_));
+    return store_->Commit();
+  };
+  if (absl::Status status = run(); !status.ok()) {
+    store_->Rollback();
+    return status;
+  }
+  const std::set<std::string> touched = store_->TakeTouched();
+  for (Request& request : group) request.answer(absl::OkStatus());
+  if (after_commit_) after_commit_(touched);
+  return absl::OkStatus();
+}
+
+}  // namespace assay::coordinator

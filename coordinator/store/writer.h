@@ -1,0 +1,112 @@
+// Group commit: one thread owns the store and runs everything that others ask of it, many requests in one
+// transaction. A request's answer is given only when what it did, and all that it saw, is durable.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <set>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "coordinator/store/store.h"
+
+namespace assay::coordinator {
+
+// Thread-safe, but for the two callbacks, which are set before anything is asked.
+class Writer {
+ public:
+  explicit Writer(std::unique_ptr<Store> store);
+  // As Stop.
+  ~Writer();
+  Writer(const Writer&) = delete;
+  Writer& operator=(const Writer&) = delete;
+
+  // Runs on the writer's thread once at the end of each group in which something was asked, inside its
+  // transaction: the place for decisions that follow from all of it. An error takes the whole group back.
+  void BeforeCommit(std::function<absl::Status(Store&)> hook) { before_commit_ = std::move(hook); }
+  // Runs on the writer's thread after each commit, after the answers: the batches that got events.
+  // Also called with none.
+  void AfterCommit(std::function<void(const std::set<std::string>&)> hook) {
+    after_commit_ = std::move(hook);
+  }
+
+  // Runs `work` in some transaction, then `done` with what it returned. Both run on the writer's thread and
+  // must not wait for the writer. `work` may run more than once, each time on a store that has not seen it:
+  // after a failed group its members are tried one by one. Where the medium fails, `done` gets that error and
+  // nothing has changed; after Stop, UNAVAILABLE.
+  template <typename T>
+  void Ask(std::function<absl::StatusOr<T>(Store&)> work, std::function<void(absl::StatusOr<T>)> done);
+
+  // As Ask, and waits. Not from the writer's thread.
+  template <typename T>
+  absl::StatusOr<T> Call(std::function<absl::StatusOr<T>(Store&)> work);
+
+  // Finishes what was asked, then stops. Repeating it does nothing.
+  void Stop();
+
+ private:
+  // The answer is kept inside until it may be given.
+  struct Request {
+    std::function<absl::Status(Store&)> run;
+    std::function<void(absl::Status transaction)> answer;
+  };
+
+  void Enqueue(Request request);
+  void Loop();
+  // Runs the requests in one transaction. An error: all was taken back and nothing was answered.
+  absl::Status RunGroup(std::vector<Request>& group);
+
+  std::unique_ptr<Store> store_;
+  std::function<absl::Status(Store&)> before_commit_;
+  std::function<void(const std::set<std::string>&)> after_commit_;
+  absl::Mutex mutex_;
+  std::vector<Request> queue_ ABSL_GUARDED_BY(mutex_);
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Mutex join_mutex_;
+  std::thread thread_ ABSL_GUARDED_BY(join_mutex_);
+};
+
+// Errors of the domain leave the transaction usable, others do not. See store.h.
+bool IsErrorOfTheDomain(const absl::Status& status);
+
+template <typename T>
+void Writer::Ask(std::function<absl::StatusOr<T>(Store&)> work, std::function<void(absl::StatusOr<T>)> done) {
+  auto result = std::make_shared<absl::StatusOr<T>>(absl::UnavailableError("not run"));
+  Request request;
+  request.run = [work = std::move(work), result](Store& store) {
+    *result = work(store);
+    if (!result->ok() && !IsErrorOfTheDomain(result->status())) return result->status();
+    return absl::OkStatus();
+  };
+  request.answer = [done = std::move(done), result](absl::Status transaction) {
+    if (transaction.ok()) {
+      done(std::move(*result));
+    } else {
+      done(std::move(transaction));
+    }
+  };
+  Enqueue(std::move(request));
+}
+
+template <typename T>
+absl::StatusOr<T> Writer::Call(std::function<absl::StatusOr<T>(Store&)> work) {
+  absl::Mutex mutex;
+  bool ready = false;
+  absl::StatusOr<T> answer = absl::UnavailableError("no answer");
+  Ask<T>(std::move(work), [&](absl::StatusOr<T> result) {
+    absl::MutexLock lock(&mutex);
+    answer = std::move(result);
+    ready = true;
+  });
+  absl::MutexLock lock(&mutex);
+  mutex.Await(absl::Condition(&ready));
+  return answer;
+}
+
+}  // namespace assay::coordinator

@@ -242,9 +242,7 @@ class BatchReader final : public nlohmann::json_sax<nlohmann::json> {
     return BatchFile{std::move(models_)};
   }
 
-  void Syntax(size_t offset, absl::string_view message) {
-    syntax_ = Make(offset, "", PrintableCopy(message));
-  }
+  void Syntax(size_t offset, absl::string_view message) { syntax_ = Make(offset, "", Printable(message)); }
 
  private:
   // The start of the token that the parser has just taken: between tokens stand only spaces, commas and
@@ -363,15 +361,6 @@ class BatchReader final : public nlohmann::json_sax<nlohmann::json> {
   static std::string Shown(const std::string& key) { return IsTask(key) ? key : Quoted(key); }
   std::string FieldPath(const std::string& key) const {
     return absl::StrCat(Shown(arch_type_), "[", index_, "].", Shown(key));
-  }
-
-  // nlohmann quotes what it read, which may be no UTF-8.
-  static std::string PrintableCopy(absl::string_view text) {
-    std::string copy(text.substr(0, 300));
-    for (char& c : copy) {
-      if (static_cast<unsigned char>(c) < 0x20 || static_cast<unsigned char>(c) > 0x7e) c = '?';
-    }
-    return copy;
   }
 
   struct Found {

@@ -70,4 +70,11 @@ std::string Quoted(absl::string_view text) {
   return absl::StrCat("'", absl::CHexEscape(shown), shown.size() < text.size() ? "…'" : "'");
 }
 
+std::string Printable(absl::string_view message) {
+  std::string copy(message.substr(0, 300));
+  std::replace_if(
+      copy.begin(), copy.end(), [](char c) { return !absl::ascii_isprint(c); }, '?');
+  return copy;
+}
+
 }  // namespace assay::generator

@@ -31,4 +31,9 @@ std::string NearestName(absl::string_view name, const std::vector<std::string>& 
 // A text of a user, fit for an error message: quoted, escaped, cut after 60 bytes.
 std::string Quoted(absl::string_view text);
 
+// A library's error message, fit for a proto: it may quote what it read, so bytes that are no printable ASCII
+// become
+// '?', and what is beyond 300 bytes is cut.
+std::string Printable(absl::string_view message);
+
 }  // namespace assay::generator

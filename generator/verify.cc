@@ -35,7 +35,7 @@ class FirstError final : public google::protobuf::io::ErrorCollector {
  public:
   explicit FirstError(absl::string_view file) : file_(file) {}
   void AddError(int line, int column, const std::string& message) override {
-    if (errors.empty()) errors.push_back(ErrorAt(file_, line + 1, column + 1, message));
+    if (errors.empty()) errors.push_back(ErrorAt(file_, line + 1, column + 1, Printable(message)));
   }
   void AddWarning(int line, int column, const std::string& message) override {
     AddError(line, column, message);

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,7 +27,9 @@ struct AgentOptions {
   std::filesystem::path host_binary;      // assay-host
   std::filesystem::path checkpoint_root;  // holds <org>/<name> folders; empty: no checkpoints
   bool cpu_only = false;                  // leave GPUs alone
-  std::vector<std::string> labels;        // "key=value"
+  // GPUs to use, as CUDA_VISIBLE_DEVICES names them; unset: those that this process may see.
+  std::optional<std::vector<std::string>> gpus;
+  std::vector<std::string> labels;  // "key=value"
 
   uint64_t cache_bytes = uint64_t{2} << 30;
   // How long past its own limit a test may stay silent before its host is killed.

@@ -1,0 +1,82 @@
+// A coordinator that keeps nothing on disk and does what a test tells it to: for tests of the worker.
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/synchronization/mutex.h"
+#include "assay/v1/coordinator.grpc.pb.h"
+#include "assay/v1/worker.grpc.pb.h"
+#include "grpcpp/server.h"
+#include "worker/spool.h"
+
+namespace assay::worker {
+
+// Thread-safe. Awaiting functions give up after a minute and fail the test.
+class FakeCoordinator {
+ public:
+  FakeCoordinator();
+  ~FakeCoordinator();
+
+  std::string address() const;
+  // The server goes (streams break, the port is closed) and comes back at the same port.
+  void GoAway();
+  void ComeBack();
+
+  std::string AddBlob(const std::string& content);
+  void AddBlobAs(const std::string& digest, const std::string& content);
+  // What was uploaded under this digest; empty where nothing was.
+  std::string Blob(const std::string& digest) const;
+  int downloads() const;
+  void RefuseUploads(bool refuse);
+
+  // Told to the worker now, or when it connects.
+  void Start(const v1::Assignment& assignment);
+  void Abandon(const AttemptKey& key);
+  // While off, results are taken and not answered.
+  void Acknowledge(bool on);
+  void SetHeartbeat(uint32_t heartbeat_ms);
+
+  v1::Hello AwaitHello(size_t count);  // the count-th Hello, from 1
+  v1::AttemptResult AwaitResult(const AttemptKey& key, size_t times = 1);
+  v1::Heartbeat AwaitHeartbeat(const std::function<bool(const v1::Heartbeat&)>& wanted);
+  v1::AttemptEvent AwaitEvent(const AttemptKey& key);
+  // Until a worker has ended its stream in good order.
+  void AwaitGoodbye();
+  std::vector<v1::AttemptEvent> Events(const AttemptKey& key) const;
+  size_t Results(const AttemptKey& key) const;  // how often it came
+  size_t hellos() const;
+
+ private:
+  class Workers;
+  class Blobs;
+  using Stream = grpc::ServerReaderWriter<v1::CoordinatorMessage, v1::WorkerMessage>;
+
+  void Tell(v1::CoordinatorMessage message);
+
+  mutable absl::Mutex mutex_;
+  std::map<std::string, std::string> blobs_ ABSL_GUARDED_BY(mutex_);
+  int downloads_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool refuse_uploads_ ABSL_GUARDED_BY(mutex_) = false;
+  bool acknowledge_ ABSL_GUARDED_BY(mutex_) = true;
+  uint32_t heartbeat_ms_ ABSL_GUARDED_BY(mutex_) = 60'000;
+  Stream* stream_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  std::deque<v1::CoordinatorMessage> untold_ ABSL_GUARDED_BY(mutex_);
+  std::vector<v1::Hello> hellos_ ABSL_GUARDED_BY(mutex_);
+  std::vector<v1::Heartbeat> heartbeats_ ABSL_GUARDED_BY(mutex_);
+  std::map<AttemptKey, std::vector<v1::AttemptEvent>> events_ ABSL_GUARDED_BY(mutex_);
+  std::map<AttemptKey, std::vector<v1::AttemptResult>> results_ ABSL_GUARDED_BY(mutex_);
+  int goodbyes_ ABSL_GUARDED_BY(mutex_) = 0;
+
+  int port_ = 0;
+  std::unique_ptr<Workers> workers_;
+  std::unique_ptr<Blobs> blob_service_;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+}  // namespace assay::worker

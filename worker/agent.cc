@@ -1,0 +1,286 @@
+#include "worker/agent.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <thread>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "common/id.h"
+#include "common/logging.h"
+#include "common/status_macros.h"
+#include "worker/attempt_runner.h"
+#include "worker/blob_client.h"
+#include "worker/control_stream.h"
+#include "worker/courier.h"
+
+namespace assay::worker {
+namespace {
+
+constexpr uint32_t kProtocol = 1;
+constexpr absl::string_view kBuild = "assay 0.1.0";
+// A result that is not acknowledged for this long, or for a lease where that is longer, makes the agent doubt
+// its connection.
+constexpr absl::Duration kAckLimit = absl::Seconds(10);
+
+absl::Status Validate(AgentOptions& options, std::vector<std::string>& addresses) {
+  addresses = absl::StrSplit(options.coordinator, ',', absl::SkipWhitespace());
+  for (std::string& address : addresses) {
+    address = std::string(absl::StripAsciiWhitespace(address));
+    if (address.find(':') == std::string::npos) {
+      return absl::InvalidArgumentError(absl::StrCat("coordinator '", address, "' is not host:port"));
+    }
+  }
+  if (addresses.empty()) return absl::InvalidArgumentError("no coordinator is named");
+  if (options.name.empty()) return absl::InvalidArgumentError("the worker has no name");
+  if (options.state_dir.empty()) return absl::InvalidArgumentError("no state folder is named");
+  if (options.slots < 1 || options.slots > 1024) return absl::InvalidArgumentError("slots: 1 to 1024");
+  for (const std::string& label : options.labels) {
+    if (label.find('=') == std::string::npos || label.front() == '=') {
+      return absl::InvalidArgumentError(absl::StrCat("label '", label, "' is not key=value"));
+    }
+  }
+  // The test host runs with a working folder of its own choice.
+  for (std::filesystem::path* path : {&options.state_dir, &options.host_binary, &options.checkpoint_root}) {
+    if (!path->empty()) *path = std::filesystem::absolute(*path);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Fd> LockFolder(const std::filesystem::path& folder) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  const std::filesystem::path path = folder / "lock";
+  Fd lock(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
+  if (!lock.open()) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open ", path.string()));
+  if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
+    return absl::FailedPreconditionError(absl::StrCat("another worker uses ", folder.string()));
+  }
+  return lock;
+}
+
+class RunningAgent final : public Agent, public StreamOwner, public AttemptListener {
+ public:
+  RunningAgent(AgentOptions options, Fd lock) : options_(std::move(options)), lock_(std::move(lock)) {}
+  ~RunningAgent() override { Stop(); }
+
+  absl::Status Begin(std::vector<std::string> addresses) {
+    ASSAY_ASSIGN_OR_RETURN(spool_, Spool::Open(options_.state_dir / "spool"));
+    courier_ = std::make_unique<Courier>(spool_.get());
+    ASSAY_ASSIGN_OR_RETURN(
+        cache_,
+        BlobCache::Open(options_.state_dir / "blobs", options_.cache_bytes,
+                        [this](const std::vector<std::string>& digests, BlobReceiver& receiver) {
+                          return stream_->Call([&](const auto& channel, grpc::ClientContext& context) {
+                            return DownloadBlobs(channel, context, digests, receiver);
+                          });
+                        }));
+    ASSAY_ASSIGN_OR_RETURN(runner_, AttemptRunner::Start(options_, cache_.get(), this));
+    ControlStreamOptions stream;
+    stream.addresses = std::move(addresses);
+    stream.min_backoff = options_.min_backoff;
+    stream.max_backoff = options_.max_backoff;
+    {
+      absl::MutexLock lock(&mutex_);
+      stream_ = std::make_unique<ControlStream>(std::move(stream), this);
+      courier_->Start(stream_.get());
+      begun_ = true;
+    }
+    drainer_ = std::thread([this] { DrainLoop(); });
+    return absl::OkStatus();
+  }
+
+  void Drain() override {
+    {
+      absl::MutexLock lock(&mutex_);
+      if (std::exchange(draining_, true)) return;
+    }
+    spdlog::info("draining: {} attempts run, {} results are not acknowledged", runner_->Running().size(),
+                 courier_->owed());
+    stream_->BeatNow();
+  }
+
+  void Wait() override {
+    absl::MutexLock lock(&mutex_);
+    mutex_.Await(absl::Condition(&over_));
+  }
+
+  void Stop() override {
+    {
+      absl::MutexLock lock(&mutex_);
+      stopping_ = true;
+    }
+    // Attempts end first, without results; then what is finished is spooled; then the stream goes.
+    if (stream_ != nullptr) stream_->Stop();
+    if (runner_ != nullptr) runner_->Stop();
+    if (courier_ != nullptr) courier_->Stop();
+    absl::MutexLock join(&join_mutex_);
+    if (drainer_.joinable()) drainer_.join();
+    absl::MutexLock lock(&mutex_);
+    over_ = true;
+  }
+
+  size_t unacknowledged() const override { return courier_->owed(); }
+
+ private:
+  // StreamOwner
+  v1::Hello MakeHello() override {
+    AwaitBegun();
+    v1::Hello hello;
+    hello.set_protocol(kProtocol);
+    hello.set_worker(options_.name);
+    hello.set_instance(instance_);
+    hello.set_build(std::string(kBuild));
+    for (const std::string& label : options_.labels) hello.add_label(label);
+    for (v1::DeviceSlots& device : runner_->Devices()) *hello.add_device() = std::move(device);
+    for (const AttemptKey& key : Held()) *hello.add_attempt() = RefOf(key);
+    hello.set_draining(draining());
+    return hello;
+  }
+
+  v1::Heartbeat MakeHeartbeat() override {
+    v1::Heartbeat heartbeat;
+    for (const AttemptKey& key : Held()) *heartbeat.add_attempt() = RefOf(key);
+    heartbeat.set_draining(draining());
+    heartbeat.set_free_slots(heartbeat.draining() ? 0 : runner_->FreeSlots());
+    absl::Duration limit;
+    {
+      absl::MutexLock lock(&mutex_);
+      limit = std::max(kAckLimit, lease_);
+    }
+    if (courier_->Overdue(limit)) {
+      spdlog::warn("a result was not acknowledged for {}; connecting again", absl::FormatDuration(limit));
+      stream_->Reconnect();
+    }
+    return heartbeat;
+  }
+
+  void Welcomed(const v1::Welcome& welcome) override {
+    {
+      absl::MutexLock lock(&mutex_);
+      lease_ = absl::Milliseconds(welcome.lease_ms());
+    }
+    courier_->SendAll();
+    stream_->BeatNow();
+  }
+
+  void Desired(const v1::DesiredState& desired) override {
+    for (const v1::AttemptRef& ref : desired.abandon()) {
+      runner_->Abandon(KeyOf(ref));
+      courier_->Drop(KeyOf(ref));
+    }
+    v1::DesiredState start;
+    for (const v1::Assignment& assignment : desired.start()) {
+      // Finished here already: its result is on its way.
+      if (!courier_->Owes(KeyOf(assignment.attempt()))) *start.add_start() = assignment;
+    }
+    // While draining too: what was under way when the coordinator heard of it is sooner done here than lost.
+    runner_->Take(start);
+  }
+
+  void Acknowledged(const v1::ResultAck& ack) override {
+    if (!ack.counted()) {
+      spdlog::info("result of job {} attempt {} was not counted: {}", ack.attempt().job_id(),
+                   ack.attempt().attempt(), ack.reason());
+    }
+    courier_->Drop(KeyOf(ack.attempt()));
+  }
+
+  // AttemptListener
+  void AttemptProgressed(const v1::AttemptEvent& event) override {
+    v1::WorkerMessage message;
+    *message.mutable_event() = event;
+    stream_->Send(std::move(message));
+  }
+
+  void AttemptFinished(SpooledResult result) override {
+    spdlog::debug("job {} attempt {}: {}", result.result.attempt().job_id(),
+                  result.result.attempt().attempt(), v1::Outcome_Name(result.result.result().outcome()));
+    courier_->Deliver(std::move(result));
+  }
+
+  void CapacityChanged() override {
+    absl::MutexLock lock(&mutex_);
+    if (begun_) stream_->BeatNow();
+  }
+
+  bool AwaitCoordinator(absl::Time deadline) override { return stream_->AwaitConnected(deadline); }
+
+  // What a coordinator must know of. An attempt that finishes is owed before it stops to run: asked in this
+  // order, none is missed.
+  std::vector<AttemptKey> Held() const {
+    std::vector<AttemptKey> held = runner_->Running();
+    const std::vector<AttemptKey> owed = courier_->Owed();
+    held.insert(held.end(), owed.begin(), owed.end());
+    std::sort(held.begin(), held.end());
+    held.erase(std::unique(held.begin(), held.end()), held.end());
+    return held;
+  }
+
+  bool draining() const {
+    absl::MutexLock lock(&mutex_);
+    return draining_;
+  }
+
+  void AwaitBegun() {
+    absl::MutexLock lock(&mutex_);
+    mutex_.Await(absl::Condition(&begun_));
+  }
+
+  void DrainLoop() {
+    {
+      absl::MutexLock lock(&mutex_);
+      auto wanted = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return draining_ || stopping_; };
+      mutex_.Await(absl::Condition(&wanted));
+      if (stopping_) return;
+    }
+    if (!runner_->AwaitIdle()) return;
+    if (!courier_->AwaitNothingOwed(absl::Now() + options_.drain_limit)) {
+      spdlog::error("{} results are not acknowledged; they stay in {}", courier_->owed(),
+                    (options_.state_dir / "spool").string());
+    }
+    stream_->Leave();
+    stream_->AwaitEnd(absl::Now() + absl::Seconds(5));
+    absl::MutexLock lock(&mutex_);
+    over_ = true;
+  }
+
+  const AgentOptions options_;
+  const Fd lock_;
+  const std::string instance_ = NewUuid();
+  std::unique_ptr<Spool> spool_;
+  std::unique_ptr<Courier> courier_;
+  std::unique_ptr<BlobCache> cache_;
+  std::unique_ptr<AttemptRunner> runner_;
+  std::unique_ptr<ControlStream> stream_;
+
+  mutable absl::Mutex mutex_;
+  bool begun_ ABSL_GUARDED_BY(mutex_) = false;  // all of the above stand
+  bool draining_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  bool over_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Duration lease_ ABSL_GUARDED_BY(mutex_);
+  absl::Mutex join_mutex_;
+  std::thread drainer_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Agent>> Agent::Start(AgentOptions options) {
+  std::vector<std::string> addresses;
+  ASSAY_RETURN_IF_ERROR(Validate(options, addresses));
+  ASSAY_ASSIGN_OR_RETURN(Fd lock, LockFolder(options.state_dir));
+  auto agent = std::make_unique<RunningAgent>(std::move(options), std::move(lock));
+  ASSAY_RETURN_IF_ERROR(agent->Begin(std::move(addresses)));
+  return agent;
+}
+
+}  // namespace assay::worker

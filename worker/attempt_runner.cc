@@ -1,0 +1,424 @@
+#include "worker/attempt_runner.h"
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "common/logging.h"
+#include "common/status_macros.h"
+#include "worker/checkpoint.h"
+#include "worker/gpus.h"
+
+namespace assay::worker {
+namespace {
+
+// Two, so that one slow download does not hold up an attempt whose blobs are here.
+constexpr int kPreparers = 2;
+// Tests shorter than this on average are fetched ahead of a free slot.
+constexpr double kShortSeconds = 0.25;
+constexpr double kMeanWeight = 0.2;
+
+v1::TestResult ResultOf(v1::Outcome outcome, std::string message) {
+  v1::TestResult result;
+  result.set_outcome(outcome);
+  result.set_message(std::move(message));
+  return result;
+}
+
+}  // namespace
+
+// Constant after Prepare(), but for what is guarded by AttemptRunner::mutex_.
+struct AttemptRunner::Attempt {
+  AttemptKey key;
+  v1::Assignment assignment;
+  PreparedTest prepared;
+  std::vector<Blob> blobs;
+  std::string program_path;
+  bool fetched_ahead = false;  // guarded
+  bool abandoned = false;      // guarded
+  std::string id;              // guarded; with its host
+  Lane* lane = nullptr;        // guarded
+  absl::Time launched;         // guarded
+  LogTail log;                 // guarded
+};
+
+// One host and its slots.
+class AttemptRunner::Lane final : public HostListener {
+ public:
+  Lane(AttemptRunner* runner, uint32_t slots, bool is_gpu) : runner_(runner), slots(slots), is_gpu(is_gpu) {}
+
+  void HostStarted(const v1::HostReady& started) override {
+    for (const std::string& warning : started.warning()) spdlog::warn("test host: {}", warning);
+    {
+      absl::MutexLock lock(&runner_->mutex_);
+      ready = started;
+      up = true;
+    }
+    runner_->listener_->CapacityChanged();
+  }
+  void HostLost(const std::string&) override {
+    {
+      absl::MutexLock lock(&runner_->mutex_);
+      up = false;
+    }
+    runner_->listener_->CapacityChanged();
+  }
+  void TestEvent(const std::string& id, const v1::HostEvent& event) override {
+    runner_->OnTestEvent(id, event);
+  }
+  void TestFinished(const std::string& id, v1::TestResult result) override {
+    runner_->OnTestFinished(*this, id, std::move(result));
+  }
+
+  // True where the host offers a device of this lane's kind.
+  bool HasDevice() const {
+    return std::any_of(ready.device().begin(), ready.device().end(),
+                       [this](const v1::DeviceInfo& device) { return device.kind() == Kind(); });
+  }
+  // The device that tests of this lane run on.
+  v1::DeviceInfo Device() const {
+    for (const v1::DeviceInfo& device : ready.device()) {
+      if (device.kind() == Kind()) return device;
+    }
+    v1::DeviceInfo device;
+    device.set_kind(Kind());
+    return device;
+  }
+
+ private:
+  const char* Kind() const { return is_gpu ? "cuda" : "cpu"; }
+  AttemptRunner* const runner_;
+
+ public:
+  const uint32_t slots;
+  const bool is_gpu;
+  v1::HostReady ready;  // guarded by AttemptRunner::mutex_, as are the next two
+  bool up = false;
+  uint32_t running = 0;  // tests with the host, abandoned ones included
+  std::unique_ptr<TestHost> host;
+};
+
+AttemptRunner::AttemptRunner(const AgentOptions& options, BlobCache* cache, AttemptListener* listener)
+    : options_(options), cache_(cache), listener_(listener) {}
+
+absl::StatusOr<std::unique_ptr<AttemptRunner>> AttemptRunner::Start(const AgentOptions& options,
+                                                                    BlobCache* cache,
+                                                                    AttemptListener* listener) {
+  std::unique_ptr<AttemptRunner> runner(new AttemptRunner(options, cache, listener));
+  ASSAY_RETURN_IF_ERROR(runner->StartHosts());
+  for (int i = 0; i < kPreparers; ++i) {
+    runner->preparers_.emplace_back([r = runner.get()] { r->PrepareLoop(); });
+  }
+  return runner;
+}
+
+AttemptRunner::~AttemptRunner() { Stop(); }
+
+std::unique_ptr<AttemptRunner::Lane> AttemptRunner::StartLane(std::vector<std::string> arguments,
+                                                              std::vector<std::string> environment,
+                                                              uint32_t slots, bool is_gpu) {
+  TestHostOptions host;
+  host.binary = options_.host_binary;
+  host.arguments = std::move(arguments);
+  host.environment = std::move(environment);
+  host.start_limit = options_.host_start_limit;
+  host.grace = options_.host_grace;
+  auto lane = std::make_unique<Lane>(this, slots, is_gpu);
+  lane->host = std::make_unique<TestHost>(std::move(host), lane.get());
+  return lane;
+}
+
+absl::Status AttemptRunner::StartHosts() {
+  const std::vector<std::string> environment = ScrubEnvironment(OwnEnvironment());
+  lanes_.push_back(StartLane({}, WithVisibleGpus(environment, ""), options_.slots, false));
+  std::vector<std::string> names;
+  if (!options_.cpu_only) names = options_.gpus.has_value() ? *options_.gpus : FindGpus(environment);
+  std::vector<std::unique_ptr<Lane>> gpus;
+  for (const std::string& name : names) {
+    gpus.push_back(StartLane({"--device", "cuda"}, WithVisibleGpus(environment, name), 1, true));
+  }
+  ASSAY_RETURN_IF_ERROR(lanes_.front()->host->WaitUntilReady());
+  for (size_t i = 0; i < gpus.size(); ++i) {
+    absl::Status up = gpus[i]->host->WaitUntilReady();
+    if (up.ok()) {
+      absl::MutexLock lock(&mutex_);
+      if (!gpus[i]->HasDevice()) up = absl::FailedPreconditionError("its test host found no CUDA device");
+    }
+    if (!up.ok()) {
+      spdlog::error("GPU {} is left out: {}", names[i], up.ToString());
+      gpus[i]->host->Stop();
+      continue;
+    }
+    lanes_.push_back(std::move(gpus[i]));
+    has_gpu_ = true;
+  }
+  return absl::OkStatus();
+}
+
+void AttemptRunner::Stop() {
+  {
+    absl::MutexLock lock(&mutex_);
+    stopped_ = true;
+  }
+  for (const auto& lane : lanes_) lane->host->Stop();
+  for (std::thread& preparer : preparers_) {
+    if (preparer.joinable()) preparer.join();
+  }
+}
+
+void AttemptRunner::Take(const v1::DesiredState& desired) {
+  absl::MutexLock lock(&mutex_);
+  for (const v1::Assignment& assignment : desired.start()) {
+    auto attempt = std::make_shared<Attempt>();
+    attempt->key = KeyOf(assignment.attempt());
+    attempt->assignment = assignment;
+    if (attempts_.try_emplace(attempt->key, attempt).second) to_prepare_.push_back(std::move(attempt));
+  }
+}
+
+void AttemptRunner::Abandon(const AttemptKey& key) {
+  {
+    absl::MutexLock lock(&mutex_);
+    auto at = attempts_.find(key);
+    if (at == attempts_.end()) return;
+    const std::shared_ptr<Attempt> attempt = std::move(at->second);
+    attempts_.erase(at);
+    attempt->abandoned = true;
+    std::erase(to_prepare_, attempt);
+    std::erase(ready_cpu_, attempt);
+    std::erase(ready_gpu_, attempt);
+    // Its slot is taken until the host says that it has stopped.
+    if (attempt->lane != nullptr) attempt->lane->host->Cancel(attempt->id);
+  }
+  listener_->CapacityChanged();
+}
+
+std::vector<AttemptKey> AttemptRunner::Running() const {
+  absl::MutexLock lock(&mutex_);
+  std::vector<AttemptKey> keys;
+  for (const auto& [key, attempt] : attempts_) keys.push_back(key);
+  return keys;
+}
+
+bool AttemptRunner::AwaitIdle() const {
+  absl::MutexLock lock(&mutex_);
+  auto over = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopped_ || attempts_.empty(); };
+  mutex_.Await(absl::Condition(&over));
+  return !stopped_;
+}
+
+uint32_t AttemptRunner::FreeSlots() const {
+  absl::MutexLock lock(&mutex_);
+  int64_t free = 0;
+  for (const auto& lane : lanes_) free += lane->up ? lane->slots : 0;
+  if (mean_seconds_ >= 0 && mean_seconds_ < kShortSeconds) free *= 2;
+  free -= static_cast<int64_t>(attempts_.size());
+  for (const auto& [id, attempt] : with_host_) free -= attempt->abandoned ? 1 : 0;
+  return static_cast<uint32_t>(std::max<int64_t>(free, 0));
+}
+
+std::vector<v1::DeviceSlots> AttemptRunner::Devices() const {
+  absl::MutexLock lock(&mutex_);
+  std::vector<v1::DeviceSlots> devices;
+  for (const auto& lane : lanes_) {
+    devices.emplace_back();
+    *devices.back().mutable_device() = lane->Device();
+    devices.back().set_slots(lane->slots);
+  }
+  return devices;
+}
+
+void AttemptRunner::PrepareLoop() {
+  while (true) {
+    std::shared_ptr<Attempt> attempt;
+    std::vector<std::string> ahead;
+    {
+      absl::MutexLock lock(&mutex_);
+      auto something = [this]()
+                           ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopped_ || !to_prepare_.empty(); };
+      mutex_.Await(absl::Condition(&something));
+      if (stopped_) return;
+      attempt = std::move(to_prepare_.front());
+      to_prepare_.pop_front();
+      for (const auto& next : to_prepare_) {
+        if (std::exchange(next->fetched_ahead, true)) continue;
+        for (std::string& digest : BlobsOf(next->assignment)) ahead.push_back(std::move(digest));
+      }
+    }
+    if (!ahead.empty()) {
+      // One call for the blobs of all that wait. Its errors come up again with the attempt they belong to.
+      for (std::string& digest : BlobsOf(attempt->assignment)) ahead.push_back(std::move(digest));
+      (void)Fetch(*attempt, ahead);
+    }
+    Prepare(attempt);
+  }
+}
+
+absl::StatusOr<std::vector<Blob>> AttemptRunner::Fetch(const Attempt& attempt,
+                                                       const std::vector<std::string>& digests) {
+  const absl::Time give_up = absl::Now() + options_.fetch_limit;
+  for (absl::Duration pause = absl::Milliseconds(20);; pause = std::min(pause * 2, absl::Seconds(2))) {
+    absl::StatusOr<std::vector<Blob>> blobs = cache_->Get(digests);
+    if (blobs.ok() || !absl::IsUnavailable(blobs.status())) return blobs;
+    // A coordinator that restarts is no reason to fail an attempt.
+    if (!listener_->AwaitCoordinator(give_up)) return blobs;
+    absl::MutexLock lock(&mutex_);
+    auto over = [this, &attempt]()
+                    ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopped_ || attempt.abandoned; };
+    if (mutex_.AwaitWithDeadline(absl::Condition(&over), std::min(absl::Now() + pause, give_up)) ||
+        absl::Now() >= give_up) {
+      return blobs;
+    }
+  }
+}
+
+void AttemptRunner::Prepare(const std::shared_ptr<Attempt>& self) {
+  Attempt& attempt = *self;
+  const v1::Assignment& assignment = attempt.assignment;
+  absl::StatusOr<std::vector<Blob>> blobs = Fetch(attempt, BlobsOf(assignment));
+  if (!blobs.ok()) {
+    return Finish(self, ResultOf(v1::INFRASTRUCTURE_ERROR,
+                                 absl::StrCat("its files cannot be fetched: ", blobs.status().ToString())));
+  }
+  attempt.blobs = *std::move(blobs);
+  absl::StatusOr<std::string> template_text = absl::InvalidArgumentError("the assignment names no template");
+  std::optional<std::string> catalogue_text;
+  for (const Blob& blob : attempt.blobs) {
+    if (blob.digest() == assignment.program_digest()) attempt.program_path = blob.path().string();
+    if (blob.digest() == assignment.template_digest()) template_text = blob.Read();
+    if (blob.digest() == assignment.catalogue_digest()) {
+      absl::StatusOr<std::string> text = blob.Read();
+      if (!text.ok()) {
+        return Finish(self, ResultOf(v1::INFRASTRUCTURE_ERROR, text.status().ToString()));
+      }
+      catalogue_text = *std::move(text);
+    }
+  }
+  if (!template_text.ok()) {
+    return Finish(self, ResultOf(v1::INFRASTRUCTURE_ERROR, template_text.status().ToString()));
+  }
+  absl::StatusOr<PreparedTest> prepared = PrepareTest(assignment, *template_text, catalogue_text);
+  if (!prepared.ok()) {
+    const bool unreadable = absl::IsDataLoss(prepared.status());
+    return Finish(self, ResultOf(unreadable ? v1::INFRASTRUCTURE_ERROR : v1::FAILED,
+                                 std::string(prepared.status().message())));
+  }
+  attempt.prepared = *std::move(prepared);
+  const v1::DeviceChoice device = attempt.prepared.test.set_up().device();
+  if (assignment.program_digest().empty()) {
+    return Finish(self, ResultOf(v1::UNSUPPORTED,
+                                 absl::StrCat("there is no program for model ", assignment.model().name())));
+  }
+  if (device == v1::CUDA && !has_gpu_) {
+    return Finish(
+        self, ResultOf(v1::UNSUPPORTED, absl::StrCat("worker ", options_.name, " offers no CUDA device")));
+  }
+  {
+    absl::MutexLock lock(&mutex_);
+    if (attempt.abandoned) return;
+    (device != v1::CPU && has_gpu_ ? ready_gpu_ : ready_cpu_).push_back(self);
+    Dispatch();
+  }
+}
+
+void AttemptRunner::Dispatch() {
+  for (const auto& lane : lanes_) {
+    auto& ready = lane->is_gpu ? ready_gpu_ : ready_cpu_;
+    while (lane->running < lane->slots && !ready.empty()) {
+      std::shared_ptr<Attempt> attempt = std::move(ready.front());
+      ready.pop_front();
+      Launch(*lane, std::move(attempt));
+    }
+  }
+}
+
+void AttemptRunner::Launch(Lane& lane, std::shared_ptr<Attempt> attempt) {
+  ++lane.running;
+  attempt->lane = &lane;
+  attempt->id = absl::StrCat(++last_id_);
+  attempt->launched = absl::Now();
+  v1::RunTest run;
+  run.set_id(attempt->id);
+  *run.mutable_test() = attempt->prepared.test;
+  run.set_program_path(attempt->program_path);
+  run.set_checkpoint_dir(
+      FindCheckpoint(options_.checkpoint_root, attempt->prepared.test.checkpoint()).string());
+  lane.host->Run(std::move(run));
+  v1::AttemptEvent event;
+  *event.mutable_attempt() = attempt->assignment.attempt();
+  event.mutable_started();
+  with_host_[attempt->id] = std::move(attempt);
+  // Under the lock, so that it comes before the test's own events.
+  listener_->AttemptProgressed(event);
+}
+
+void AttemptRunner::OnTestEvent(const std::string& id, const v1::HostEvent& event) {
+  v1::AttemptEvent progress;
+  {
+    absl::MutexLock lock(&mutex_);
+    auto at = with_host_.find(id);
+    if (at == with_host_.end() || at->second->abandoned) return;
+    if (event.has_log()) at->second->log.Append(event.log().text());
+    if (!event.has_case_result()) return;
+    *progress.mutable_attempt() = at->second->assignment.attempt();
+  }
+  *progress.mutable_case_result() = event.case_result();
+  FitCaseResult(*progress.mutable_case_result());
+  listener_->AttemptProgressed(progress);
+}
+
+void AttemptRunner::OnTestFinished(Lane& lane, const std::string& id, v1::TestResult result) {
+  std::shared_ptr<Attempt> attempt;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (stopped_) return;
+    auto at = with_host_.find(id);
+    if (at == with_host_.end()) return;
+    attempt = std::move(at->second);
+    with_host_.erase(at);
+    --lane.running;
+    const double seconds = absl::ToDoubleSeconds(absl::Now() - attempt->launched);
+    mean_seconds_ = mean_seconds_ < 0 ? seconds : mean_seconds_ + kMeanWeight * (seconds - mean_seconds_);
+    Dispatch();
+  }
+  Finish(attempt, std::move(result));
+}
+
+void AttemptRunner::Finish(const std::shared_ptr<Attempt>& attempt, v1::TestResult result) {
+  const v1::Assignment& assignment = attempt->assignment;
+  SpooledResult spooled;
+  v1::Provenance& provenance = *result.mutable_provenance();
+  provenance.set_template_digest(assignment.template_digest());
+  provenance.set_catalogue_digest(assignment.catalogue_digest());
+  provenance.set_program_digest(assignment.program_digest());
+  provenance.set_test_digest(attempt->prepared.digest);
+  provenance.set_worker(options_.name);
+  bool abandoned;
+  {
+    absl::MutexLock lock(&mutex_);
+    abandoned = attempt->abandoned;
+    if (attempt->lane != nullptr) {
+      const v1::HostReady& ready = attempt->lane->ready;
+      if (provenance.engine_build().empty()) provenance.set_engine_build(ready.engine_build());
+      if (provenance.torch_version().empty()) provenance.set_torch_version(ready.torch_version());
+      if (provenance.device().kind().empty()) *provenance.mutable_device() = attempt->lane->Device();
+    }
+    spooled.log = attempt->log.Take();
+  }
+  if (!abandoned) {
+    if (FitResult(result)) {
+      spdlog::warn("result of job {} was cut to fit into a message", attempt->key.first);
+    }
+    *spooled.result.mutable_attempt() = assignment.attempt();
+    *spooled.result.mutable_result() = std::move(result);
+    listener_->AttemptFinished(std::move(spooled));
+    absl::MutexLock lock(&mutex_);
+    auto at = attempts_.find(attempt->key);
+    if (at != attempts_.end() && at->second == attempt) attempts_.erase(at);
+  }
+  listener_->CapacityChanged();
+}
+
+}  // namespace assay::worker

@@ -1,0 +1,104 @@
+// Runs attempts: fetches their blobs, generates their tests, and keeps the slots of this node's devices busy.
+#pragma once
+
+#include <atomic>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "assay/v1/coordinator.pb.h"
+#include "assay/v1/worker.pb.h"
+#include "worker/agent.h"
+#include "worker/blob_cache.h"
+#include "worker/prepare.h"
+#include "worker/result_limits.h"
+#include "worker/spool.h"
+#include "worker/test_host.h"
+
+namespace assay::worker {
+
+// Where an attempt's story goes. Called on the runner's threads.
+class AttemptListener {
+ public:
+  virtual ~AttemptListener() = default;
+  // In order for an attempt. Must not call the runner, whose lock may be held.
+  virtual void AttemptProgressed(const v1::AttemptEvent& event) = 0;
+  // Exactly once for an attempt that is neither abandoned nor stopped. The runner still names the attempt
+  // until this returns.
+  virtual void AttemptFinished(SpooledResult result) = 0;
+  // FreeSlots() changed.
+  virtual void CapacityChanged() = 0;
+  // Waits until blobs may be had again; false: give up.
+  virtual bool AwaitCoordinator(absl::Time deadline) = 0;
+};
+
+// Thread-safe.
+class AttemptRunner {
+ public:
+  // Starts the hosts, one for the CPU and one for each GPU, and waits for them. Errors as Agent::Start. A GPU
+  // whose host does not start is left out, with a logged error. `cache` and `listener` outlive the runner.
+  static absl::StatusOr<std::unique_ptr<AttemptRunner>> Start(const AgentOptions& options, BlobCache* cache,
+                                                              AttemptListener* listener);
+  ~AttemptRunner();  // as Stop()
+
+  // An attempt that runs already stays as it is.
+  void Take(const v1::DesiredState& desired);
+  // Stops it and reports nothing. Nothing for an attempt that does not run.
+  void Abandon(const AttemptKey& key);
+
+  std::vector<AttemptKey> Running() const;
+  // Until no attempt runs (true), or Stop() was called.
+  bool AwaitIdle() const;
+  // How many more attempts would be welcome. Counts some beyond the slots while tests are so short that the
+  // way to the coordinator and back would leave the slots idle.
+  uint32_t FreeSlots() const;
+  std::vector<v1::DeviceSlots> Devices() const;
+  void Stop();
+
+ private:
+  struct Attempt;
+  class Lane;
+
+  AttemptRunner(const AgentOptions& options, BlobCache* cache, AttemptListener* listener);
+  absl::Status StartHosts();
+  std::unique_ptr<Lane> StartLane(std::vector<std::string> arguments, std::vector<std::string> environment,
+                                  uint32_t slots, bool is_gpu);
+  void PrepareLoop();
+  void Prepare(const std::shared_ptr<Attempt>& self);
+  absl::StatusOr<std::vector<Blob>> Fetch(const Attempt& attempt, const std::vector<std::string>& digests);
+  void Dispatch() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Launch(Lane& lane, std::shared_ptr<Attempt> attempt) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Finish(const std::shared_ptr<Attempt>& attempt, v1::TestResult result);
+  // From the lanes.
+  void OnTestEvent(const std::string& id, const v1::HostEvent& event);
+  void OnTestFinished(Lane& lane, const std::string& id, v1::TestResult result);
+
+  const AgentOptions options_;
+  BlobCache* const cache_;
+  AttemptListener* const listener_;
+  std::vector<std::unique_ptr<Lane>> lanes_;  // constant after Start; the CPU's is the first
+  bool has_gpu_ = false;                      // likewise
+
+  mutable absl::Mutex mutex_;
+  std::map<AttemptKey, std::shared_ptr<Attempt>> attempts_ ABSL_GUARDED_BY(mutex_);
+  std::deque<std::shared_ptr<Attempt>> to_prepare_ ABSL_GUARDED_BY(mutex_);
+  std::deque<std::shared_ptr<Attempt>> ready_cpu_ ABSL_GUARDED_BY(mutex_);
+  std::deque<std::shared_ptr<Attempt>> ready_gpu_ ABSL_GUARDED_BY(mutex_);
+  std::unordered_map<std::string, std::shared_ptr<Attempt>> with_host_ ABSL_GUARDED_BY(mutex_);
+  uint64_t last_id_ ABSL_GUARDED_BY(mutex_) = 0;
+  double mean_seconds_ ABSL_GUARDED_BY(mutex_) = -1;  // of recent tests; negative: none yet
+  bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
+  std::vector<std::thread> preparers_;
+};
+
+}  // namespace assay::worker

@@ -1,0 +1,99 @@
+// assay-worker: the agent of a node.
+#include <signal.h>
+#include <unistd.h>
+
+#include <iostream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "common/exit_code.h"
+#include "common/logging.h"
+#include "worker/agent.h"
+
+namespace {
+
+std::string HostName() {
+  char name[256] = "";
+  ::gethostname(name, sizeof(name) - 1);
+  return name;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  assay::worker::AgentOptions options;
+  options.coordinator = "127.0.0.1:7420";
+  options.name = HostName();
+  std::string state_dir = "assay-worker-state", host_binary, checkpoint_root, log_level = "info";
+  double cache_gib = 2;
+  CLI::App app("assay-worker takes attempts from a coordinator and runs their tests on this node.");
+  app.add_option("--coordinator", options.coordinator, "host:port; several separated by commas")
+      ->capture_default_str();
+  app.add_option("--name", options.name, "stable name of this node")->capture_default_str();
+  app.add_option("--state-dir", state_dir, "folder for the blob cache and for results not yet acknowledged")
+      ->capture_default_str();
+  app.add_option("--slots", options.slots, "tests at once on the CPU")->capture_default_str();
+  app.add_option("--host-binary", host_binary, "assay-host; default: beside this program");
+  app.add_option("--checkpoint-root", checkpoint_root, "folder with <org>/<name> checkpoints");
+  app.add_option("--label", options.labels, "key=value; may be repeated");
+  app.add_flag("--cpu-only", options.cpu_only, "leave GPUs alone");
+  app.add_option("--cache-gib", cache_gib, "budget of the blob cache")
+      ->capture_default_str()
+      ->check(CLI::Range(0.001, 1e6));
+  app.add_option("--log-level", log_level, "debug, info, warn, error")->capture_default_str();
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? assay::kExitOk : assay::kExitUsage;
+  }
+  if (absl::Status logging = assay::StartLogging("assay-worker", log_level); !logging.ok()) {
+    std::cerr << "assay-worker: " << logging.message() << "\n";
+    return assay::kExitUsage;
+  }
+  options.state_dir = state_dir;
+  options.checkpoint_root = checkpoint_root;
+  options.cache_bytes = static_cast<uint64_t>(cache_gib * (uint64_t{1} << 30));
+  options.host_binary = host_binary;
+  if (host_binary.empty()) {
+    std::error_code error;
+    options.host_binary = std::filesystem::read_symlink("/proc/self/exe", error).parent_path() / "assay-host";
+  }
+
+  // Signals are waited for, not handled: blocked here, before any other thread is started.
+  ::signal(SIGPIPE, SIG_IGN);
+  sigset_t signals;
+  sigemptyset(&signals);
+  for (int signal : {SIGTERM, SIGINT, SIGUSR1}) sigaddset(&signals, signal);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+
+  auto agent = assay::worker::Agent::Start(std::move(options));
+  if (!agent.ok()) {
+    spdlog::error("{}", agent.status().ToString());
+    return absl::IsInvalidArgument(agent.status()) ? assay::kExitUsage : assay::kExitInfrastructure;
+  }
+  std::thread waiter([&agent] {
+    (*agent)->Wait();
+    ::kill(::getpid(), SIGUSR1);
+  });
+  bool drained = false, interrupted = false;
+  for (int stops = 0; !drained;) {
+    int signal = 0;
+    sigwait(&signals, &signal);
+    if (signal == SIGUSR1) {
+      drained = true;
+    } else if (++stops == 1) {
+      (*agent)->Drain();
+    } else {
+      spdlog::warn("stopping now; attempts that run are left to other workers");
+      interrupted = true;
+      (*agent)->Stop();
+    }
+  }
+  waiter.join();
+  const size_t owed = (*agent)->unacknowledged();
+  (*agent)->Stop();
+  if (interrupted) return assay::kExitInterrupted;
+  return owed == 0 ? assay::kExitOk : assay::kExitInfrastructure;
+}

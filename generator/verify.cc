@@ -74,7 +74,11 @@ std::vector<v1::FileError> CompareCanonical(absl::string_view file, absl::string
   const std::vector<absl::string_view> should = absl::StrSplit(canonical, '\n');
   size_t line = 0;
   while (line < is.size() && line < should.size() && is[line] == should[line]) ++line;
-  if (line == is.size() || (line + 1 == is.size() && is[line].empty() && line < should.size())) {
+  if (line == is.size()) {
+    return {ErrorAt(file, static_cast<int>(line), static_cast<int>(is.back().size()) + 1,
+                    "not canonical: the last line ends without a newline, or is not the last")};
+  }
+  if (line + 1 == is.size() && is[line].empty() && line < should.size()) {
     return {ErrorAt(file, static_cast<int>(line) + 1, 1,
                     absl::StrCat("not canonical: ends before ", Quoted(should[line])))};
   }

@@ -96,6 +96,18 @@ TEST_F(ContentTest, EveryFamilyHasTheChecksThatTheyAllShare) {
   }
 }
 
+TEST_F(ContentTest, TheReferenceExplainsEveryKindOfCheckAndEveryFamily) {
+  ASSERT_OK_AND_ASSIGN(const std::string reference, ReadFile("docs/test_file.md"));
+  const auto* kinds = v1::Check::descriptor()->FindOneofByName("kind");
+  for (int i = 0; i < kinds->field_count(); ++i) {
+    const std::string kind = kinds->field(i)->name();
+    EXPECT_TRUE(absl::StrContains(reference, absl::StrCat("\n| `", kind, "` |"))) << kind;
+  }
+  for (const auto& [name, resolved] : templates_) {
+    EXPECT_TRUE(absl::StrContains(reference, absl::StrCat(" ", name))) << name;
+  }
+}
+
 TEST_F(ContentTest, ThePlansSixBatchesAreAcceptedAsTheyAre) {
   const size_t kModels[] = {10, 10, 10, 10, 10, 12};
   std::set<std::string> names;

@@ -215,7 +215,7 @@ TEST(VerifyTest, GivesTheFirstPlaceThatIsNotCanonical) {
     EXPECT_EQ(static_cast<int>(errors[0].line()), LineOf(changed, change.at)) << change.from;
   }
   EXPECT_THAT(Verify(text + "\n"), ElementsAre(HasSubstr("goes on")));
-  EXPECT_THAT(Verify(text.substr(0, text.size() - 1)), ElementsAre(HasSubstr("not canonical")));
+  EXPECT_THAT(Verify(text.substr(0, text.size() - 1)), ElementsAre(HasSubstr("without a newline")));
 }
 
 TEST(VerifyTest, RefusesWhatIsNoTest) {

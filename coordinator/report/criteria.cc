@@ -1,5 +1,7 @@
 #include "coordinator/report/criteria.h"
 
+#include <utility>
+
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -58,7 +60,10 @@ Criterion RoadmapUpdated(const ReportInput& input) {
   for (const v1::Batch& batch : input.batches) {
     if (!batch.has_end_time()) continue;
     ++ended;
-    if (newest == nullptr || TimeOf(batch.end_time()) > TimeOf(newest->end_time())) newest = &batch;
+    if (newest == nullptr || std::make_pair(TimeOf(batch.end_time()), batch.batch_id()) >
+                                 std::make_pair(TimeOf(newest->end_time()), newest->batch_id())) {
+      newest = &batch;
+    }
   }
   criterion.met = newest != nullptr;
   criterion.figures = newest == nullptr ? "no batch has ended, so there is nothing to update it from"

@@ -196,10 +196,11 @@ void AppendCriteria(const Scope& scope, std::string& out) {
 
 void AppendBatches(const Scope& scope, std::string& out) {
   out += "## Batches\n\n| batch | file | submitted | ended | done |\n|---|---|---|---|---:|\n";
-  for (const v1::Batch& batch : scope.input->batches) {
-    out += Row({MarkdownCode(batch.batch_id()), MarkdownText(batch.name()), TimeText(batch.create_time()),
-                TimeText(batch.end_time()),
-                absl::StrCat(batch.done(), " of ", batch.total(), batch.cancelled() ? ", cancelled" : "")});
+  for (const v1::Batch* batch : scope.batches) {
+    out +=
+        Row({MarkdownCode(batch->batch_id()), MarkdownText(batch->name()), TimeText(batch->create_time()),
+             TimeText(batch->end_time()),
+             absl::StrCat(batch->done(), " of ", batch->total(), batch->cancelled() ? ", cancelled" : "")});
   }
   out += "\n";
 }

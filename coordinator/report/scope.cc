@@ -104,6 +104,11 @@ absl::StatusOr<Scope> MakeScope(const ReportInput& input) {
     return std::make_tuple(a->model().name(), TargetOf(*a), a->job_id()) <
            std::make_tuple(b->model().name(), TargetOf(*b), b->job_id());
   });
+  for (const v1::Batch& batch : input.batches) scope.batches.push_back(&batch);
+  std::sort(scope.batches.begin(), scope.batches.end(), [](const v1::Batch* a, const v1::Batch* b) {
+    return std::make_pair(TimeOf(a->create_time()), a->batch_id()) <
+           std::make_pair(TimeOf(b->create_time()), b->batch_id());
+  });
   scope.criteria = JudgePlan(scope.coverage, input);
   scope.plan = HoldPlanAgainst(scope.coverage, input.now);
   scope.next = NextModels(scope.coverage, 10);

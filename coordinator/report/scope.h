@@ -25,7 +25,8 @@ struct Scope {
   const v1::Batch* batch = nullptr;  // nullptr: over everything
   // The batch's jobs; over everything: the newest of each model on each target. By model, then target.
   std::vector<const v1::Job*> jobs;
-  Coverage coverage;  // always over everything
+  std::vector<const v1::Batch*> batches;  // all of them, the oldest first
+  Coverage coverage;                      // always over everything
   std::vector<Criterion> criteria;
   std::vector<PlannedBatch> plan;
   std::vector<NextModel> next;  // the ten most urgent

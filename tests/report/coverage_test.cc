@@ -63,9 +63,10 @@ std::vector<Recorded> AllRecorded() {
     all.push_back({v1::Outcome_Name(outcome).c_str(), {FailedJob("1", "olmo", 1, outcome)}, kNothing});
     // Not even where the mock case had passed before.
     if (outcome == v1::FAILED) continue;
-    all.push_back({"PassedCaseOfATestThatDidNotEndWell",
-                   {With(PassedJob("1", "olmo", 1), [&](v1::Job& job) { job.mutable_result()->set_outcome(outcome); })},
-                   kNothing});
+    all.push_back(
+        {"PassedCaseOfATestThatDidNotEndWell",
+         {With(PassedJob("1", "olmo", 1), [&](v1::Job& job) { job.mutable_result()->set_outcome(outcome); })},
+         kNothing});
   }
   all.push_back({"OlderPassThenNewerFailure",
                  {PassedJob("1", "olmo", 1), FailedJob("2", "olmo", 2, v1::FAILED)},
@@ -76,11 +77,12 @@ std::vector<Recorded> AllRecorded() {
   all.push_back({"PassAfterFailureAtTheSameInputsIsFlaky",
                  {FailedJob("1", "olmo", 1, v1::CRASHED), PassedJob("2", "olmo", 2)},
                  {.generated = true, .mock_passed = true, .covered = true, .flaky = true}});
-  all.push_back({"PassAfterFailureOfAnotherProgramIsNotFlaky",
-                 {With(FailedJob("1", "olmo", 1, v1::CRASHED),
-                       [](v1::Job& job) { job.mutable_result()->mutable_provenance()->set_program_digest("old"); }),
-                  PassedJob("2", "olmo", 2)},
-                 kMockCovered});
+  all.push_back(
+      {"PassAfterFailureOfAnotherProgramIsNotFlaky",
+       {With(FailedJob("1", "olmo", 1, v1::CRASHED),
+             [](v1::Job& job) { job.mutable_result()->mutable_provenance()->set_program_digest("old"); }),
+        PassedJob("2", "olmo", 2)},
+       kMockCovered});
   all.push_back({"PassAfterALostWorkerIsNotFlaky",
                  {FailedJob("1", "olmo", 1, v1::INFRASTRUCTURE_ERROR), PassedJob("2", "olmo", 2)},
                  kMockCovered});
@@ -101,53 +103,61 @@ std::vector<Recorded> AllRecorded() {
                  {PassedJob("1", "olmo", 1), With(FailedJob("2", "olmo", 2, v1::FAILED),
                                                   [](v1::Job& job) { job.set_state(v1::RUNNING); })},
                  kMockCovered});
-  all.push_back({"PassedWithoutAProgram",
-                 {With(PassedJob("1", "olmo", 1),
-                       [](v1::Job& job) { job.mutable_result()->mutable_provenance()->clear_program_digest(); })},
-                 kNothing});
-  all.push_back({"PassedWithoutAGolden",
-                 {With(PassedJob("1", "olmo", 1), [](v1::Job& job) { MockCaseOf(job)->set_evidence(v1::STRUCTURAL); })},
-                 kNothing});
+  all.push_back(
+      {"PassedWithoutAProgram",
+       {With(PassedJob("1", "olmo", 1),
+             [](v1::Job& job) { job.mutable_result()->mutable_provenance()->clear_program_digest(); })},
+       kNothing});
+  all.push_back(
+      {"PassedWithoutAGolden",
+       {With(PassedJob("1", "olmo", 1), [](v1::Job& job) { MockCaseOf(job)->set_evidence(v1::STRUCTURAL); })},
+       kNothing});
   all.push_back({"PassedWithoutChecks",
                  {With(PassedJob("1", "olmo", 1), [](v1::Job& job) { MockCaseOf(job)->clear_check(); })},
                  kNothing});
   all.push_back({"PassedWithItsOnlyCasesSkipped",
                  {With(PassedJob("1", "olmo", 1),
                        [](v1::Job& job) {
-                         *MockCaseOf(job) = MakeCase("test_model_with_mock", v1::SKIPPED, v1::MOCK, v1::GOLDEN);
+                         *MockCaseOf(job) =
+                             MakeCase("test_model_with_mock", v1::SKIPPED, v1::MOCK, v1::GOLDEN);
                        })},
                  kNothing});
   // Weights that were to be real and were not: a fallback is no evidence of either kind.
   all.push_back({"LoadingCaseThatFellBackToMockWeights",
                  {With(PassedJob("1", "olmo", 1),
                        [](v1::Job& job) {
-                         *LoadingCaseOf(job) = MakeCase("test_model_loading", v1::PASSED, v1::MOCK, v1::GOLDEN);
+                         *LoadingCaseOf(job) =
+                             MakeCase("test_model_loading", v1::PASSED, v1::MOCK, v1::GOLDEN);
                          job.mutable_result()->mutable_case_()->RemoveLast();
                        })},
                  kNothing});
   all.push_back({"SyntheticWeightsAreNotReal",
                  {With(PassedJob("1", "olmo", 1),
                        [](v1::Job& job) {
-                         *LoadingCaseOf(job) = MakeCase("test_model_loading", v1::PASSED, v1::SYNTHETIC, v1::GOLDEN);
+                         *LoadingCaseOf(job) =
+                             MakeCase("test_model_loading", v1::PASSED, v1::SYNTHETIC, v1::GOLDEN);
                        })},
                  kMockCovered});
   all.push_back({"SyntheticWeightsAloneCoverNothing",
                  {With(PassedJob("1", "olmo", 1),
                        [](v1::Job& job) {
-                         *LoadingCaseOf(job) = MakeCase("test_model_loading", v1::PASSED, v1::SYNTHETIC, v1::GOLDEN);
+                         *LoadingCaseOf(job) =
+                             MakeCase("test_model_loading", v1::PASSED, v1::SYNTHETIC, v1::GOLDEN);
                          job.mutable_result()->mutable_case_()->RemoveLast();
                        })},
                  kNothing});
   all.push_back({"RealWeightsAgainstAReference",
                  {With(PassedJob("1", "olmo", 1),
                        [](v1::Job& job) {
-                         *LoadingCaseOf(job) = MakeCase("test_model_loading", v1::PASSED, v1::REAL, v1::GOLDEN);
+                         *LoadingCaseOf(job) =
+                             MakeCase("test_model_loading", v1::PASSED, v1::REAL, v1::GOLDEN);
                        })},
                  {.generated = true, .mock_passed = true, .real_passed = true, .covered = true}});
   all.push_back({"RealWeightsOnStructureAlone",
                  {With(PassedJob("1", "olmo", 1),
                        [](v1::Job& job) {
-                         *LoadingCaseOf(job) = MakeCase("test_model_loading", v1::PASSED, v1::REAL, v1::STRUCTURAL);
+                         *LoadingCaseOf(job) =
+                             MakeCase("test_model_loading", v1::PASSED, v1::REAL, v1::STRUCTURAL);
                          job.mutable_result()->mutable_case_()->RemoveLast();
                        })},
                  {.generated = true, .real_structural = true}});
@@ -155,7 +165,8 @@ std::vector<Recorded> AllRecorded() {
   all.push_back({"RealWeightsFailAndMockPasses",
                  {With(PassedJob("1", "olmo", 1),
                        [](v1::Job& job) {
-                         *LoadingCaseOf(job) = MakeCase("test_model_loading", v1::FAILED, v1::REAL, v1::STRUCTURAL);
+                         *LoadingCaseOf(job) =
+                             MakeCase("test_model_loading", v1::FAILED, v1::REAL, v1::STRUCTURAL);
                          job.mutable_result()->set_outcome(v1::FAILED);
                        })},
                  {.generated = true, .mock_passed = true}});
@@ -192,7 +203,8 @@ TEST(Coverage, IsToldApartByPriorityTypeTemplateAndDevice) {
   auto words = [](const TallyByWord& tallies) {
     std::vector<std::string> result;
     for (const auto& [word, tally] : tallies) {
-      result.push_back(word + " " + std::to_string(tally.covered.size()) + "/" + std::to_string(tally.tracked.size()));
+      result.push_back(word + " " + std::to_string(tally.covered.size()) + "/" +
+                       std::to_string(tally.tracked.size()));
     }
     return result;
   };

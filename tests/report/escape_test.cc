@@ -8,13 +8,15 @@ namespace {
 
 TEST(CleanText, KeepsTextAndReplacesWhatNoXmlMayHold) {
   EXPECT_EQ(CleanText("plain é 漢 😀\t\n"), "plain é 漢 😀\t\n");
-  EXPECT_EQ(CleanText(absl::string_view("a\0b", 3)), "a\xEF\xBF\xBD" "b");
+  EXPECT_EQ(CleanText(absl::string_view("a\0b", 3)),
+            "a\xEF\xBF\xBD"
+            "b");
   EXPECT_EQ(CleanText("\x1b[31m"), "\xEF\xBF\xBD[31m");
   EXPECT_EQ(CleanText("\r\n"), "\xEF\xBF\xBD\n");
-  EXPECT_EQ(CleanText("\xc3"), "\xEF\xBF\xBD");                          // cut in the middle of a character
-  EXPECT_EQ(CleanText("\xc0\xaf"), "\xEF\xBF\xBD\xEF\xBF\xBD");          // overlong '/'
+  EXPECT_EQ(CleanText("\xc3"), "\xEF\xBF\xBD");                  // cut in the middle of a character
+  EXPECT_EQ(CleanText("\xc0\xaf"), "\xEF\xBF\xBD\xEF\xBF\xBD");  // overlong '/'
   EXPECT_EQ(CleanText("\xed\xa0\x80").find("\xed\xa0\x80"), std::string::npos);  // a lone surrogate
-  EXPECT_EQ(CleanText("\xef\xbf\xbe"), "\xEF\xBF\xBD");                  // U+FFFE
+  EXPECT_EQ(CleanText("\xef\xbf\xbe"), "\xEF\xBF\xBD");                          // U+FFFE
 }
 
 TEST(XmlText, LeavesNoMarkup) {

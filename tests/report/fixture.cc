@@ -4,15 +4,19 @@
 
 namespace assay::report {
 
-absl::Time TestNow() { return absl::FromCivil(absl::CivilSecond(2025, 4, 12, 12, 0, 0), absl::UTCTimeZone()); }
+absl::Time TestNow() {
+  return absl::FromCivil(absl::CivilSecond(2025, 4, 12, 12, 0, 0), absl::UTCTimeZone());
+}
 
 google::protobuf::Timestamp At(int64_t seconds) {
   google::protobuf::Timestamp time;
-  time.set_seconds(absl::ToUnixSeconds(absl::FromCivil(absl::CivilDay(2025, 4, 12), absl::UTCTimeZone())) + seconds);
+  time.set_seconds(absl::ToUnixSeconds(absl::FromCivil(absl::CivilDay(2025, 4, 12), absl::UTCTimeZone())) +
+                   seconds);
   return time;
 }
 
-TrackedModel Tracked(const std::string& name, Priority priority, const std::string& arch_type, uint32_t batch) {
+TrackedModel Tracked(const std::string& name, Priority priority, const std::string& arch_type,
+                     uint32_t batch) {
   TrackedModel model;
   model.name = name;
   model.priority = priority;
@@ -85,8 +89,8 @@ v1::Job PassedJob(const std::string& job_id, const std::string& model, int64_t e
   return job;
 }
 
-v1::Job FailedJob(const std::string& job_id, const std::string& model, int64_t end_seconds, v1::Outcome outcome,
-                  const std::string& device) {
+v1::Job FailedJob(const std::string& job_id, const std::string& model, int64_t end_seconds,
+                  v1::Outcome outcome, const std::string& device) {
   v1::Job job = PassedJob(job_id, model, end_seconds);
   job.mutable_attempts(0)->set_outcome(outcome);
   v1::TestResult& result = *job.mutable_result();
@@ -131,7 +135,8 @@ ReportInput MixedInput() {
   dinat->add_patch("natten");
   dinat->set_deviation("neighbourhood attention in plain torch");
 
-  for (const auto& [id, name] : {std::pair{"batch-a", "batch_1_models.json"}, {"batch-b", "again|<b>.json"}}) {
+  for (const auto& [id, name] :
+       {std::pair{"batch-a", "batch_1_models.json"}, {"batch-b", "again|<b>.json"}}) {
     v1::Batch& batch = input.batches.emplace_back();
     batch.set_batch_id(id);
     batch.set_name(name);

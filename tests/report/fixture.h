@@ -13,7 +13,8 @@ absl::Time TestNow();
 // The protobuf timestamp `seconds` after TestNow's day began.
 google::protobuf::Timestamp At(int64_t seconds);
 
-TrackedModel Tracked(const std::string& name, Priority priority, const std::string& arch_type, uint32_t batch = 0);
+TrackedModel Tracked(const std::string& name, Priority priority, const std::string& arch_type,
+                     uint32_t batch = 0);
 
 // A case that ended so, with one check named "golden" of the same outcome, or with none where it was skipped.
 v1::CaseResult MakeCase(const std::string& name, v1::Outcome outcome, v1::WeightsKind weights,
@@ -21,10 +22,10 @@ v1::CaseResult MakeCase(const std::string& name, v1::Outcome outcome, v1::Weight
 
 // A done job on the CPU: loading SKIPPED for want of weights, mock PASSED with a golden, provenance complete.
 v1::Job PassedJob(const std::string& job_id, const std::string& model, int64_t end_seconds);
-// The same with another outcome: its mock case ended so too where that is a case's outcome (FAILED), else it has
-// no mock case. `device` is empty where the result tells none.
-v1::Job FailedJob(const std::string& job_id, const std::string& model, int64_t end_seconds, v1::Outcome outcome,
-                  const std::string& device = "cpu");
+// The same with another outcome: its mock case ended so too where that is a case's outcome (FAILED), else it
+// has no mock case. `device` is empty where the result tells none.
+v1::Job FailedJob(const std::string& job_id, const std::string& model, int64_t end_seconds,
+                  v1::Outcome outcome, const std::string& device = "cpu");
 
 // Seven tracked models of every priority and one that is not tracked; two batches; every outcome.
 ReportInput MixedInput();

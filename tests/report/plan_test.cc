@@ -45,7 +45,8 @@ TEST(Criteria, AreNotMetByNothing) {
 TEST(Criteria, AQuarterOfMediumWithRealWeightsAgainstAReferenceIsEnough) {
   ReportInput input = MixedInput();
   input.jobs[0].mutable_result()->clear_case_();
-  *input.jobs[0].mutable_result()->add_case_() = MakeCase("test_model_loading", v1::PASSED, v1::REAL, v1::STRUCTURAL);
+  *input.jobs[0].mutable_result()->add_case_() =
+      MakeCase("test_model_loading", v1::PASSED, v1::REAL, v1::STRUCTURAL);
   EXPECT_FALSE(JudgePlan(ComputeCoverage(input), input)[2].met);
   input.jobs[0].mutable_result()->mutable_case_(0)->set_evidence(v1::GOLDEN);
   const Criterion criterion = JudgePlan(ComputeCoverage(input), input)[2];
@@ -67,9 +68,11 @@ TEST(Plan, KnowsWhatIsOverdue) {
 
 TEST(Plan, IsNotOverdueOnItsDayAndNotOnceCovered) {
   ReportInput input = MixedInput();
-  const absl::Time on_its_day = absl::FromCivil(absl::CivilSecond(2025, 4, 10, 23, 59, 59), absl::UTCTimeZone());
+  const absl::Time on_its_day =
+      absl::FromCivil(absl::CivilSecond(2025, 4, 10, 23, 59, 59), absl::UTCTimeZone());
   EXPECT_EQ(HoldPlanAgainst(ComputeCoverage(input), on_its_day)[1].progress, Progress::kOpen);
-  EXPECT_EQ(HoldPlanAgainst(ComputeCoverage(input), on_its_day + absl::Seconds(1))[1].progress, Progress::kOverdue);
+  EXPECT_EQ(HoldPlanAgainst(ComputeCoverage(input), on_its_day + absl::Seconds(1))[1].progress,
+            Progress::kOverdue);
   input.jobs.push_back(PassedJob("job-99", "esm", 100));
   EXPECT_EQ(HoldPlanAgainst(ComputeCoverage(input), TestNow())[1].progress, Progress::kDone);
 }

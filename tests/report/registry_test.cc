@@ -35,7 +35,8 @@ class RegistryRefuses : public ::testing::TestWithParam<Refused> {};
 
 TEST_P(RegistryRefuses, NamingThePlace) {
   EXPECT_THAT(ParseRegistry("r.json", GetParam().text),
-              StatusIs(absl::StatusCode::kInvalidArgument, AllOf(HasSubstr("r.json"), HasSubstr(GetParam().message))));
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       AllOf(HasSubstr("r.json"), HasSubstr(GetParam().message))));
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -44,22 +45,25 @@ INSTANTIATE_TEST_SUITE_P(
         Refused{"BrokenJson", "{\"models\": [", "parse error"}, Refused{"NotAnObject", "[]", "not an object"},
         Refused{"NoModels", "{}", "'models' is missing"},
         Refused{"UnknownTopField", R"({"models": [], "more": 1})", "unknown field 'more'"},
-        Refused{"UnknownField",
-                R"({"models": [{"name": "a", "priority": "low", "arch_type": "x", "named_by": "plan", "owner": 1}]})",
-                "models[0] (a): unknown field 'owner'"},
+        Refused{
+            "UnknownField",
+            R"({"models": [{"name": "a", "priority": "low", "arch_type": "x", "named_by": "plan", "owner": 1}]})",
+            "models[0] (a): unknown field 'owner'"},
         Refused{"UnknownPriority",
                 R"({"models": [{"name": "a", "priority": "high", "arch_type": "x", "named_by": "plan"}]})",
                 "priority 'high'"},
         Refused{"MissingPriority", R"({"models": [{"name": "a", "arch_type": "x", "named_by": "plan"}]})",
                 "'priority' is missing"},
-        Refused{"Hyphen", R"({"models": [{"name": "a-b", "priority": "low", "arch_type": "x", "named_by": "plan"}]})",
+        Refused{"Hyphen",
+                R"({"models": [{"name": "a-b", "priority": "low", "arch_type": "x", "named_by": "plan"}]})",
                 "underscores only"},
         Refused{"UnknownNamer",
                 R"({"models": [{"name": "a", "priority": "low", "arch_type": "x", "named_by": "me"}]})",
                 "named_by 'me'"},
-        Refused{"BatchOfText",
-                R"({"models": [{"name": "a", "priority": "low", "arch_type": "x", "named_by": "plan", "batch": "1"}]})",
-                "'batch'"},
+        Refused{
+            "BatchOfText",
+            R"({"models": [{"name": "a", "priority": "low", "arch_type": "x", "named_by": "plan", "batch": "1"}]})",
+            "'batch'"},
         Refused{"Twice",
                 R"({"models": [{"name": "a", "priority": "low", "arch_type": "x", "named_by": "plan"},
                                {"name": "a", "priority": "low", "arch_type": "x", "named_by": "plan"}]})",

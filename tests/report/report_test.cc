@@ -1,5 +1,5 @@
-// Every format, on the same recorded results. Texts that people read are held against files in data/; run with
-// ASSAY_UPDATE_GOLDENS=1 to write them anew, and read the difference.
+// Every format, on the same recorded results. Texts that people read are held against files in data/; run
+// with ASSAY_UPDATE_GOLDENS=1 to write them anew, and read the difference.
 #include "coordinator/report/report.h"
 
 #include <cstdlib>
@@ -45,8 +45,8 @@ INSTANTIATE_TEST_SUITE_P(
                       Golden{"batch_b.md", "batch-b", v1::MARKDOWN}, Golden{"all.html", "", v1::HTML},
                       Golden{"batch_b.html", "batch-b", v1::HTML}, Golden{"all_junit.xml", "", v1::JUNIT},
                       Golden{"batch_a_junit.xml", "batch-a", v1::JUNIT},
-                      Golden{"batch_b_junit.xml", "batch-b", v1::JUNIT}, Golden{"roadmap.md", "", v1::ROADMAP},
-                      Golden{"next_batch.json", "", v1::NEXT_BATCH}),
+                      Golden{"batch_b_junit.xml", "batch-b", v1::JUNIT},
+                      Golden{"roadmap.md", "", v1::ROADMAP}, Golden{"next_batch.json", "", v1::NEXT_BATCH}),
     [](const auto& info) {
       std::string name = info.param.file;
       for (char& c : name) c = c == '.' ? '_' : c;
@@ -76,6 +76,7 @@ TEST(Report, OfNothingIsWrittenInEveryFormat) {
 TEST(Report, DoesNotDependOnTheOrderOfItsInput) {
   ReportInput input = MixedInput(), reversed = MixedInput();
   std::reverse(reversed.jobs.begin(), reversed.jobs.end());
+  std::reverse(reversed.batches.begin(), reversed.batches.end());
   for (v1::ReportFormat format : {v1::TEXT, v1::JSON, v1::JUNIT, v1::MARKDOWN, v1::HTML, v1::ROADMAP}) {
     ASSERT_OK_AND_ASSIGN(std::string a, RenderReport(input, format));
     ASSERT_OK_AND_ASSIGN(std::string b, RenderReport(reversed, format));
@@ -91,7 +92,8 @@ TEST_P(JunitXml, FitsTheSchemaThatViewersRead) {
   ASSERT_OK_AND_ASSIGN(std::string text, RenderReport(input, v1::JUNIT));
   const std::string path = absl::StrCat(::testing::TempDir(), "/junit_", GetParam(), ".xml");
   ASSERT_THAT(WriteFileAtomically(path, text), IsOk());
-  EXPECT_EQ(std::system(absl::StrCat("xmllint --noout --schema tests/report/data/junit.xsd ", path).c_str()), 0);
+  EXPECT_EQ(std::system(absl::StrCat("xmllint --noout --schema tests/report/data/junit.xsd ", path).c_str()),
+            0);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, JunitXml, ::testing::Values("", "batch-a", "batch-b"),
@@ -99,8 +101,10 @@ INSTANTIATE_TEST_SUITE_P(All, JunitXml, ::testing::Values("", "batch-a", "batch-
 
 TEST(JunitSchema, RefusesWhatViewersCannotRead) {
   const std::string path = absl::StrCat(::testing::TempDir(), "/junit_bad.xml");
-  ASSERT_THAT(WriteFileAtomically(path, "<testsuites><testsuite name=\"a\"><case/></testsuite></testsuites>"), IsOk());
-  EXPECT_NE(std::system(absl::StrCat("xmllint --noout --schema tests/report/data/junit.xsd ", path).c_str()), 0);
+  ASSERT_THAT(WriteFileAtomically(path, "<testsuites><testsuite name=\"a\"><case/></testsuite></testsuites>"),
+              IsOk());
+  EXPECT_NE(std::system(absl::StrCat("xmllint --noout --schema tests/report/data/junit.xsd ", path).c_str()),
+            0);
 }
 
 TEST(Junit, TellsOutcomesApart) {

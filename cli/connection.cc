@@ -1,0 +1,228 @@
+#include "cli/connection.h"
+
+#include <algorithm>
+#include <set>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/random/random.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "common/id.h"
+#include "grpcpp/grpcpp.h"
+
+namespace assay::cli {
+namespace {
+
+// A report over many batches is larger than gRPC's 4 MiB.
+constexpr int kMaxAnswerBytes = 256 << 20;
+constexpr absl::Duration kFirstBackoff = absl::Milliseconds(100);
+constexpr absl::Duration kLongestBackoff = absl::Seconds(2);
+constexpr absl::Duration kConnectLimit = absl::Seconds(5);
+
+// Full jitter: anywhere between half of the backoff and all of it, so that many clients do not return at
+// once.
+absl::Duration Jittered(absl::Duration backoff) {
+  thread_local absl::BitGen random;
+  return backoff * absl::Uniform(random, 0.5, 1.0);
+}
+
+absl::Status ToAbsl(const grpc::Status& status, const std::string& address) {
+  if (status.ok()) return absl::OkStatus();
+  const auto code = static_cast<absl::StatusCode>(status.error_code());
+  if (code == absl::StatusCode::kUnavailable || code == absl::StatusCode::kDeadlineExceeded) {
+    return absl::Status(
+        code, absl::StrCat("the coordinator at ", address, " does not answer: ", status.error_message()));
+  }
+  return absl::Status(code, status.error_message());
+}
+
+// A unary call, again while nobody answers. Only for calls that may be repeated.
+template <typename Request, typename Response, typename Stub>
+grpc::Status Call(const ConnectionOptions& options, Stub* stub,
+                  grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+                  const Request& request, Response* response) {
+  absl::Duration backoff = kFirstBackoff;
+  for (int attempt = 1;; ++attempt) {
+    grpc::ClientContext context;
+    context.set_deadline(absl::ToChronoTime(absl::Now() + options.deadline));
+    grpc::Status status = (stub->*method)(&context, request, response);
+    if (status.error_code() != grpc::StatusCode::UNAVAILABLE || attempt >= options.tries) return status;
+    absl::SleepFor(Jittered(backoff));
+    backoff = std::min(backoff * 2, kLongestBackoff);
+  }
+}
+
+}  // namespace
+
+// The streams that are open, to be cancelled from another thread.
+struct Connection::Watches {
+  absl::Mutex mutex;
+  bool cancelled ABSL_GUARDED_BY(mutex) = false;
+  std::set<grpc::ClientContext*> open ABSL_GUARDED_BY(mutex);
+
+  // False: cancelled, do not begin.
+  bool Begin(grpc::ClientContext* context) {
+    absl::MutexLock lock(&mutex);
+    if (!cancelled) open.insert(context);
+    return !cancelled;
+  }
+  void End(grpc::ClientContext* context) {
+    absl::MutexLock lock(&mutex);
+    open.erase(context);
+  }
+  // Sleeps, but no longer than until the watches are cancelled; true: they are.
+  bool WaitCancelled(absl::Duration duration) {
+    absl::MutexLock lock(&mutex);
+    return mutex.AwaitWithTimeout(absl::Condition(&cancelled), duration);
+  }
+};
+
+Connection::Connection(ConnectionOptions options)
+    : options_(std::move(options)), watches_(std::make_shared<Watches>()) {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(kMaxAnswerBytes);
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
+  // In spite of its name, how long connecting may take.
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS,
+                   static_cast<int>(absl::ToInt64Milliseconds(kConnectLimit)));
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
+  // Loopback and names inside a cluster must not go through a web proxy of the user's environment.
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  stub_ = v1::BatchService::NewStub(
+      grpc::CreateCustomChannel(options_.address, grpc::InsecureChannelCredentials(), arguments));
+}
+
+absl::StatusOr<v1::Batch> Connection::Submit(const v1::SubmitBatchRequest& request,
+                                             std::vector<v1::FileError>* errors) {
+  v1::SubmitBatchResponse response;
+  const grpc::Status status =
+      Call(options_, stub_.get(), &v1::BatchService::Stub::SubmitBatch, request, &response);
+  if (status.ok()) return std::move(*response.mutable_batch());
+  v1::BatchRefused refused;
+  if (status.error_code() == grpc::StatusCode::INVALID_ARGUMENT &&
+      refused.ParseFromString(status.error_details())) {
+    errors->assign(refused.error().begin(), refused.error().end());
+  }
+  return ToAbsl(status, options_.address);
+}
+
+absl::StatusOr<v1::GetBatchResponse> Connection::GetBatch(const std::string& batch_id) {
+  v1::GetBatchRequest request;
+  request.set_batch_id(batch_id);
+  v1::GetBatchResponse response;
+  const grpc::Status status =
+      Call(options_, stub_.get(), &v1::BatchService::Stub::GetBatch, request, &response);
+  if (!status.ok()) return ToAbsl(status, options_.address);
+  return response;
+}
+
+absl::StatusOr<std::vector<v1::Batch>> Connection::ListBatches(size_t limit) {
+  std::vector<v1::Batch> batches;
+  v1::ListBatchesRequest request;
+  do {
+    request.set_page_size(limit == 0 ? 1000
+                                     : static_cast<uint32_t>(std::min<size_t>(limit - batches.size(), 1000)));
+    v1::ListBatchesResponse response;
+    const grpc::Status status =
+        Call(options_, stub_.get(), &v1::BatchService::Stub::ListBatches, request, &response);
+    if (!status.ok()) return ToAbsl(status, options_.address);
+    std::move(response.mutable_batch()->begin(), response.mutable_batch()->end(),
+              std::back_inserter(batches));
+    request.set_page_token(response.next_page_token());
+  } while (!request.page_token().empty() && (limit == 0 || batches.size() < limit));
+  return batches;
+}
+
+absl::StatusOr<v1::Batch> Connection::Cancel(const std::string& batch_id) {
+  v1::CancelBatchRequest request;
+  request.set_request_id(NewUuid());
+  request.set_batch_id(batch_id);
+  v1::CancelBatchResponse response;
+  const grpc::Status status =
+      Call(options_, stub_.get(), &v1::BatchService::Stub::CancelBatch, request, &response);
+  if (!status.ok()) return ToAbsl(status, options_.address);
+  return std::move(*response.mutable_batch());
+}
+
+absl::StatusOr<std::string> Connection::GetReport(const std::string& batch_id, v1::ReportFormat format,
+                                                  uint32_t size) {
+  v1::GetReportRequest request;
+  request.set_batch_id(batch_id);
+  request.set_format(format);
+  request.set_size(size);
+  v1::GetReportResponse response;
+  const grpc::Status status =
+      Call(options_, stub_.get(), &v1::BatchService::Stub::GetReport, request, &response);
+  if (!status.ok()) return ToAbsl(status, options_.address);
+  return std::move(*response.mutable_content());
+}
+
+absl::StatusOr<v1::ListWorkersResponse> Connection::ListWorkers() {
+  v1::ListWorkersResponse response;
+  const grpc::Status status =
+      Call(options_, stub_.get(), &v1::BatchService::Stub::ListWorkers, v1::ListWorkersRequest(), &response);
+  if (!status.ok()) return ToAbsl(status, options_.address);
+  return response;
+}
+
+absl::Status Connection::GetLogs(const std::string& job_id,
+                                 const std::function<void(const std::string&)>& chunk) {
+  v1::GetLogsRequest request;
+  request.set_job_id(job_id);
+  grpc::ClientContext context;
+  auto reader = stub_->GetLogs(&context, request);
+  v1::GetLogsResponse response;
+  while (reader->Read(&response)) chunk(response.chunk());
+  return ToAbsl(reader->Finish(), options_.address);
+}
+
+absl::Status Connection::Watch(const std::string& batch_id,
+                               const std::function<void(const v1::BatchEvent&)>& event) {
+  v1::WatchBatchRequest request;
+  request.set_batch_id(batch_id);
+  absl::Duration backoff = kFirstBackoff;
+  absl::Time trouble_since = absl::InfiniteFuture();
+  while (true) {
+    const absl::Time began = absl::Now();
+    bool heard = false;
+    grpc::ClientContext context;
+    if (!watches_->Begin(&context)) return absl::CancelledError("interrupted");
+    auto reader = stub_->WatchBatch(&context, request);
+    v1::BatchEvent got;
+    while (reader->Read(&got)) {
+      heard = true;
+      // Repeated by a coordinator that does not keep its word: shown once all the same.
+      if (got.sequence() <= request.after_sequence()) continue;
+      request.set_after_sequence(got.sequence());
+      event(got);
+    }
+    const grpc::Status status = reader->Finish();
+    watches_->End(&context);
+    if (status.error_code() != grpc::StatusCode::UNAVAILABLE) {
+      if (status.error_code() == grpc::StatusCode::CANCELLED &&
+          watches_->WaitCancelled(absl::ZeroDuration())) {
+        return absl::CancelledError("interrupted");
+      }
+      return ToAbsl(status, options_.address);
+    }
+    // A stream that lasted longer than connecting may was open, however quiet its batch.
+    if (heard || absl::Now() - began > 2 * kConnectLimit) {
+      trouble_since = absl::InfiniteFuture();
+      backoff = kFirstBackoff;
+    }
+    trouble_since = std::min(trouble_since, absl::Now());
+    if (absl::Now() - trouble_since >= options_.give_up) return ToAbsl(status, options_.address);
+    if (watches_->WaitCancelled(Jittered(backoff))) return absl::CancelledError("interrupted");
+    backoff = std::min(backoff * 2, kLongestBackoff);
+  }
+}
+
+void Connection::CancelWatches() {
+  absl::MutexLock lock(&watches_->mutex);
+  watches_->cancelled = true;
+  for (grpc::ClientContext* context : watches_->open) context->TryCancel();
+}
+
+}  // namespace assay::cli

@@ -1,0 +1,53 @@
+// The coordinator, as the commands see it: calls with deadlines and bounded retries, errors as absl::Status.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "assay/v1/coordinator.grpc.pb.h"
+
+namespace assay::cli {
+
+struct ConnectionOptions {
+  std::string address = "127.0.0.1:7420";
+  absl::Duration deadline = absl::Seconds(30);  // of each try of a unary call
+  absl::Duration give_up = absl::Seconds(60);   // a watch that can reach no coordinator for so long ends
+  int tries = 5;                                // of a unary call that finds the coordinator unavailable
+};
+
+// Errors name the address where the coordinator cannot be reached. Thread-safe.
+class Connection {
+ public:
+  explicit Connection(ConnectionOptions options);
+
+  // Whole or not at all. Tries again with the same request_id while the coordinator is unavailable. `errors`
+  // holds every error that a refused file has.
+  absl::StatusOr<v1::Batch> Submit(const v1::SubmitBatchRequest& request, std::vector<v1::FileError>* errors);
+  absl::StatusOr<v1::GetBatchResponse> GetBatch(const std::string& batch_id);
+  // Newest first; 0: all.
+  absl::StatusOr<std::vector<v1::Batch>> ListBatches(size_t limit);
+  absl::StatusOr<v1::Batch> Cancel(const std::string& batch_id);
+  absl::StatusOr<std::string> GetReport(const std::string& batch_id, v1::ReportFormat format, uint32_t size);
+  absl::StatusOr<v1::ListWorkersResponse> ListWorkers();
+  // Hands over the log piece by piece.
+  absl::Status GetLogs(const std::string& job_id, const std::function<void(const std::string&)>& chunk);
+
+  // Calls `event` for each event of the batch once and in order until the batch has ended, across any number
+  // of reconnects. UNAVAILABLE once no coordinator answered for give_up; CANCELLED after CancelWatches().
+  absl::Status Watch(const std::string& batch_id, const std::function<void(const v1::BatchEvent&)>& event);
+  // Ends all watches, now and later.
+  void CancelWatches();
+
+ private:
+  struct Watches;
+  ConnectionOptions options_;
+  std::unique_ptr<v1::BatchService::Stub> stub_;
+  std::shared_ptr<Watches> watches_;
+};
+
+}  // namespace assay::cli

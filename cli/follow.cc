@@ -1,0 +1,73 @@
+#include "cli/follow.h"
+
+#include <filesystem>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/file.h"
+#include "common/id.h"
+#include "common/status_macros.h"
+
+namespace assay::cli {
+
+absl::Status SubmitFiles(Connection& connection, const Submission& submission,
+                         std::vector<v1::Batch>* batches, std::vector<v1::FileError>* errors) {
+  std::vector<v1::SubmitBatchRequest> requests;
+  for (const std::string& file : submission.files) {
+    v1::SubmitBatchRequest& request = requests.emplace_back();
+    // The coordinator takes 1 MiB; it says so better than a local limit could.
+    ASSAY_ASSIGN_OR_RETURN(*request.mutable_content(), ReadFile(file, size_t{8} << 20));
+    request.set_name(std::filesystem::path(file).filename().string());
+    request.set_submitter(submission.submitter);
+    *request.mutable_target() = submission.target;
+    if (submission.request_id.empty()) {
+      request.set_request_id(NewUuid());
+    } else {
+      request.set_request_id(requests.size() == 1
+                                 ? submission.request_id
+                                 : absl::StrCat(submission.request_id, "-", requests.size()));
+    }
+  }
+  for (size_t i = 0; i < requests.size(); ++i) {
+    absl::StatusOr<v1::Batch> batch = connection.Submit(requests[i], errors);
+    if (!batch.ok()) {
+      // The coordinator knows a file by its name alone; whoever typed a path wants that.
+      for (v1::FileError& error : *errors) {
+        if (error.file() == requests[i].name()) error.set_file(submission.files[i]);
+      }
+      return absl::Status(batch.status().code(),
+                          absl::StrCat(submission.files[i], ": ", batch.status().message()));
+    }
+    batches->push_back(*std::move(batch));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<v1::GetBatchResponse>> Follow(Connection& connection,
+                                                         const std::vector<std::string>& batch_ids,
+                                                         Progress& progress, Interrupt& interrupt) {
+  interrupt.OnRaise([&connection] { connection.CancelWatches(); });
+  std::vector<absl::Status> statuses(batch_ids.size());
+  {
+    std::vector<std::thread> watchers;
+    for (size_t i = 0; i < batch_ids.size(); ++i) {
+      watchers.emplace_back([&, i] {
+        statuses[i] =
+            connection.Watch(batch_ids[i], [&](const v1::BatchEvent& event) { progress.Show(event); });
+      });
+    }
+    for (std::thread& watcher : watchers) watcher.join();
+  }
+  interrupt.OnRaise(nullptr);
+  progress.Clear();
+  for (const absl::Status& status : statuses) ASSAY_RETURN_IF_ERROR(status);
+  std::vector<v1::GetBatchResponse> ended;
+  for (const std::string& batch_id : batch_ids) {
+    ASSAY_ASSIGN_OR_RETURN(v1::GetBatchResponse batch, connection.GetBatch(batch_id));
+    ended.push_back(std::move(batch));
+  }
+  return ended;
+}
+
+}  // namespace assay::cli

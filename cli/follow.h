@@ -1,0 +1,34 @@
+// Submitting batch files and following batches to their end: what submit, watch and run have in common.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "assay/v1/coordinator.pb.h"
+#include "cli/connection.h"
+#include "cli/interrupt.h"
+#include "cli/progress.h"
+
+namespace assay::cli {
+
+struct Submission {
+  std::vector<std::string> files;
+  std::string request_id;  // of the first file; the others' are made from it. Empty: new ones
+  std::string submitter;
+  v1::Target target;
+};
+
+// One batch a file, in the files' order, those before the first error. Nothing is submitted unless every file
+// can be read. `errors` holds what is wrong with a file that is refused.
+absl::Status SubmitFiles(Connection& connection, const Submission& submission,
+                         std::vector<v1::Batch>* batches, std::vector<v1::FileError>* errors);
+
+// Watches all batches at once until each has ended, and gives their jobs as they then are, batch by batch.
+// CANCELLED where `interrupt` was raised; the batches run on.
+absl::StatusOr<std::vector<v1::GetBatchResponse>> Follow(Connection& connection,
+                                                         const std::vector<std::string>& batch_ids,
+                                                         Progress& progress, Interrupt& interrupt);
+
+}  // namespace assay::cli

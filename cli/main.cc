@@ -1,0 +1,260 @@
+// assay: the command line. Says what each command takes; what they do is in the other files.
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <map>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "cli/local_commands.h"
+#include "cli/remote_commands.h"
+#include "cli/run_command.h"
+#include "common/logging.h"
+
+namespace assay::cli {
+namespace {
+
+std::string DefaultSubmitter() {
+  const char* user = std::getenv("USER");
+  return user == nullptr ? "" : user;
+}
+
+// The options that several commands share, with their defaults.
+struct Arguments {
+  ConnectionOptions connection;
+  double timeout_seconds = 30;
+  double give_up_seconds = 60;
+  std::vector<std::string> batch_files;
+  bool cpu_only = false;
+  std::string dtype = "float32";
+  bool watch = false;
+  std::string output_format = "text";
+  std::string output;
+  std::string id;
+  std::string request_id;
+  std::string batch_id;
+  std::string submitter = DefaultSubmitter();
+  std::string content_dir;
+  std::string directory;
+  std::string output_dir = "out";
+  std::string host_binary;
+  std::string checkpoint_root;
+  uint32_t slots = std::max(1u, std::thread::hardware_concurrency());
+  uint32_t size = 10;
+  size_t limit = 50;
+
+  v1::Target target() const {
+    static const std::map<std::string, v1::Dtype> dtypes = {
+        {"float32", v1::FLOAT32}, {"bfloat16", v1::DTYPE_BFLOAT16}, {"float16", v1::FLOAT16}};
+    v1::Target target;
+    target.set_device(cpu_only ? v1::CPU : v1::AUTO);
+    target.set_dtype(dtypes.at(dtype));
+    return target;
+  }
+  bool json() const { return output_format == "json"; }
+  ConnectionOptions connected() const {
+    ConnectionOptions options = connection;
+    options.deadline = absl::Seconds(timeout_seconds);
+    options.give_up = absl::Seconds(give_up_seconds);
+    return options;
+  }
+};
+
+void AddConnection(CLI::App* command, Arguments& arguments) {
+  command->add_option("--address", arguments.connection.address, "The coordinator's host:port")
+      ->envname("ASSAY_ADDRESS")
+      ->capture_default_str();
+  command->add_option("--timeout", arguments.timeout_seconds, "Seconds that one request may take")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+}
+
+void AddGiveUp(CLI::App* command, Arguments& arguments) {
+  command
+      ->add_option("--give-up", arguments.give_up_seconds,
+                   "Seconds to try to reach a coordinator that is gone")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+}
+
+void AddTarget(CLI::App* command, Arguments& arguments) {
+  command->add_flag("--cpu-only", arguments.cpu_only, "Run on the CPU even where there is a GPU");
+  command->add_option("--dtype", arguments.dtype, "float32, bfloat16 or float16")
+      ->check(CLI::IsMember({"float32", "bfloat16", "float16"}))
+      ->capture_default_str();
+}
+
+void AddBatchFiles(CLI::App* command, Arguments& arguments) {
+  command->add_option("--batch-file", arguments.batch_files, "Batch files, each a batch of its own")
+      ->required();
+}
+
+void AddJson(CLI::App* command, Arguments& arguments) {
+  command->add_option("-o,--format", arguments.output_format, "text or json")
+      ->check(CLI::IsMember({"text", "json"}))
+      ->capture_default_str();
+}
+
+using Command = std::function<ExitCode()>;
+
+// Adds every command; the one chosen is put into `chosen`.
+void AddCommands(CLI::App& app, Arguments& arguments, Command& chosen) {
+  auto add = [&](const std::string& name, const std::string& description, Command command) {
+    CLI::App* sub = app.add_subcommand(name, description);
+    sub->callback([&chosen, command = std::move(command)] { chosen = command; });
+    return sub;
+  };
+  CLI::App* submit = add("submit", "Submit batch files to a coordinator, each as a batch", [&] {
+    Submission submission{arguments.batch_files, arguments.request_id, arguments.submitter,
+                          arguments.target()};
+    return SubmitCommand(arguments.connected(), submission, arguments.watch, arguments.json());
+  });
+  AddConnection(submit, arguments);
+  AddGiveUp(submit, arguments);
+  AddBatchFiles(submit, arguments);
+  AddTarget(submit, arguments);
+  AddJson(submit, arguments);
+  submit->add_flag("--watch", arguments.watch, "Follow the batches to their end");
+  submit->add_option("--request-id", arguments.request_id,
+                     "Submitting again with the same id makes no second batch");
+  submit->add_option("--submitter", arguments.submitter, "Who asks")->capture_default_str();
+
+  CLI::App* watch = add("watch", "Follow a batch to its end",
+                        [&] { return WatchCommand(arguments.connected(), arguments.id); });
+  AddConnection(watch, arguments);
+  AddGiveUp(watch, arguments);
+  watch->add_option("batch", arguments.id, "The batch's id")->required();
+
+  CLI::App* batches = add("batches", "List batches, the newest first", [&] {
+    return BatchesCommand(arguments.connected(), arguments.limit, arguments.json());
+  });
+  AddConnection(batches, arguments);
+  AddJson(batches, arguments);
+  batches->add_option("--limit", arguments.limit, "At most so many; 0: all")->capture_default_str();
+
+  CLI::App* show = add("show", "Show a batch and its jobs",
+                       [&] { return ShowCommand(arguments.connected(), arguments.id, arguments.json()); });
+  AddConnection(show, arguments);
+  AddJson(show, arguments);
+  show->add_option("batch", arguments.id, "The batch's id")->required();
+
+  CLI::App* cancel = add("cancel", "Cancel what a batch has not done yet",
+                         [&] { return CancelCommand(arguments.connected(), arguments.id); });
+  AddConnection(cancel, arguments);
+  cancel->add_option("batch", arguments.id, "The batch's id")->required();
+
+  CLI::App* report = add("report", "Report on a batch, or over everything", [&] {
+    static const std::map<std::string, v1::ReportFormat> formats = {{"text", v1::TEXT},
+                                                                    {"json", v1::JSON},
+                                                                    {"junit", v1::JUNIT},
+                                                                    {"markdown", v1::MARKDOWN},
+                                                                    {"html", v1::HTML}};
+    return ReportCommand(arguments.connected(), arguments.batch_id, formats.at(arguments.output_format),
+                         arguments.output);
+  });
+  AddConnection(report, arguments);
+  report->add_option("--batch", arguments.batch_id, "The batch's id; without it: over everything");
+  report->add_option("-o,--format", arguments.output_format, "text, json, junit, markdown or html")
+      ->check(CLI::IsMember({"text", "json", "junit", "markdown", "html"}))
+      ->capture_default_str();
+  report->add_option("--output", arguments.output, "A file; without it: standard output");
+
+  CLI::App* roadmap =
+      add("roadmap", "Write the roadmap: what is covered, what is overdue, what comes next",
+          [&] { return ReportCommand(arguments.connected(), "", v1::ROADMAP, arguments.output); });
+  AddConnection(roadmap, arguments);
+  roadmap->add_option("--output", arguments.output, "A file; without it: standard output");
+
+  CLI::App* next = add("next-batch", "Write the next batch file from what is missing", [&] {
+    return NextBatchCommand(arguments.connected(), arguments.size, arguments.output);
+  });
+  AddConnection(next, arguments);
+  next->add_option("--size", arguments.size, "How many models")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  next->add_option("--output", arguments.output, "A file; without it: standard output");
+
+  CLI::App* logs = add("logs", "Show the log of a job's counted attempt",
+                       [&] { return LogsCommand(arguments.connected(), arguments.id); });
+  AddConnection(logs, arguments);
+  logs->add_option("job", arguments.id, "The job's id")->required();
+
+  CLI::App* workers = add("workers", "List workers that are connected or were seen in the last day",
+                          [&] { return WorkersCommand(arguments.connected(), arguments.json()); });
+  AddConnection(workers, arguments);
+  AddJson(workers, arguments);
+
+  CLI::App* generate = add("generate", "Write the test files of batch files; needs no coordinator", [&] {
+    return GenerateCommand(arguments.batch_files, arguments.output_dir, arguments.content_dir,
+                           arguments.target());
+  });
+  AddBatchFiles(generate, arguments);
+  AddTarget(generate, arguments);
+  generate->add_option("--output-dir", arguments.output_dir, "Where the test files go")->required();
+  generate->add_option("--content-dir", arguments.content_dir, "The folder with templates/ and models/");
+
+  CLI::App* verify = add("verify", "Verify generated test files; needs no coordinator",
+                         [&] { return VerifyCommand(arguments.directory); });
+  verify->add_option("--directory", arguments.directory, "The folder with the test files")->required();
+
+  CLI::App* run = add("run", "Run batch files here, with a coordinator and a worker of their own", [&] {
+    RunOptions options;
+    options.batch_files = arguments.batch_files;
+    options.content_dir = arguments.content_dir;
+    options.output_dir = arguments.output_dir;
+    options.host_binary = arguments.host_binary;
+    options.checkpoint_root = arguments.checkpoint_root;
+    options.submitter = arguments.submitter;
+    options.slots = arguments.slots;
+    options.target = arguments.target();
+    options.cpu_only = arguments.cpu_only;
+    return RunCommand(options);
+  });
+  AddBatchFiles(run, arguments);
+  AddTarget(run, arguments);
+  run->add_option("--output-dir", arguments.output_dir, "Where the reports go")->capture_default_str();
+  run->add_option("--content-dir", arguments.content_dir, "The folder with templates/ and models/");
+  run->add_option("--slots", arguments.slots, "Tests that run at once on the CPU")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  run->add_option("--host-binary", arguments.host_binary,
+                  "assay-host; without it: the one beside this executable");
+  run->add_option("--checkpoint-root", arguments.checkpoint_root,
+                  "The folder that holds org/name checkpoints");
+}
+
+int Main(int argc, char** argv) {
+  Arguments arguments;
+  Command chosen;
+  CLI::App app("Tests models and reports what is covered.", "assay");
+  app.require_subcommand(1);
+  app.fallthrough(false);
+  std::string log_level = "warn";
+  app.add_option("--log-level", log_level, "debug, info, warn or error")->capture_default_str();
+  AddCommands(app, arguments, chosen);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp& help) {
+    app.exit(help);
+    return kExitOk;
+  } catch (const CLI::CallForAllHelp& help) {
+    app.exit(help);
+    return kExitOk;
+  } catch (const CLI::ParseError& error) {
+    std::fprintf(stderr, "assay: %s\nRun with --help for more information.\n", error.what());
+    return kExitUsage;
+  }
+  if (const absl::Status status = StartLogging("assay", log_level); !status.ok()) {
+    std::fprintf(stderr, "assay: %s\n", std::string(status.message()).c_str());
+    return kExitUsage;
+  }
+  return chosen();
+}
+
+}  // namespace
+}  // namespace assay::cli
+
+int main(int argc, char** argv) { return assay::cli::Main(argc, argv); }

@@ -1,0 +1,28 @@
+// Commands that ask a coordinator. Each writes its answer and gives the process's exit code.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "assay/v1/coordinator.pb.h"
+#include "cli/connection.h"
+#include "cli/follow.h"
+#include "common/exit_code.h"
+
+namespace assay::cli {
+
+ExitCode SubmitCommand(const ConnectionOptions& connection, const Submission& submission, bool watch,
+                       bool json);
+ExitCode WatchCommand(const ConnectionOptions& connection, const std::string& batch_id);
+ExitCode BatchesCommand(const ConnectionOptions& connection, size_t limit, bool json);
+ExitCode ShowCommand(const ConnectionOptions& connection, const std::string& batch_id, bool json);
+ExitCode CancelCommand(const ConnectionOptions& connection, const std::string& batch_id);
+// `output` is a file; empty: standard output.
+ExitCode ReportCommand(const ConnectionOptions& connection, const std::string& batch_id,
+                       v1::ReportFormat format, const std::string& output);
+// Names the models without a catalogue entry on standard error: a batch file has no place for that.
+ExitCode NextBatchCommand(const ConnectionOptions& connection, uint32_t size, const std::string& output);
+ExitCode LogsCommand(const ConnectionOptions& connection, const std::string& job_id);
+ExitCode WorkersCommand(const ConnectionOptions& connection, bool json);
+
+}  // namespace assay::cli

@@ -8,7 +8,10 @@ import sys
 import time
 import traceback
 
-from . import catalogue
+import torch
+import transformers
+
+from . import catalogue, check, export
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
@@ -27,8 +30,6 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
 
 def _work(name: str, options: argparse.Namespace, answer) -> None:
     """In a process of its own: patches and the library's global state end with it."""
-    from . import check, export
-
     start = time.monotonic()
     try:
         program = export.export(catalogue.load(name))
@@ -56,12 +57,10 @@ def _work(name: str, options: argparse.Namespace, answer) -> None:
 def main(argv: list[str]) -> int:
     options = _arguments(argv)
     names = catalogue.names() if options.all else options.names
-    # Forked from a parent that has imported torch and transformers once; it never runs an operator itself.
-    import torch
-    import transformers
-
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
+    # Children are forked from this process: single-threaded, and with all that an export imports already there.
+    export.export_module(torch.nn.Linear(2, 2), {"input": torch.zeros(2, 2)}, {"input": 0})
     context = multiprocessing.get_context("fork")
     waiting, running, failed = list(names), {}, []
     while waiting or running:

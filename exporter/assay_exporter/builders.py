@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -59,7 +60,7 @@ def _finish(model: torch.nn.Module, config: PretrainedConfig) -> Built:
 def plain(entry: catalogue_pb2.CatalogueEntry) -> Built:
     """model_class(config), the configuration shrunk."""
     overrides = catalogue.overrides(entry)
-    if entry.model_class.endswith("Classification"):
+    if entry.model_class.endswith(("Classification", "Detection")):
         overrides.setdefault("num_labels", 10)  # the library's default of two says little
     config = shrink.tiny(resolve(entry.config_class), overrides)
     _configure(config)
@@ -72,6 +73,41 @@ BUILDERS: dict[str, Callable[[catalogue_pb2.CatalogueEntry], Built]] = {"": plai
 def builder(function: Callable) -> Callable:
     BUILDERS[function.__name__] = function
     return function
+
+
+def _tiny(config_class: type[PretrainedConfig], **more) -> PretrainedConfig:
+    return config_class(**shrink.tiny_arguments(config_class, {}), **more)
+
+
+@builder
+def vision_encoder_decoder(entry: catalogue_pb2.CatalogueEntry) -> Built:
+    """ViT and GPT-2, as in the default checkpoint."""
+    decoder = _tiny(transformers.GPT2Config, is_decoder=True, add_cross_attention=True)
+    config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(
+        _tiny(transformers.ViTConfig), decoder
+    )
+    _configure(config)
+    return _finish(resolve(entry.model_class)(config), config)
+
+
+@builder
+def vision_text_dual_encoder(entry: catalogue_pb2.CatalogueEntry) -> Built:
+    """CLIP's vision model and BERT, as in the default checkpoint."""
+    config = transformers.VisionTextDualEncoderConfig.from_vision_text_configs(
+        _tiny(transformers.CLIPVisionConfig), _tiny(transformers.BertConfig), projection_dim=16
+    )
+    _configure(config)
+    return _finish(resolve(entry.model_class)(config), config)
+
+
+@builder
+def beit3(entry: catalogue_pb2.CatalogueEntry) -> Built:
+    """torchscale's model with the head of its authors; see patches/beit3.py, which must be in force."""
+    from .patches import beit3 as source
+
+    model, config = source.build()
+    text = json.dumps(_stable(config), sort_keys=True)
+    return Built(model.eval(), types.SimpleNamespace(**config), text, source.LIBRARY)
 
 
 def build(entry: catalogue_pb2.CatalogueEntry) -> Built:

@@ -1,6 +1,7 @@
 """From a catalogue entry to a program, compared with unpatched eager on the way."""
 
 import contextlib
+import copy
 import dataclasses
 import warnings
 
@@ -9,7 +10,7 @@ import zstandard
 from torch._export.serde.schema import SCHEMA_VERSION
 from torch.export.graph_signature import InputKind, OutputKind
 
-from . import builders, catalogue, golden, inputs, patches, tensors, transcribe, weights, wrapper
+from . import builders, catalogue, golden, inputs, patches, replay, tensors, transcribe, weights, wrapper
 from .proto import catalogue_pb2, program_pb2
 
 FORMAT = 1
@@ -40,6 +41,7 @@ class Subject:
     built: builders.Built
     wrapped: torch.nn.Module
     inputs: list[inputs.Input]
+    output_names: list[str]
     samples: list[Sample]  # the golden's first
     weights: list[program_pb2.WeightSpec]
     tied: list[program_pb2.TiedWeight]
@@ -87,32 +89,37 @@ def prepare(entry: catalogue_pb2.CatalogueEntry) -> Subject:
     dynamic = [spec for spec in given if spec.batch_dim is not None]
     if not dynamic and not catalogue.fixed_batch_reason(entry):
         raise ExportError("the batch dimension is fixed, and the entry gives no reason for it")
-    wrapped = wrapper.wrap(built.model, [spec.name for spec in given], constants)
+    output_names: list[str] = []
+    wrapped = wrapper.wrap(built.model, [spec.name for spec in given], constants, output_names)
     watch = golden.SignalWatch(built.model)
     samples = []
     draws = [("golden", weights.SEED, None)] + [(f"fresh inputs {seed}", seed, None) for seed in _FRESH]
     draws += [(f"batch {n}", _FRESH[-1] + n, n) for n in _OTHER_BATCHES] if dynamic else []
     for label, seed, batch in draws:
         arguments = _draw(given, seed, batch)
-        samples.append(Sample(label, arguments, list(wrapped(**arguments))))
+        # A copy each time, so that state that a model keeps between calls cannot matter.
+        outputs = copy.deepcopy(wrapped)(**arguments)
+        samples.append(Sample(label, arguments, list(outputs)))
         if label == "golden":
             watch.close()
     watch.check()
-    for name, tensor in zip(wrapped.output_names, samples[0].outputs):
+    for name, tensor in zip(output_names, samples[0].outputs):
         golden.check_output(name, tensor)
-    check_influence(given, samples[0].arguments, samples[0].outputs, wrapped)
-    return Subject(built, wrapped, given, samples, specs, tied)
+    check_influence(
+        given, samples[0].arguments, samples[0].outputs, lambda **a: list(copy.deepcopy(wrapped)(**a))
+    )
+    return Subject(built, wrapped, given, output_names, samples, specs, tied)
 
 
-def export_graph(subject: Subject) -> torch.export.ExportedProgram:
-    """The functional graph, its batch dimension dynamic where inputs have one."""
+def export_module(
+    module: torch.nn.Module, arguments: dict[str, torch.Tensor], batch_dims: dict[str, int | None]
+) -> torch.export.ExportedProgram:
+    """The functional graph, one dynamic batch dimension shared by the arguments that have one."""
     batch = torch.export.Dim("batch", min=1, max=1 << 16)
-    shapes = {
-        spec.name: {} if spec.batch_dim is None else {spec.batch_dim: batch} for spec in subject.inputs
-    }
-    program = torch.export.export(
-        subject.wrapped, (), subject.samples[0].arguments, dynamic_shapes=shapes, strict=False
-    ).run_decompositions({})
+    shapes = {name: {} if dim is None else {dim: batch} for name, dim in batch_dims.items()}
+    with torch.no_grad():
+        program = torch.export.export(module, (), arguments, dynamic_shapes=shapes, strict=False)
+        program = program.run_decompositions({})
     for spec in program.graph_signature.output_specs:
         if spec.kind is not OutputKind.USER_OUTPUT:
             raise ExportError(f"the graph changes {spec.target} in place ({spec.kind.name}): state must stay out")
@@ -250,9 +257,12 @@ def export(entry: catalogue_pb2.CatalogueEntry) -> program_pb2.Program:
                 agree(f"patch {name} on {sample.label}", sample.outputs, list(subject.wrapped(**sample.arguments)))
                 for sample in subject.samples
             )
-        program = export_graph(subject)
+        batch_dims = {spec.name: spec.batch_dim for spec in subject.inputs}
+        program = export_module(subject.wrapped, subject.samples[0].arguments, batch_dims)
         signature = read_signature(program, subject)
-        return _assemble(entry, subject, program, signature, differences)
+        made = _assemble(entry, subject, program, signature, differences)
+        prove(made, subject.samples)
+        return made
 
 
 def _assemble(entry, subject: Subject, program, signature: Signature, differences) -> program_pb2.Program:
@@ -282,7 +292,7 @@ def _assemble(entry, subject: Subject, program, signature: Signature, difference
     recorder.run(*golden_arguments)
     doubled = golden.Doubled(module).run(*golden_arguments)
     results = next(node for node in module.graph.nodes if node.op == "output").args[0]
-    names = subject.wrapped.output_names
+    names = subject.output_names
     for name, tensor, node in zip(names, subject.samples[0].outputs, results):
         spec = manifest.outputs.add(name=name, dtype=tensors.scalar_type(tensor.dtype), shape=list(tensor.shape))
         dim = _batch_dim(node.meta["val"], symbol)
@@ -293,6 +303,16 @@ def _assemble(entry, subject: Subject, program, signature: Signature, difference
     made.golden.trace.extend(golden.trace(written.nodes, recorder.results))
     made.golden.cpu_capability = golden.cpu_capability()
     return made
+
+
+def prove(program: program_pb2.Program, samples: list[Sample]) -> None:
+    """The written program, read back and run from its own mock rules, gives what eager gives."""
+    runner = replay.Runner(unpack(pack(program)))
+    for name, tensor in runner.golden_inputs().items():
+        if not torch.equal(tensor, samples[0].arguments[name]):
+            raise ExportError(f"the written golden input {name} is not the one that was run")
+    for sample in samples:
+        agree(f"written program on {sample.label}", sample.outputs, list(runner.run(sample.arguments).values()))
 
 
 def pack(program: program_pb2.Program) -> bytes:

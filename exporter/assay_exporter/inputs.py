@@ -5,6 +5,8 @@ with a `batch_dim` is made for any batch size; all of them share one symbol in t
 """
 
 import dataclasses
+import importlib
+import types
 from collections.abc import Callable
 
 import torch
@@ -84,3 +86,223 @@ def seq2seq(config) -> list[Input]:
 def image(config) -> list[Input]:
     size = _square(getattr(config, "image_size", None) or 64)
     return [noise("pixel_values", BATCH, getattr(config, "num_channels", 3) or 3, size, size)]
+
+
+@maker
+def protein(config) -> list[Input]:
+    return [ids(low=4, high=30), ones("attention_mask", BATCH, SEQUENCE)]
+
+
+@maker
+def text_128(config) -> list[Input]:
+    return [ids(length=128), ones("attention_mask", BATCH, 128)]
+
+
+@maker
+def seq2seq_masked(config) -> list[Input]:
+    return [*seq2seq(config), ones("decoder_attention_mask", BATCH, SEQUENCE)]
+
+
+@maker
+def image_with_mask(config) -> list[Input]:
+    return [noise("pixel_values", BATCH, 3, 64, 64), ones("pixel_mask", BATCH, 64, 64)]
+
+
+@maker
+def image_of_backbone(config) -> list[Input]:
+    size = config.backbone_config.image_size
+    return [noise("pixel_values", BATCH, 3, size, size)]
+
+
+@maker
+def pixel_clusters(config) -> list[Input]:
+    positions = Input("position_ids", (1, SEQUENCE), mock.ramp(0, 1), torch.long, batch_dim=None, moves=False)
+    return [ids(low=0, high=config.vocab_size - 1), positions]
+
+
+@maker
+def text_and_image(config) -> list[Input]:
+    size = config.vision_config.image_size
+    return [*text(config), noise("pixel_values", BATCH, 3, size, size)]
+
+
+@maker
+def question(config) -> list[Input]:
+    """The question's token stands first among the text's ids."""
+
+    def place(tensor: torch.Tensor) -> None:
+        tensor[:, 1] = config.question_token_id
+
+    return [ids(place=place), ones("attention_mask", BATCH, SEQUENCE)]
+
+
+LABELS = 3
+
+
+def _label_texts() -> list[Input]:
+    """Texts that every image is compared with: labels of zero-shot classification, no part of the batch."""
+    return [ids(batch=LABELS, batch_dim=None), ones("attention_mask", LABELS, SEQUENCE, batch_dim=None)]
+
+
+@maker
+def image_and_labels(config) -> list[Input]:
+    size = config.vision_config.image_size
+    return [*_label_texts(), noise("pixel_values", BATCH, 3, size, size)]
+
+
+@maker
+def video_and_labels(config) -> list[Input]:
+    vision = config.vision_config
+    return [*_label_texts(), noise("pixel_values", BATCH, vision.num_frames, 3, vision.image_size, vision.image_size)]
+
+
+@maker
+def image_to_decoder(config) -> list[Input]:
+    size = config.encoder.image_size
+    return [noise("pixel_values", BATCH, 3, size, size), ids("decoder_input_ids")]
+
+
+def _text_with_placeholders(token: int, count: int, at: int = 2) -> list[Input]:
+    """Token ids of which `count` from position `at` on are the placeholder of an image, and their mask."""
+
+    def place(tensor: torch.Tensor) -> None:
+        tensor[:, at : at + count] = token
+
+    length = count + SEQUENCE
+    return [ids(length=length, place=place), ones("attention_mask", BATCH, length)]
+
+
+@maker
+def instructblip(config) -> list[Input]:
+    size = config.vision_config.image_size
+    return [
+        *_text_with_placeholders(config.image_token_index, config.num_query_tokens),
+        noise("pixel_values", BATCH, 3, size, size),
+        ids("qformer_input_ids"),
+        ones("qformer_attention_mask", BATCH, SEQUENCE),
+    ]
+
+
+@maker
+def llava(config) -> list[Input]:
+    size = config.vision_config.image_size
+    count = (size // config.vision_config.patch_size) ** 2
+    return [
+        *_text_with_placeholders(config.image_token_index, count),
+        noise("pixel_values", BATCH, 3, size, size),
+    ]
+
+
+@maker
+def llava_video(config) -> list[Input]:
+    size, frames = config.vision_config.image_size, 2
+    count = frames * (size // config.vision_config.patch_size // 2) ** 2
+    return [
+        *_text_with_placeholders(config.video_token_index, count),
+        noise("pixel_values_videos", BATCH, frames, 3, size, size),
+    ]
+
+
+@maker
+def idefics2(config) -> list[Input]:
+    size = config.vision_config.image_size
+    return [
+        *_text_with_placeholders(config.image_token_id, config.perceiver_config.resampler_n_latents),
+        noise("pixel_values", BATCH, 1, 3, size, size),
+    ]
+
+
+@maker
+def idefics3(config) -> list[Input]:
+    size = config.vision_config.image_size
+    count = (size // config.vision_config.patch_size) ** 2 // config.scale_factor**2
+    return [
+        *_text_with_placeholders(config.image_token_id, count),
+        noise("pixel_values", BATCH, 1, 3, size, size),
+    ]
+
+
+@maker
+def idefics(config) -> list[Input]:
+    size = config.vision_config.image_size
+    return [
+        *text(config),
+        noise("pixel_values", BATCH, 1, 3, size, size),
+        ones("image_attention_mask", BATCH, SEQUENCE, 1),
+        Input("position_ids", (BATCH, SEQUENCE), mock.ramp(0, 1), torch.long, moves=False),
+    ]
+
+
+@maker
+def mllama(config) -> list[Input]:
+    size = config.vision_config.image_size
+    tiles = config.vision_config.max_num_tiles
+    return [
+        *text(config),
+        noise("pixel_values", BATCH, 1, tiles, 3, size, size),
+        # Aspect ratio 6 of the supported ones is a square of all four tiles.
+        Input("aspect_ratio_ids", (BATCH, 1), mock.constant(6), torch.long, moves=False),
+        ones("aspect_ratio_mask", BATCH, 1, tiles),
+        ones("cross_attention_mask", BATCH, SEQUENCE, 1, tiles),
+    ]
+
+
+@maker
+def waveform(config) -> list[Input]:
+    return [noise("input_values", BATCH, 1600)]
+
+
+@maker
+def log_mel(config) -> list[Input]:
+    return [
+        noise("input_features", BATCH, config.num_mel_bins, 2 * config.max_source_positions),
+        ids("decoder_input_ids"),
+    ]
+
+
+@maker
+def filterbank(config) -> list[Input]:
+    return [
+        noise("input_features", BATCH, 32, config.input_feat_per_channel),
+        ones("attention_mask", BATCH, 32),
+        ids("decoder_input_ids"),
+    ]
+
+
+@maker
+def speech_decoder(config) -> list[Input]:
+    return [
+        ids(),
+        noise("encoder_hidden_states", BATCH, 6, config.hidden_size),
+        ones("encoder_attention_mask", BATCH, 6),
+    ]
+
+
+@maker
+def qwen_vl(config) -> list:
+    """One text with one image, whose patches come as one flat list; the grid they lie on is a constant."""
+    frames, height, width = grid = (1, 4, 4)
+    vision = config.vision_config
+    count = frames * height * width // vision.spatial_merge_size**2
+    length = SEQUENCE + count + 2
+
+    def place(tensor: torch.Tensor) -> None:
+        tensor[0, 2] = config.vision_start_token_id
+        tensor[0, 3 : 3 + count] = config.image_token_id
+        tensor[0, 3 + count] = config.vision_end_token_id
+
+    tokens = ids(length=length, batch=1, batch_dim=None, place=place)
+    grids = torch.tensor([grid])
+    library = importlib.import_module(f"transformers.models.{config.model_type}.modeling_{config.model_type}")
+    model = getattr(library, "Qwen2VLModel" if config.model_type == "qwen2_vl" else "Qwen3VLModel")
+    # The library's own rule for positions in time, height and width reads the placeholders; so it stays outside.
+    positions, _ = model.get_rope_index(types.SimpleNamespace(config=config), tokens.make(0), grids)
+    literal = program_pb2.MockRule(literal=tensors.data(positions))
+    features = getattr(vision, "in_channels", 3) * vision.temporal_patch_size * vision.patch_size**2
+    return [
+        tokens,
+        ones("attention_mask", 1, length, batch_dim=None),
+        Input("position_ids", tuple(positions.shape), literal, torch.long, batch_dim=None, moves=False),
+        noise("pixel_values", frames * height * width, features, batch_dim=None),
+        {"image_grid_thw": grids},
+    ]

@@ -5,6 +5,6 @@ import sys
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parent))
 
-from assay.v1 import catalogue_pb2, program_pb2, test_pb2  # noqa: E402
+from assay.v1 import catalogue_pb2, program_pb2, template_pb2  # noqa: E402
 
-__all__ = ["catalogue_pb2", "program_pb2", "test_pb2"]
+__all__ = ["catalogue_pb2", "program_pb2", "template_pb2"]

@@ -44,4 +44,4 @@ def from_rule(
     if rule.WhichOneof("kind") == "literal":
         return torch.frombuffer(bytearray(rule.literal), dtype=dtype).reshape(shape)
     made = mock.values(rule, name, seed, shape)
-    return torch.from_numpy(np.ascontiguousarray(made)).to(dtype)
+    return torch.from_numpy(np.ascontiguousarray(made)).reshape(shape).to(dtype)

@@ -30,22 +30,22 @@ def main_outputs(output) -> dict[str, torch.Tensor]:
     raise ValueError(f"none of the main outputs is among {list(output.keys())}")
 
 
-def wrap(model: torch.nn.Module, inputs: list[str], constants: dict) -> torch.nn.Module:
+def wrap(
+    model: torch.nn.Module, inputs: list[str], constants: dict, output_names: list[str]
+) -> torch.nn.Module:
     """A module whose forward takes `inputs` by name (torch.export wants them explicit) and gives a tuple.
 
-    `output_names` of the module are set by its first eager run. `constants` are passed as they are.
+    Every run writes the outputs' names to `output_names`. `constants` are passed as they are.
     """
 
     class Wrapped(torch.nn.Module):
         def __init__(self):
             super().__init__()
             self.model = model
-            self.output_names: list[str] = []
 
         def run(self, arguments: dict):
             named = main_outputs(self.model(**arguments, **constants))
-            if not self.output_names:
-                self.output_names = list(named)
+            output_names[:] = named
             return tuple(named.values())
 
     # dynamic shapes and **kwargs do not mix in torch.export, so forward is written out.

@@ -10,8 +10,11 @@ A patch module has
 
 import contextlib
 import importlib
+import inspect
+import sys
+import textwrap
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 
 def load(name: str) -> types.ModuleType:
@@ -34,6 +37,39 @@ def replaced(owner, **attributes) -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(owner, name, value)
+
+
+def edited(function: Callable, edits: dict[str, str]) -> Callable:
+    """`function` compiled anew with parts of its source replaced; its decorators are left out.
+
+    Each part must be there exactly once, so that another version of the library is noticed, not half patched.
+    """
+    bare = inspect.unwrap(function)
+    source = textwrap.dedent(inspect.getsource(bare))
+    source = source[source.index("def ") :]
+    for old, new in edits.items():
+        if source.count(old) != 1:
+            raise ValueError(f"{bare.__qualname__} has {source.count(old)} times '{old}': another version?")
+        source = source.replace(old, new)
+    scope = vars(sys.modules[bare.__module__])
+    namespace: dict = {}
+    exec(compile("from __future__ import annotations\n" + source, f"<patched {bare.__qualname__}>", "exec"), scope, namespace)
+    return namespace[bare.__name__]
+
+
+def remembered(function: Callable) -> Callable:
+    """A method whose result for a module is that of its first call: a constant while tracing.
+
+    For functions of an image grid that is the same in every call, and that read it as Python numbers.
+    """
+    results: dict[int, object] = {}
+
+    def once(self, *arguments):
+        if id(self) not in results:
+            results[id(self)] = function(self, *arguments)
+        return results[id(self)]
+
+    return once
 
 
 def repairs(patch: types.ModuleType) -> bool:

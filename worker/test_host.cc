@@ -18,6 +18,8 @@ namespace assay::worker {
 namespace {
 
 constexpr size_t kOutputTailBytes = 4096;
+// How long a process that closed its events may take to end.
+constexpr absl::Duration kEndLimit = absl::Seconds(1);
 
 // The host whose loop this thread is.
 thread_local const TestHost* own_host = nullptr;
@@ -178,11 +180,16 @@ std::string TestHost::Serve(bool& ready) {
         return absl::StrCat("sent garbage and was killed: ", read.message());
       }
     }
+    const bool closed = !process.events().open();
+    if (closed && fds[3].revents == 0) {
+      // Pipes are closed a moment before a process has ended: wait for what it has to say about that.
+      ::poll(&fds[3], 1, static_cast<int>(absl::ToInt64Milliseconds(kEndLimit)));
+    }
     if (fds[3].revents != 0) {
       ReadOutput(process);
       return absl::StrCat("died: ", DescribeWaitStatus(process.KillAndReap()));
     }
-    if ((fds[1].revents & POLLHUP) != 0 && !process.events().open()) {
+    if (closed) {
       process.KillAndReap();
       return "closed its events and was killed";
     }

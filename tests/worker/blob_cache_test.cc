@@ -6,7 +6,7 @@
 #include <map>
 #include <thread>
 
-#include "absl/synchronization/notification.h"
+#include "absl/strings/str_cat.h"
 #include "common/digest.h"
 #include "common/file.h"
 #include "tests/matchers.h"
@@ -101,7 +101,7 @@ TEST_F(BlobCacheTest, FetchesWhatIsMissingInOneCallAndOnlyOnce) {
 
 TEST_F(BlobCacheTest, ThreadsThatWantTheSameBlobFetchItOnce) {
   std::vector<std::string> digests;
-  for (int i = 0; i < 20; ++i) digests.push_back(server_.Add("content " + std::to_string(i)));
+  for (int i = 0; i < 20; ++i) digests.push_back(server_.Add(absl::StrCat("content ", i)));
   auto cache = Open();
   std::vector<std::thread> threads;
   std::atomic<int> good{0};
@@ -220,7 +220,7 @@ TEST_F(BlobCacheTest, ASmallerBudgetTakesEffectAtTheNextStart) {
 
 TEST_F(BlobCacheTest, IgnoresWhatIsNotABlobAndRemovesHalfOnes) {
   std::filesystem::create_directories(folder_);
-  std::ofstream(folder_ / ("." + std::string(64, 'a') + ".part")) << "half";
+  std::ofstream(folder_ / absl::StrCat(".", std::string(64, 'a'), ".part")) << "half";
   std::ofstream(folder_ / "README") << "mine";
   EXPECT_EQ(Open()->bytes(), 0);
   EXPECT_THAT(Files(), ElementsAre("README"));

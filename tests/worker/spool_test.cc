@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "absl/strings/str_cat.h"
 #include "common/file.h"
 #include "tests/matchers.h"
 
@@ -103,7 +104,7 @@ TEST_F(SpoolTest, EveryCutIsFoundAndMovedAside) {
 TEST_F(SpoolTest, AResultUnderAnotherAttemptsNameIsMovedAside) {
   ASSERT_OK_AND_ASSIGN(auto spool, Spool::Open(folder_));
   ASSERT_THAT(spool->Put(Result("a", 1)), IsOk());
-  std::filesystem::rename(OnlyFile(), folder_ / (std::string(64, '0') + ".result"));
+  std::filesystem::rename(OnlyFile(), folder_ / absl::StrCat(std::string(64, '0'), ".result"));
   ASSERT_OK_AND_ASSIGN(auto reopened, Spool::Open(folder_));
   EXPECT_THAT(reopened->Keys(), IsEmpty());
   EXPECT_TRUE(IsMovedAside());

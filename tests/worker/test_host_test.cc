@@ -246,6 +246,14 @@ TEST_F(TestHostTest, SaysThatABinaryIsMissing) {
   EXPECT_THAT(host_->WaitUntilReady(), StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("missing")));
 }
 
+TEST_F(TestHostTest, AHostThatClosesItsEventsAndLivesOnIsKilled) {
+  TestHostOptions options = Options();
+  options.binary = Script("exec 3>&-; exec cat");
+  Start(options);
+  EXPECT_THAT(host_->WaitUntilReady(),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("closed its events and was killed")));
+}
+
 TEST_F(TestHostTest, AHostThatIsNeverReadyIsGivenUp) {
   TestHostOptions options = Options();
   options.binary = Script("exec cat");

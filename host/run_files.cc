@@ -68,8 +68,9 @@ class Printer {
 
   void Print(const v1::ModelTest& test, const v1::TestResult& result) {
     ++counts_[result.outcome()];
-    std::string line = absl::StrFormat("%-20s %-28s %s %.3f s", v1::Outcome_Name(result.outcome()),
-                                       test.name(), result.provenance().device().kind(), result.seconds());
+    const v1::DeviceInfo& device = result.provenance().device();
+    std::string line = absl::StrFormat("%-20s %-28s %s %s %.3f s", v1::Outcome_Name(result.outcome()),
+                                       test.name(), device.kind(), device.capability(), result.seconds());
     if (!result.message().empty()) absl::StrAppend(&line, "  ", result.message());
     printf("%s\n", line.c_str());
     for (const v1::CaseResult& c : result.case_()) Print(c);

@@ -61,9 +61,9 @@ absl::Status OfIntegers(F function, int64_t a, int64_t b, c10::IValue* result) {
     case F::kFloorDiv:
     case F::kMod: {
       if (b == 0) return ByZero();
-      if (b == -1) {  // INT64_MIN / -1 traps
+      if (b == -1 && function == F::kMod) break;  // INT64_MIN / -1 and its remainder trap
+      if (b == -1) {
         if (__builtin_sub_overflow(int64_t{0}, a, &r)) return Overflow();
-        if (function == F::kMod) r = 0;
         break;
       }
       const bool adjust = a % b != 0 && (a < 0) != (b < 0);

@@ -1,5 +1,6 @@
 #include "engine/validate.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -30,16 +31,22 @@ absl::StatusOr<int64_t> CountOf(absl::string_view what, v1::ScalarType dtype,
   return ElementCount(what, shape);
 }
 
-absl::Status CheckSize(absl::string_view what, v1::ScalarType dtype, int64_t count, size_t bytes) {
+absl::Status CheckData(absl::string_view what, v1::ScalarType dtype, int64_t count, absl::string_view data) {
   // At most 2^40 elements of 8 bytes, so this cannot overflow.
   const size_t expected = static_cast<size_t>(count) * ItemSize(dtype);
-  if (bytes == expected) return absl::OkStatus();
-  return Invalid(what, ": ", bytes, " bytes of data, but its shape and dtype need ", expected);
+  if (data.size() != expected) {
+    return Invalid(what, ": ", data.size(), " bytes of data, but its shape and dtype need ", expected);
+  }
+  // Any other byte as a C++ bool would be undefined behaviour in the kernels.
+  if (dtype == v1::BOOL && !std::all_of(data.begin(), data.end(), [](char c) { return c == 0 || c == 1; })) {
+    return Invalid(what, ": a bool that is neither 0 nor 1");
+  }
+  return absl::OkStatus();
 }
 
 absl::Status CheckTensor(absl::string_view what, const v1::Tensor& tensor) {
   ASSAY_ASSIGN_OR_RETURN(const int64_t count, CountOf(what, tensor.dtype(), tensor.shape()));
-  return CheckSize(what, tensor.dtype(), count, tensor.data().size());
+  return CheckData(what, tensor.dtype(), count, tensor.data());
 }
 
 // Smallest and largest value that a dtype holds; floating point dtypes have no limits here.
@@ -93,7 +100,7 @@ absl::Status CheckRule(absl::string_view what, const v1::MockRule& rule, v1::Sca
     case v1::MockRule::kConstant:
       return CheckInRange(what, dtype, rule.constant());
     case v1::MockRule::kLiteral:
-      return CheckSize(absl::StrCat(what, ", literal mock rule"), dtype, count, rule.literal().size());
+      return CheckData(absl::StrCat(what, ", literal mock rule"), dtype, count, rule.literal());
     case v1::MockRule::kIntRange: {
       const auto& range = rule.int_range();
       if (range.low() >= range.high()) {
@@ -181,7 +188,7 @@ absl::Status CheckGolden(const v1::Program& program) {
       ASSAY_RETURN_IF_ERROR(CheckRule(what, input.rule(), spec.dtype(), spec.shape()));
     } else if (input.source_case() == v1::GoldenInput::kData) {
       ASSAY_ASSIGN_OR_RETURN(const int64_t count, CountOf(what, spec.dtype(), spec.shape()));
-      ASSAY_RETURN_IF_ERROR(CheckSize(what, spec.dtype(), count, input.data().size()));
+      ASSAY_RETURN_IF_ERROR(CheckData(what, spec.dtype(), count, input.data()));
     } else {
       return Invalid(what, ": neither data nor rule");
     }

@@ -273,7 +273,9 @@ TEST(Compare, FindsTheLargestDifferenceAndItsPlace) {
 
 TEST(Compare, NanAndUnequalInfinitiesAreInfinitelyFarAndEqualInfinitiesAreNot) {
   const float inf = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
-  auto error = [](float a, float b) { return Compare(*MakeTensor(Floats({a})), *MakeTensor(Floats({b})))->error; };
+  auto error = [](float a, float b) {
+    return Compare(*MakeTensor(Floats({a})), *MakeTensor(Floats({b})))->error;
+  };
   EXPECT_EQ(error(inf, inf), 0);
   EXPECT_EQ(error(inf, -inf), inf);
   EXPECT_EQ(error(1, inf), inf);

@@ -27,9 +27,10 @@ void ForValues(const v1::Argument& argument, Use use) {
   }
 }
 
-// The first traced nodes through which a change of `values` becomes visible: every way from there to an output
-// passes one. In the order of the graph.
-std::vector<std::string> FirstTraced(const v1::Program& program, std::set<uint32_t> values, int changed_node) {
+// The first traced nodes through which a change of `values` becomes visible: every way from there to an
+// output passes one. In the order of the graph.
+std::vector<std::string> FirstTraced(const v1::Program& program, std::set<uint32_t> values,
+                                     int changed_node) {
   std::set<uint32_t> traced;
   for (const v1::NodeTrace& trace : program.golden().trace()) traced.insert(trace.node());
   std::vector<std::string> found;
@@ -149,7 +150,8 @@ class WeightFaults : public ::testing::TestWithParam<ValueFault> {};
 TEST_P(WeightFaults, OneValueIsFoundWhereItIsFirstUsed) {
   v1::Program program = RealProgram(GetParam().program);
   int weight = 0;
-  while (weight < program.manifest().weights_size() && program.manifest().weights(weight).name() != GetParam().name) {
+  while (weight < program.manifest().weights_size() &&
+         program.manifest().weights(weight).name() != GetParam().name) {
     ++weight;
   }
   ASSERT_LT(weight, program.manifest().weights_size());
@@ -157,15 +159,15 @@ TEST_P(WeightFaults, OneValueIsFoundWhereItIsFirstUsed) {
   ExpectFound(program, FirstTraced(program, {ValueOf(program, GetParam().name)}, -1));
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Programs, WeightFaults,
-    ::testing::Values(ValueFault{"bert", "bert.encoder.layer.1.output.dense.weight"},
-                      ValueFault{"gpt2", "transformer.h.0.attn.c_attn.weight"},
-                      ValueFault{"llama_3", "model.layers.1.mlp.down_proj.weight"},
-                      ValueFault{"t5", "decoder.block.1.layer.2.DenseReluDense.wo.weight"},
-                      ValueFault{"vit", "vit.encoder.layer.0.layernorm_before.weight"},
-                      ValueFault{"mamba", "backbone.layers.0.mixer.A_log"}),
-    [](const auto& info) { return absl::StrCat(info.param.program, "_", info.index); });
+INSTANTIATE_TEST_SUITE_P(Programs, WeightFaults,
+                         ::testing::Values(ValueFault{"bert", "bert.encoder.layer.1.output.dense.weight"},
+                                           ValueFault{"gpt2", "transformer.h.0.attn.c_attn.weight"},
+                                           ValueFault{"llama_3", "model.layers.1.mlp.down_proj.weight"},
+                                           ValueFault{"t5",
+                                                      "decoder.block.1.layer.2.DenseReluDense.wo.weight"},
+                                           ValueFault{"vit", "vit.encoder.layer.0.layernorm_before.weight"},
+                                           ValueFault{"mamba", "backbone.layers.0.mixer.A_log"}),
+                         [](const auto& info) { return absl::StrCat(info.param.program, "_", info.index); });
 
 class ConstantFaults : public ::testing::TestWithParam<ValueFault> {};
 

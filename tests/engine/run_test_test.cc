@@ -1,10 +1,9 @@
 // A test from its file to its verdict: what is refused, what is skipped, and how cases make an outcome.
 #include "engine/run_test.h"
 
-#include <nlohmann/json.hpp>
-
 #include <cstring>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -39,7 +38,8 @@ std::string WriteCheckpoint(const std::string& folder, const v1::Program& progra
     size_t numel = 1;
     for (int64_t size : entry.shape) numel *= static_cast<size_t>(size);
     entry.data.resize(numel * sizeof(float));
-    EXPECT_THAT(FillMock(spec.name(), /*seed=*/5, spec.mock(), spec.dtype(), entry.shape, entry.data.data()), IsOk());
+    EXPECT_THAT(FillMock(spec.name(), /*seed=*/5, spec.mock(), spec.dtype(), entry.shape, entry.data.data()),
+                IsOk());
     entries.push_back(std::move(entry));
   }
   change(entries);
@@ -47,7 +47,9 @@ std::string WriteCheckpoint(const std::string& folder, const v1::Program& progra
   if (!metadata.empty()) header["__metadata__"]["assay.weights"] = metadata;
   std::string data;
   for (const Entry& entry : entries) {
-    header[entry.name] = {{"dtype", "F32"}, {"shape", entry.shape}, {"data_offsets", {data.size(), data.size() + entry.data.size()}}};
+    header[entry.name] = {{"dtype", "F32"},
+                          {"shape", entry.shape},
+                          {"data_offsets", {data.size(), data.size() + entry.data.size()}}};
     data += entry.data;
   }
   std::string text = header.dump();
@@ -66,10 +68,11 @@ WrittenTest BertWithLoading() {
   v1::Case mock = written.test.case_(0);
   written.test.clear_case_();
   v1::Case& loading = *written.test.add_case_();
-  EXPECT_THAT(ParseTextProto("case",
-                             "name: 'test_model_loading' weights: REAL check { name: 'weights_bound' weights_bound {} } "
-                             "check { name: 'finite' finite {} } check { name: 'not_constant' not_constant {} }",
-                             loading),
+  EXPECT_THAT(ParseTextProto(
+                  "case",
+                  "name: 'test_model_loading' weights: REAL check { name: 'weights_bound' weights_bound {} } "
+                  "check { name: 'finite' finite {} } check { name: 'not_constant' not_constant {} }",
+                  loading),
               IsOk());
   *written.test.add_case_() = mock;
   return written;
@@ -115,9 +118,10 @@ TEST(Loading, ASyntheticCheckpointNeverCountsAsReal) {
 TEST(Loading, ACheckpointOfAnotherConfigurationIsSkippedAndSaysWhichKey) {
   WrittenTest written = BertWithLoading();
   const std::string missing = "bert.encoder.layer.1.output.dense.weight";
-  written.options.checkpoint_dir = WriteCheckpoint("misfit", RealProgram("bert"), [&](std::vector<Entry>& entries) {
-    std::erase_if(entries, [&](const Entry& entry) { return entry.name == missing; });
-  });
+  written.options.checkpoint_dir =
+      WriteCheckpoint("misfit", RealProgram("bert"), [&](std::vector<Entry>& entries) {
+        std::erase_if(entries, [&](const Entry& entry) { return entry.name == missing; });
+      });
   v1::TestResult result = RunAltered(written);
   EXPECT_EQ(result.case_(0).outcome(), v1::SKIPPED);
   EXPECT_EQ(result.case_(0).reason(), "NO_WEIGHTS");
@@ -139,9 +143,9 @@ TEST(Loading, ACorruptCheckpointFails) {
 
 TEST(Loading, WeightsThatGiveNanFail) {
   WrittenTest written = BertWithLoading();
-  written.options.checkpoint_dir = WriteCheckpoint("nan", RealProgram("bert"), [](std::vector<Entry>& entries) {
-    std::memset(entries[0].data.data(), 0xff, entries[0].data.size());
-  });
+  written.options.checkpoint_dir = WriteCheckpoint(
+      "nan", RealProgram("bert"),
+      [](std::vector<Entry>& entries) { std::memset(entries[0].data.data(), 0xff, entries[0].data.size()); });
   v1::TestResult result = RunAltered(written);
   EXPECT_EQ(result.outcome(), v1::FAILED);
   EXPECT_THAT(result.message(), HasSubstr("test_model_loading: finite"));
@@ -259,14 +263,17 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(
         WrongTest{"NoCase", [](v1::ModelTest& t) { t.clear_case_(); }, "no case"},
         WrongTest{"NoCheck", [](v1::ModelTest& t) { t.mutable_case_(0)->clear_check(); }, "no check"},
-        WrongTest{"CaseTwice", [](v1::ModelTest& t) { *t.add_case_() = v1::Case(t.case_(0)); }, "stands there twice"},
+        WrongTest{"CaseTwice", [](v1::ModelTest& t) { *t.add_case_() = v1::Case(t.case_(0)); },
+                  "stands there twice"},
         WrongTest{"CheckTwice",
                   [](v1::ModelTest& t) { *t.mutable_case_(0)->add_check() = v1::Check(t.case_(0).check(0)); },
                   "check 'golden' stands there twice"},
         WrongTest{"NoDtype", [](v1::ModelTest& t) { t.mutable_set_up()->clear_dtype(); }, "set_up.dtype"},
-        WrongTest{"UnknownDevice", [](v1::ModelTest& t) { t.mutable_set_up()->set_device(v1::DeviceChoice(99)); },
+        WrongTest{"UnknownDevice",
+                  [](v1::ModelTest& t) { t.mutable_set_up()->set_device(v1::DeviceChoice(99)); },
                   "set_up.device is 99"},
-        WrongTest{"NoWeightsKind", [](v1::ModelTest& t) { t.mutable_case_(0)->clear_weights(); }, "REAL or MOCK"},
+        WrongTest{"NoWeightsKind", [](v1::ModelTest& t) { t.mutable_case_(0)->clear_weights(); },
+                  "REAL or MOCK"},
         WrongTest{"FieldOfTheFuture",
                   [](v1::ModelTest& t) {
                     v1::Check& check = *t.mutable_case_(0)->mutable_check(0);

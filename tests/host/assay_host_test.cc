@@ -28,7 +28,8 @@ using ::testing::IsEmpty;
 using ::testing::SizeIs;
 
 constexpr char kChecks[] =
-    "check { name: 'golden' golden {} } check { name: 'shapes' shapes {} } check { name: 'finite' finite {} } "
+    "check { name: 'golden' golden {} } check { name: 'shapes' shapes {} } check { name: 'finite' finite {} "
+    "} "
     "check { name: 'not_constant' not_constant {} } check { name: 'deterministic' deterministic {} }";
 
 // Multiplies large matrices for minutes: a test that hangs.
@@ -52,7 +53,7 @@ v1::HostRequest Request(const std::string& id, const WrittenTest& written) {
   return request;
 }
 
-// Fills tensor after tensor of 256 MiB, and keeps them all until their sum is due.
+// A tensor of 64 MiB, then one of twice the size, and so on.
 v1::Program Hungry() {
   v1::Program program = RealProgram("bert");
   for (int i = 0; i < 16; ++i) {
@@ -77,7 +78,7 @@ TEST(Serve, SaysWhoItIsThenRunsATestAndTellsItsCases) {
   ASSERT_TRUE(ready.has_ready());
   EXPECT_THAT(ready.ready().engine_build(), HasSubstr("assay"));
   EXPECT_FALSE(ready.ready().torch_version().empty());
-  ASSERT_THAT(ready.ready().device(), SizeIs(1));
+  ASSERT_EQ(ready.ready().device_size(), 1);
   EXPECT_EQ(ready.ready().device(0).kind(), "cpu");
   EXPECT_FALSE(ready.ready().device(0).capability().empty());
 
@@ -85,7 +86,7 @@ TEST(Serve, SaysWhoItIsThenRunsATestAndTellsItsCases) {
   std::vector<v1::HostEvent> seen;
   v1::TestResult result = host.ResultOf("a", &seen);
   EXPECT_EQ(result.outcome(), v1::PASSED) << result.message();
-  ASSERT_THAT(seen, SizeIs(3));
+  ASSERT_EQ(seen.size(), 3u);
   EXPECT_EQ(seen[0].case_started().name(), "test_model_with_mock");
   EXPECT_EQ(seen[1].case_result().evidence(), v1::GOLDEN);
   EXPECT_EQ(result.case_(0).check_size(), 5);
@@ -191,12 +192,13 @@ TEST(Serve, GarbageInsteadOfRequestsEndsIt) {
   EXPECT_EQ(host.Wait(), 2);
 }
 
-// The way tests run on CUDA, with the CPU for want of a GPU: one process after another, a new one after a crash.
+// The way tests run on CUDA, with the CPU for want of a GPU: one process after another, a new one after a
+// crash.
 TEST(Serve, AResidentProcessSurvivesItsTestsAndIsReplacedAfterACrash) {
   HostProcess host({"--resident"});
   v1::HostEvent ready = host.Next();
   ASSERT_TRUE(ready.has_ready());
-  EXPECT_THAT(ready.ready().device(), SizeIs(1));
+  EXPECT_EQ(ready.ready().device_size(), 1);
   host.Send(Request("one", WriteTest(RealProgram("bert"), kChecks)));
   EXPECT_EQ(host.ResultOf("one").outcome(), v1::PASSED);
   std::vector<pid_t> first = host.Children();
@@ -257,7 +259,7 @@ TEST_F(RunCommand, AFailureIsShownWithItsOperatorAndEndsWithThree) {
 }
 
 TEST_F(RunCommand, AFileThatIsNoTestEndsWithTwoAndItsPlace) {
-  std::string file = folder_ + "/broken.textproto";
+  std::string file = absl::StrCat(folder_, "/broken.textproto");
   ASSERT_THAT(WriteFileAtomically(file, "name: 'a'\nnonsense: 1\n"), IsOk());
   Finished finished = RunTests({"--test", file});
   EXPECT_EQ(finished.exit_code, 2);
@@ -267,7 +269,7 @@ TEST_F(RunCommand, AFileThatIsNoTestEndsWithTwoAndItsPlace) {
 TEST_F(RunCommand, ANameThatLeavesTheFolderIsRefused) {
   WrittenTest written = WriteTest(RealProgram("bert"), kChecks);
   written.test.set_name("../bert");
-  std::string file = folder_ + "/path.textproto";
+  std::string file = absl::StrCat(folder_, "/path.textproto");
   ASSERT_THAT(WriteFileAtomically(file, FormatTextProto(written.test)), IsOk());
   Finished finished = RunTests({"--test", file});
   EXPECT_EQ(finished.exit_code, 2);

@@ -1,0 +1,44 @@
+"""The peer: pytest over transformers, one process. Builds the same tiny models, two forwards each, finite and equal.
+
+Models whose library code is broken carry the exporter's repairs, as they could not run at all otherwise.
+    PYTHONPATH=exporter exporter/.venv/bin/python -m pytest -q -p no:cacheprovider bench/peers/test_transformers.py
+"""
+
+import contextlib
+import json
+import pathlib
+
+import pytest
+import torch
+import transformers  # noqa: F401  (its import is part of what the peer costs)
+
+from assay_exporter import builders, catalogue, inputs, patches, wrapper
+
+torch.set_num_threads(1)
+BATCHES = pathlib.Path(__file__).resolve().parents[2] / "models" / "batches"
+NAMES = [
+    model["name"]
+    for file in sorted(BATCHES.glob("batch_*_models.json"))
+    for models in json.loads(file.read_text()).values()
+    for model in models
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_forwards_are_finite_and_equal(name):
+    entry = catalogue.load(name)
+    with contextlib.ExitStack() as stack, torch.no_grad():
+        for patch in map(patches.load, entry.patch):
+            if patches.repairs(patch):
+                stack.enter_context(patch.apply())
+        built = builders.build(entry)
+        made = inputs.MAKERS[entry.input_maker](built.config)
+        given = [item for item in made if isinstance(item, inputs.Input)]
+        constants = {key: value for item in made if isinstance(item, dict) for key, value in item.items()}
+        arguments = {spec.name: spec.make(0) for spec in given}
+        first = wrapper.main_outputs(built.model(**arguments, **constants))
+        second = wrapper.main_outputs(built.model(**arguments, **constants))
+    assert first and first.keys() == second.keys()
+    for output, value in first.items():
+        assert torch.isfinite(value).all(), output
+        assert torch.equal(value, second[output]), output

@@ -49,7 +49,7 @@ void Fleet::Free(const v1::AttemptRef& attempt) {
 std::vector<WorkerView> Fleet::Views(absl::Time silent_before) const {
   std::vector<WorkerView> views;
   for (const auto& [name, session] : sessions_) {
-    if (session.last_heard < silent_before) continue;
+    if (session.last_heard <= silent_before) continue;
     WorkerView& view = views.emplace_back();
     view.name = name;
     view.draining = session.draining;

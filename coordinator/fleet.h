@@ -47,7 +47,7 @@ class Fleet {
   // Of whatever worker. Nothing happens where the job's attempt there is another one.
   void Free(const v1::AttemptRef& attempt);
 
-  // Of those heard of since `silent_before`: what is sent to the others may never arrive.
+  // Of those heard of after `silent_before`: what is sent to the others may never arrive.
   std::vector<WorkerView> Views(absl::Time silent_before) const;
   const std::map<std::string, Session>& sessions() const { return sessions_; }
 

@@ -37,7 +37,7 @@ void WatchBoard::EndAll() {
       }
     }
   }
-  for (const auto& stream : streams) stream->OnCancel();
+  for (const auto& stream : streams) stream->End();
 }
 
 void WatchBoard::Add(const std::string& batch_id, std::weak_ptr<WatchStream> watcher) {
@@ -75,7 +75,9 @@ void WatchStream::Wake() {
 
 void WatchStream::Advance() {
   if (finished_ || writing_ || reading_) return;
-  if (next_ < page_.events.size()) {
+  if (ending_) {
+    FinishOnce(grpc::Status(grpc::StatusCode::UNAVAILABLE, "the stream was ended: watch again"));
+  } else if (next_ < page_.events.size()) {
     writing_ = true;
     StartWrite(&page_.events[next_]);
   } else if (page_.last) {
@@ -118,10 +120,12 @@ void WatchStream::OnWriteDone(bool ok) {
   Advance();
 }
 
-void WatchStream::OnCancel() {
+void WatchStream::OnCancel() { End(); }
+
+void WatchStream::End() {
   absl::MutexLock lock(&mutex_);
-  // With a write under way its end comes first.
-  if (!writing_) FinishOnce(grpc::Status(grpc::StatusCode::UNAVAILABLE, "the stream was ended: watch again"));
+  ending_ = true;
+  Advance();
 }
 
 void WatchStream::FinishOnce(grpc::Status status) {

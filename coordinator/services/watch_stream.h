@@ -46,6 +46,8 @@ class WatchStream final : public grpc::ServerWriteReactor<v1::BatchEvent>,
 
   // There may be new events.
   void Wake();
+  // Finishes with UNAVAILABLE after the write that is under way.
+  void End();
 
   void OnWriteDone(bool ok) override;
   void OnCancel() override;
@@ -75,6 +77,7 @@ class WatchStream final : public grpc::ServerWriteReactor<v1::BatchEvent>,
   bool stale_ ABSL_GUARDED_BY(mutex_) = true;
   bool reading_ ABSL_GUARDED_BY(mutex_) = false;
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool ending_ ABSL_GUARDED_BY(mutex_) = false;
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
 };
 

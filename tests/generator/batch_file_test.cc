@@ -139,6 +139,7 @@ TEST(ParseBatchFile, EverySemanticRuleFires) {
        "vision[0].template: unknown template 'vision_text_dual_encodr'; there are bert, gpt2, "
        "vision_text_dual_encoder, vit; did you mean vision_text_dual_encoder?"},
       {One(R"("name": "x", "template": "base", "task": "t")"), "unknown template 'base'"},
+      {One(R"("name": "x", "template": "vti", "task": "t")"), "did you mean vit?"},
       {absl::StrCat("{\"vision\": [{", good, "}],\n\"speech\": [{", good, "}]}"),
        "b.json:2:21: speech[0].name: model x is named a second time, first in line 1"},
       {One(absl::StrCat(

@@ -9,7 +9,6 @@
 #include <limits>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 
@@ -253,25 +252,11 @@ absl::StatusOr<ArgumentSource> Coercer::Coerce(const v1::Argument& argument, con
   return absl::InvalidArgumentError("has no value");
 }
 
-// What the schema says, but for factories: with nothing said they would make float32 on the CPU.
-ArgumentSource Coercer::Default(const v1::Node& node, const c10::FunctionSchema& schema,
-                                const c10::Argument& formal) {
+// What the schema says, but for factories: with nothing said they would make a tensor on the CPU.
+ArgumentSource Coercer::Default(const c10::FunctionSchema& schema, const c10::Argument& formal) {
   const TypeKind kind = WithoutOptional(*formal.real_type()).kind();
   if (kind == TypeKind::DeviceObjType && !placement_.device.is_cpu() && IsFactory(schema)) {
     return Literal(placement_.device);
-  }
-  if (kind == TypeKind::ScalarTypeType && placement_.dtype != at::ScalarType::Float && IsFactory(schema)) {
-    // These take the dtype of their numbers, the others the default dtype.
-    const bool by_numbers = schema.name() == "aten::arange" || schema.name() == "aten::full" ||
-                            schema.name() == "aten::scalar_tensor";
-    const bool real =
-        std::any_of(node.arguments().begin(), node.arguments().end(), [&](const auto& argument) {
-          return argument.value().has_real() ||
-                 (argument.value().has_value() && kinds_[argument.value().value()] == ValueKind::kReal);
-        });
-    const bool integers =
-        absl::StartsWith(schema.name(), "aten::randint") || absl::StartsWith(schema.name(), "aten::randperm");
-    if (by_numbers ? real : !integers) return Literal(placement_.dtype);
   }
   return Literal(formal.default_value().has_value() ? *formal.default_value() : c10::IValue());
 }
@@ -288,7 +273,7 @@ absl::Status Coercer::CoerceArguments(const v1::Node& node, const c10::FunctionS
       }
       code_.arguments.push_back(*source);
     } else if (formal.default_value().has_value() || formal.real_type()->kind() == TypeKind::OptionalType) {
-      code_.arguments.push_back(Default(node, schema, formal));
+      code_.arguments.push_back(Default(schema, formal));
     } else {
       return absl::InvalidArgumentError(absl::StrCat("argument ", formal.name(), " is missing"));
     }

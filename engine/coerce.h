@@ -39,8 +39,7 @@ class Coercer {
   absl::StatusOr<ArgumentSource> CoerceNumber(const at::Scalar& number, const Type& type, int list_size);
   absl::StatusOr<ArgumentSource> CoerceTensors(const std::vector<uint32_t>& values_plus_one,
                                                const Type& type);
-  ArgumentSource Default(const v1::Node& node, const c10::FunctionSchema& schema,
-                         const c10::Argument& formal);
+  ArgumentSource Default(const c10::FunctionSchema& schema, const c10::Argument& formal);
   ArgumentSource Literal(c10::IValue value);
   ArgumentSource List(ArgumentSource::Kind kind, std::vector<ListItem> items);
   double PlaceReal(double value) const;

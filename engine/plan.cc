@@ -3,7 +3,9 @@
 #include <ATen/ScalarOps.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
+#include <c10/core/DefaultDtype.h>
 #include <c10/core/InferenceMode.h>
+#include <c10/core/ScalarTypeToTypeMeta.h>
 
 #include <algorithm>
 #include <utility>
@@ -76,6 +78,22 @@ at::Tensor Output(const Code& code, const std::vector<c10::IValue>& frame, const
   if (value.isScalar()) return at::scalar_to_tensor(value.toScalar());
   return at::Tensor();
 }
+
+// What LibTorch makes of integers that meet a real number. It is the process's, not a thread's.
+class DefaultDtype {
+ public:
+  explicit DefaultDtype(at::ScalarType dtype) : before_(c10::get_default_dtype()) {
+    if (dtype != at::ScalarType::Float) c10::set_default_dtype(c10::scalarTypeToTypeMeta(dtype));
+  }
+  ~DefaultDtype() {
+    if (c10::get_default_dtype() != before_) c10::set_default_dtype(before_);
+  }
+  DefaultDtype(const DefaultDtype&) = delete;
+  DefaultDtype& operator=(const DefaultDtype&) = delete;
+
+ private:
+  const caffe2::TypeMeta before_;
+};
 
 std::string ShapeText(at::IntArrayRef shape) { return absl::StrCat("[", absl::StrJoin(shape, ", "), "]"); }
 
@@ -389,6 +407,7 @@ absl::StatusOr<std::vector<at::Tensor>> Plan::Run(absl::Span<const at::Tensor> i
   if (!bound_) return absl::FailedPreconditionError("the plan's weights are not bound");
   ASSAY_RETURN_IF_ERROR(CheckInputs(inputs));
   const c10::InferenceMode inference;
+  const DefaultDtype default_dtype(placement_.dtype);
   std::vector<c10::IValue> frame(code_->value_count);
   std::vector<at::Tensor> outputs;
   try {

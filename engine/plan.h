@@ -21,7 +21,9 @@ namespace assay::engine {
 
 struct Code;  // instructions, in code.h
 
-// Built once, bound once, run often. After Bind, Run may be called from several threads at once.
+// Built once, bound once, run often. After Bind, Run may be called from several threads at once, if the
+// placement's dtype is float32; a narrower one becomes LibTorch's default dtype, which is the process's, for
+// the time of a run.
 //
 // Placement: device literals of the graph become the placement's device. With dtype bfloat16 or float16,
 // every float32 weight, constant, input and dtype literal becomes that dtype, so that the whole graph

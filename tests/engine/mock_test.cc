@@ -2,11 +2,15 @@
 #include "engine/mock.h"
 
 #include <google/protobuf/text_format.h>
+#include <google/protobuf/util/json_util.h>
 
+#include <cstring>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "absl/strings/escaping.h"
+#include "common/file.h"
 #include "engine/validate.h"
 #include "tests/matchers.h"
 
@@ -32,7 +36,7 @@ struct Known {
   std::string name;
   uint64_t seed;
   std::string rule;
-  v1::ScalarType dtype;
+  v1::ScalarType dtype = v1::SCALAR_TYPE_UNSPECIFIED;
   std::vector<int64_t> shape;
   std::string bytes;
 };
@@ -93,6 +97,36 @@ TEST(MockTest, GivesTheExportersBits) {
     ASSERT_THAT(FillMock(known.name, known.seed, Rule(known.rule), known.dtype, known.shape, bytes.data()),
                 IsOk());
     EXPECT_EQ(absl::BytesToHexString(bytes), known.bytes) << known.name << ", " << known.rule;
+  }
+}
+
+// The vectors that exporter/ tests itself against. Floats are given by their bits.
+TEST(MockTest, ReproducesTheSharedVectors) {
+  ASSERT_OK_AND_ASSIGN(const std::string text, ReadFile("tests/data/mock_vectors.json"));
+  const nlohmann::json vectors = nlohmann::json::parse(text);
+  ASSERT_GE(vectors.size(), 10u);
+  for (const nlohmann::json& vector : vectors) {
+    const std::string name = vector["name"];
+    v1::MockRule rule;
+    ASSERT_TRUE(google::protobuf::util::JsonStringToMessage(vector["rule"].dump(), &rule).ok())
+        << vector["rule"];
+    v1::ScalarType dtype = v1::SCALAR_TYPE_UNSPECIFIED;
+    ASSERT_TRUE(v1::ScalarType_Parse(vector["dtype"].get<std::string>(), &dtype)) << vector["dtype"];
+    const std::vector<int64_t> shape = vector["shape"];
+    std::string bytes(Count(shape) * ItemSize(dtype), '\xee');
+    ASSERT_THAT(FillMock(name, vector["seed"].get<uint64_t>(), rule, dtype, shape, bytes.data()), IsOk());
+    const char* key = vector.contains("bits") ? "bits" : vector.contains("bits16") ? "bits16" : "integers";
+    ASSERT_EQ(vector[key].size(), Count(shape)) << name;
+    for (size_t i = 0; i < Count(shape); ++i) {
+      uint64_t bits = 0;
+      std::memcpy(&bits, bytes.data() + i * ItemSize(dtype), ItemSize(dtype));
+      if (vector[key][i].is_string()) {
+        EXPECT_EQ(bits, std::stoull(vector[key][i].get<std::string>(), nullptr, 16))
+            << name << " element " << i;
+      } else {
+        EXPECT_EQ(static_cast<int64_t>(bits), vector[key][i].get<int64_t>()) << name << " element " << i;
+      }
+    }
   }
 }
 

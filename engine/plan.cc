@@ -309,12 +309,13 @@ absl::StatusOr<std::unique_ptr<Plan>> Plan::Build(const v1::Program& program, co
   for (v1::WeightSpec& weight : *plan->manifest_.mutable_weights()) weight.clear_mock();
   try {
     ASSAY_RETURN_IF_ERROR(PlanBuilder(program, plan->placement_, *plan->code_).Build());
+    absl::flat_hash_map<absl::string_view, int> index_of;
+    for (const v1::WeightSpec& weight : program.manifest().weights()) {
+      index_of.emplace(weight.name(), static_cast<int>(index_of.size()));
+    }
     for (const v1::GraphInput& input : program.graph().inputs()) {
       if (input.kind() != v1::GraphInput::WEIGHT) continue;
-      for (int i = 0; i < program.manifest().weights_size(); ++i) {
-        if (program.manifest().weights(i).name() == input.name())
-          plan->weight_values_.push_back({i, input.value()});
-      }
+      plan->weight_values_.emplace_back(index_of.at(input.name()), input.value());
     }
   } catch (const c10::Error& error) {
     return absl::InternalError(error.what_without_backtrace());

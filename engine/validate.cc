@@ -18,6 +18,8 @@ using google::protobuf::RepeatedPtrField;
 
 constexpr int kMaxDimensions = 32;
 constexpr int64_t kMaxElements = int64_t{1} << 40;
+// Names end up in errors and reports.
+constexpr size_t kMaxName = 1000;
 
 template <typename... Parts>
 absl::Status Invalid(const Parts&... parts) {
@@ -125,6 +127,7 @@ absl::Status CheckRule(absl::string_view what, const v1::MockRule& rule, v1::Sca
 absl::Status CheckName(absl::string_view kind, const std::string& name,
                        absl::flat_hash_set<absl::string_view>& seen) {
   if (name.empty()) return Invalid(kind, " without a name");
+  if (name.size() > kMaxName) return Invalid(kind, " with a name of ", name.size(), " bytes");
   if (!seen.insert(name).second) return Invalid(kind, " ", name, " is there twice");
   return absl::OkStatus();
 }

@@ -10,6 +10,11 @@
 namespace assay::engine {
 namespace {
 
+// Names end up in errors and reports. No operator of LibTorch has a quarter as many arguments; more would
+// only make validation slow.
+constexpr size_t kMaxName = 1000;
+constexpr int kMaxArguments = 256;
+
 template <typename... Parts>
 absl::Status Invalid(const Parts&... parts) {
   return absl::InvalidArgumentError(absl::StrCat(parts...));
@@ -108,6 +113,7 @@ absl::Status CheckInputs(const v1::Program& program) {
 }
 
 absl::Status CheckNode(const v1::Graph& graph, const v1::Node& node, uint32_t defined) {
+  if (node.name().size() > kMaxName) return Invalid("a node with a name of ", node.name().size(), " bytes");
   if (node.op() >= static_cast<uint32_t>(graph.operators_size())) {
     return Invalid("node ", node.name(), ": operator ", node.op(), " of ", graph.operators_size());
   }
@@ -117,6 +123,8 @@ absl::Status CheckNode(const v1::Graph& graph, const v1::Node& node, uint32_t de
   if (node.module() >= static_cast<uint32_t>(graph.modules_size())) {
     return Invalid(what(), ": module ", node.module(), " of ", graph.modules_size());
   }
+  if (node.arguments_size() > kMaxArguments)
+    return Invalid(what(), ": ", node.arguments_size(), " arguments");
   for (int i = 0; i < node.arguments_size(); ++i) {
     const v1::NamedArgument& argument = node.arguments(i);
     for (int j = 0; j < i; ++j) {
@@ -142,6 +150,8 @@ absl::Status ValidateGraph(const v1::Program& program) {
   const v1::Graph& graph = program.graph();
   for (const v1::Operator& op : graph.operators()) {
     if (op.name().empty()) return Invalid("an operator without a name");
+    if (op.name().size() + op.overload().size() > kMaxName)
+      return Invalid("an operator with a name of ", op.name().size(), " bytes");
   }
   ASSAY_RETURN_IF_ERROR(CheckInputs(program));
   uint32_t defined = static_cast<uint32_t>(graph.inputs_size());

@@ -19,6 +19,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/build.h"
 #include "tests/engine/program_maker.h"
 #include "tests/matchers.h"
 
@@ -80,6 +81,12 @@ TEST(PlanTest, InputsShareOneBatch) {
   EXPECT_THAT(RunProgram(maker.Finish(), {at::ones({4, 3}), at::ones({5, 3})}),
               StatusIs(absl::StatusCode::kInvalidArgument,
                        HasSubstr("input b has a batch of 5, an earlier input one of 4")));
+}
+
+TEST(BuildTest, SaysWhatIsLoaded) {
+  EXPECT_THAT(TorchVersion(), ::testing::MatchesRegex("[0-9]+\\.[0-9]+\\.[0-9]+.*"));
+  EXPECT_THAT(EngineBuild(), HasSubstr("torch " + TorchVersion()));
+  EXPECT_THAT(EngineBuild(), ::testing::StartsWith("assay "));
 }
 
 TEST(PlanTest, MustBeBound) {

@@ -9,6 +9,7 @@
 #include <random>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "engine/plan.h"
 #include "engine/validate.h"
 #include "tests/engine/program_maker.h"
@@ -140,6 +141,30 @@ TEST(ProgramFileTest, DamagedMessagesDoNoHarm) {
   EXPECT_GT(errors, 1000);
   EXPECT_GT(valid, 100);
   EXPECT_GT(ran, 100);
+}
+
+// The same for real programs, as far as the plan: they have what the small one has not.
+TEST(ProgramFileTest, DamagedRealProgramsDoNoHarm) {
+  int planned = 0, refused = 0;
+  std::mt19937 random(2);
+  for (const char* name : {"gpt2", "t5", "swin", "mamba", "detr", "clip"}) {
+    ASSERT_OK_AND_ASSIGN(const v1::Program intact,
+                         ReadProgram(absl::StrCat("models/programs/", name, ".assay")));
+    const std::string content = intact.SerializeAsString();
+    for (int round = 0; round < 150; ++round) {
+      std::string damaged = content;
+      char& byte = damaged[random() % damaged.size()];
+      byte = static_cast<char>(byte ^ (1 << (random() % 8)));
+      const auto program = ParseProgram(Frame(damaged));
+      if (program.ok() && Plan::Build(*program, Placement()).ok()) {
+        ++planned;
+      } else {
+        ++refused;
+      }
+    }
+  }
+  EXPECT_GT(planned, 50);
+  EXPECT_GT(refused, 50);
 }
 
 struct Lie {
@@ -339,6 +364,19 @@ INSTANTIATE_TEST_SUITE_P(
             "output 1 of node linear"},
         Lie{"TraceSamples", [](auto& p) { p.mutable_golden()->add_trace()->set_numel(9); }, kInvalid,
             "trace of node linear has 0 samples of 9"},
+        Lie{"LongName", [](auto& p) { NodeOf(p, 1).set_name(std::string(2000, 'x')); }, kInvalid,
+            "a node with a name of 2000 bytes"},
+        Lie{"LongOperatorName",
+            [](auto& p) { p.mutable_graph()->mutable_operators(0)->set_name(std::string(2000, 'x')); }, kInvalid,
+            "an operator with a name of 2000 bytes"},
+        Lie{"LongWeightName",
+            [](auto& p) { p.mutable_manifest()->mutable_weights(0)->set_name(std::string(2000, 'x')); }, kInvalid,
+            "weight with a name of 2000 bytes"},
+        Lie{"ManyArguments",
+            [](auto& p) {
+              for (int i = 0; i < 300; ++i) NodeOf(p, 1).add_arguments()->set_name(std::to_string(i));
+            },
+            kInvalid, "node add (aten::add): 302 arguments"},
         Lie{"NoOutputs", [](auto& p) { p.mutable_manifest()->clear_outputs(); }, kInvalid, "no outputs"}),
     [](const auto& info) { return info.param.name; });
 

@@ -177,13 +177,8 @@ class RunningAgent final : public Agent, public StreamOwner, public AttemptListe
       runner_->Abandon(KeyOf(ref));
       courier_->Drop(KeyOf(ref));
     }
-    v1::DesiredState start;
-    for (const v1::Assignment& assignment : desired.start()) {
-      // Finished here already: its result is on its way.
-      if (!courier_->Owes(KeyOf(assignment.attempt()))) *start.add_start() = assignment;
-    }
     // While draining too: what was under way when the coordinator heard of it is sooner done here than lost.
-    runner_->Take(start);
+    runner_->Take(desired);
   }
 
   void Acknowledged(const v1::ResultAck& ack) override {
@@ -204,8 +199,15 @@ class RunningAgent final : public Agent, public StreamOwner, public AttemptListe
   void AttemptFinished(SpooledResult result) override {
     spdlog::debug("job {} attempt {}: {}", result.result.attempt().job_id(),
                   result.result.attempt().attempt(), v1::Outcome_Name(result.result.result().outcome()));
+    {
+      // A download that Stop() cut short is no outcome: the attempt is for another worker.
+      absl::MutexLock lock(&mutex_);
+      if (stopping_) return;
+    }
     courier_->Deliver(std::move(result));
   }
+
+  bool IsFinished(const AttemptKey& key) override { return courier_->Owes(key); }
 
   void CapacityChanged() override {
     absl::MutexLock lock(&mutex_);

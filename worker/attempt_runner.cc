@@ -16,9 +16,6 @@ namespace {
 
 // Two, so that one slow download does not hold up an attempt whose blobs are here.
 constexpr int kPreparers = 2;
-// Tests shorter than this on average are fetched ahead of a free slot.
-constexpr double kShortSeconds = 0.25;
-constexpr double kMeanWeight = 0.2;
 
 v1::TestResult ResultOf(v1::Outcome outcome, std::string message) {
   v1::TestResult result;
@@ -40,7 +37,6 @@ struct AttemptRunner::Attempt {
   bool abandoned = false;      // guarded
   std::string id;              // guarded; with its host
   Lane* lane = nullptr;        // guarded
-  absl::Time launched;         // guarded
   LogTail log;                 // guarded
 };
 
@@ -174,25 +170,25 @@ void AttemptRunner::Take(const v1::DesiredState& desired) {
     auto attempt = std::make_shared<Attempt>();
     attempt->key = KeyOf(assignment.attempt());
     attempt->assignment = assignment;
-    if (attempts_.try_emplace(attempt->key, attempt).second) to_prepare_.push_back(std::move(attempt));
+    // Under the lock that a finished attempt leaves attempts_ under: it is found in one place or the other.
+    if (attempts_.count(attempt->key) > 0 || listener_->IsFinished(attempt->key)) continue;
+    attempts_[attempt->key] = attempt;
+    to_prepare_.push_back(std::move(attempt));
   }
 }
 
 void AttemptRunner::Abandon(const AttemptKey& key) {
-  {
-    absl::MutexLock lock(&mutex_);
-    auto at = attempts_.find(key);
-    if (at == attempts_.end()) return;
-    const std::shared_ptr<Attempt> attempt = std::move(at->second);
-    attempts_.erase(at);
-    attempt->abandoned = true;
-    std::erase(to_prepare_, attempt);
-    std::erase(ready_cpu_, attempt);
-    std::erase(ready_gpu_, attempt);
-    // Its slot is taken until the host says that it has stopped.
-    if (attempt->lane != nullptr) attempt->lane->host->Cancel(attempt->id);
-  }
-  listener_->CapacityChanged();
+  absl::MutexLock lock(&mutex_);
+  auto at = attempts_.find(key);
+  if (at == attempts_.end()) return;
+  const std::shared_ptr<Attempt> attempt = std::move(at->second);
+  attempts_.erase(at);
+  attempt->abandoned = true;
+  std::erase(to_prepare_, attempt);
+  std::erase(ready_cpu_, attempt);
+  std::erase(ready_gpu_, attempt);
+  // Its slot is taken until the host says that it has stopped.
+  if (attempt->lane != nullptr) attempt->lane->host->Cancel(attempt->id);
 }
 
 std::vector<AttemptKey> AttemptRunner::Running() const {
@@ -213,7 +209,6 @@ uint32_t AttemptRunner::FreeSlots() const {
   absl::MutexLock lock(&mutex_);
   int64_t free = 0;
   for (const auto& lane : lanes_) free += lane->up ? lane->slots : 0;
-  if (mean_seconds_ >= 0 && mean_seconds_ < kShortSeconds) free *= 2;
   free -= static_cast<int64_t>(attempts_.size());
   for (const auto& [id, attempt] : with_host_) free -= attempt->abandoned ? 1 : 0;
   return static_cast<uint32_t>(std::max<int64_t>(free, 0));
@@ -338,7 +333,6 @@ void AttemptRunner::Launch(Lane& lane, std::shared_ptr<Attempt> attempt) {
   ++lane.running;
   attempt->lane = &lane;
   attempt->id = absl::StrCat(++last_id_);
-  attempt->launched = absl::Now();
   v1::RunTest run;
   run.set_id(attempt->id);
   *run.mutable_test() = attempt->prepared.test;
@@ -379,8 +373,6 @@ void AttemptRunner::OnTestFinished(Lane& lane, const std::string& id, v1::TestRe
     attempt = std::move(at->second);
     with_host_.erase(at);
     --lane.running;
-    const double seconds = absl::ToDoubleSeconds(absl::Now() - attempt->launched);
-    mean_seconds_ = mean_seconds_ < 0 ? seconds : mean_seconds_ + kMeanWeight * (seconds - mean_seconds_);
     Dispatch();
   }
   Finish(attempt, std::move(result));
@@ -418,7 +410,6 @@ void AttemptRunner::Finish(const std::shared_ptr<Attempt>& attempt, v1::TestResu
     auto at = attempts_.find(attempt->key);
     if (at != attempts_.end() && at->second == attempt) attempts_.erase(at);
   }
-  listener_->CapacityChanged();
 }
 
 }  // namespace assay::worker

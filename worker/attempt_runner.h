@@ -36,7 +36,9 @@ class AttemptListener {
   // Exactly once for an attempt that is neither abandoned nor stopped. The runner still names the attempt
   // until this returns.
   virtual void AttemptFinished(SpooledResult result) = 0;
-  // FreeSlots() changed.
+  // AttemptFinished() was called for it, and a coordinator may not know yet. Must not call the runner.
+  virtual bool IsFinished(const AttemptKey& key) = 0;
+  // A host came or went, and its slots with it. That a result frees a slot needs no word.
   virtual void CapacityChanged() = 0;
   // Waits until blobs may be had again; false: give up.
   virtual bool AwaitCoordinator(absl::Time deadline) = 0;
@@ -51,7 +53,7 @@ class AttemptRunner {
                                                               AttemptListener* listener);
   ~AttemptRunner();  // as Stop()
 
-  // An attempt that runs already stays as it is.
+  // An attempt that runs already stays as it is, and one that has finished does not run again.
   void Take(const v1::DesiredState& desired);
   // Stops it and reports nothing. Nothing for an attempt that does not run.
   void Abandon(const AttemptKey& key);
@@ -59,8 +61,8 @@ class AttemptRunner {
   std::vector<AttemptKey> Running() const;
   // Until no attempt runs (true), or Stop() was called.
   bool AwaitIdle() const;
-  // How many more attempts would be welcome. Counts some beyond the slots while tests are so short that the
-  // way to the coordinator and back would leave the slots idle.
+  // How many more attempts could start at once. Attempts beyond that wait here for a slot, in their order,
+  // with their blobs fetched and their tests generated.
   uint32_t FreeSlots() const;
   std::vector<v1::DeviceSlots> Devices() const;
   void Stop();
@@ -96,7 +98,6 @@ class AttemptRunner {
   std::deque<std::shared_ptr<Attempt>> ready_gpu_ ABSL_GUARDED_BY(mutex_);
   std::unordered_map<std::string, std::shared_ptr<Attempt>> with_host_ ABSL_GUARDED_BY(mutex_);
   uint64_t last_id_ ABSL_GUARDED_BY(mutex_) = 0;
-  double mean_seconds_ ABSL_GUARDED_BY(mutex_) = -1;  // of recent tests; negative: none yet
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
   std::vector<std::thread> preparers_;
 };

@@ -217,8 +217,11 @@ void ControlStream::WriteLoop(Connection& connection) {
     const bool beat = std::exchange(connection.beat_now, false) || absl::Now() >= next_beat;
     mutex_.Unlock();
     absl::Cleanup relock = [this] { mutex_.Lock(); };
-    for (const v1::WorkerMessage& message : messages) {
-      if (!connection.stream->Write(message)) return;
+    for (size_t i = 0; i < messages.size(); ++i) {
+      // Those that wait together travel together.
+      grpc::WriteOptions options;
+      if (i + 1 < messages.size() || beat) options.set_buffer_hint();
+      if (!connection.stream->Write(messages[i], options)) return;
     }
     if (beat) {
       v1::WorkerMessage message;

@@ -199,33 +199,39 @@ std::string TestHost::Serve(bool& ready) {
 void TestHost::TakeCommands() {
   uint64_t drained;
   [[maybe_unused]] const ssize_t got = ::read(wake_.get(), &drained, sizeof(drained));
-  std::deque<Command> commands;
-  {
-    absl::MutexLock lock(&mutex_);
-    commands.swap(commands_);
-  }
-  for (Command& command : commands) {
-    if (auto* run = std::get_if<v1::RunTest>(&command)) {
-      pending_.push_back(std::move(*run));
-      continue;
+  // Until there are none: a listener that hears of a cancelled test here may give the next one at once.
+  while (true) {
+    std::deque<Command> commands;
+    {
+      absl::MutexLock lock(&mutex_);
+      commands.swap(commands_);
     }
-    const std::string& id = std::get<std::string>(command);
-    if (auto found = running_.find(id); found != running_.end()) {
-      if (std::exchange(found->second.cancelled, true)) continue;
-      found->second.deadline = absl::Now() + options_.grace;
-      v1::HostRequest request;
-      request.mutable_cancel()->set_id(id);
-      AppendFrame(request, outgoing_);
-      continue;
+    if (commands.empty()) return;
+    for (Command& command : commands) {
+      if (auto* run = std::get_if<v1::RunTest>(&command)) {
+        pending_.push_back(std::move(*run));
+      } else {
+        TakeCancel(std::get<std::string>(command));
+      }
     }
-    auto waiting =
-        std::find_if(pending_.begin(), pending_.end(), [&](const auto& p) { return p.id() == id; });
-    if (waiting == pending_.end()) continue;
-    pending_.erase(waiting);
-    v1::TestResult result;
-    result.set_outcome(v1::CANCELLED);
-    listener_->TestFinished(id, std::move(result));
   }
+}
+
+void TestHost::TakeCancel(const std::string& id) {
+  if (auto found = running_.find(id); found != running_.end()) {
+    if (std::exchange(found->second.cancelled, true)) return;
+    found->second.deadline = absl::Now() + options_.grace;
+    v1::HostRequest request;
+    request.mutable_cancel()->set_id(id);
+    AppendFrame(request, outgoing_);
+    return;
+  }
+  auto waiting = std::find_if(pending_.begin(), pending_.end(), [&](const auto& p) { return p.id() == id; });
+  if (waiting == pending_.end()) return;
+  pending_.erase(waiting);
+  v1::TestResult result;
+  result.set_outcome(v1::CANCELLED);
+  listener_->TestFinished(id, std::move(result));
 }
 
 void TestHost::SendPending() {

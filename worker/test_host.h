@@ -85,6 +85,7 @@ class TestHost {
   absl::Status WriteRequests(Subprocess& process);
   void ReadOutput(Subprocess& process);
   void TakeCommands();
+  void TakeCancel(const std::string& id);
   void SendPending();
   bool MarkOverdue(absl::Time now);
   absl::Time NextDeadline() const;

@@ -420,6 +420,31 @@ TEST_F(AgentTest, StopEndsWhatRunsWithoutAResult) {
   EXPECT_EQ(agent_->unacknowledged(), 0);
 }
 
+// A download that Stop cut short must not become an outcome of the job.
+TEST_F(AgentTest, StopDuringADownloadLeavesNoResult) {
+  coordinator_.HoldDownloads(true);
+  StartAgent();
+  coordinator_.Start(Assign("pass"));
+  coordinator_.AwaitHeldDownload();
+  agent_->Stop();
+  coordinator_.HoldDownloads(false);
+  EXPECT_EQ(agent_->unacknowledged(), 0);
+  EXPECT_TRUE(std::filesystem::is_empty(folder_ / "state/spool"));
+}
+
+// Fault: the coordinator goes away while blobs are on their way.
+TEST_F(AgentTest, ADownloadThatBreaksIsTriedAgainWhenTheCoordinatorIsBack) {
+  coordinator_.HoldDownloads(true);
+  StartAgent();
+  const v1::Assignment assignment = Assign("pass");
+  coordinator_.Start(assignment);
+  coordinator_.AwaitHeldDownload();
+  coordinator_.GoAway();
+  coordinator_.HoldDownloads(false);
+  coordinator_.ComeBack();
+  EXPECT_EQ(coordinator_.AwaitResult(Key(assignment)).result().outcome(), v1::PASSED);
+}
+
 TEST_F(AgentTest, TwoAgentsNeverShareAStateFolder) {
   StartAgent();
   EXPECT_THAT(Agent::Start(Options()),

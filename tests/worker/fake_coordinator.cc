@@ -81,6 +81,14 @@ class FakeCoordinator::Blobs final : public v1::BlobService::Service {
       absl::MutexLock lock(&owner_->mutex_);
       ++owner_->downloads_;
       blobs = owner_->blobs_;
+      if (owner_->hold_downloads_) {
+        ++owner_->held_downloads_;
+        // A server that shuts down cancels the worker's stream first, then waits for this.
+        auto released = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(owner_->mutex_) {
+          return !owner_->hold_downloads_ || owner_->stream_ == nullptr;
+        };
+        owner_->mutex_.Await(absl::Condition(&released));
+      }
     }
     for (const std::string& digest : request->digest()) {
       auto at = blobs.find(digest);
@@ -170,6 +178,17 @@ std::string FakeCoordinator::Blob(const std::string& digest) const {
 int FakeCoordinator::downloads() const {
   absl::MutexLock lock(&mutex_);
   return downloads_;
+}
+
+void FakeCoordinator::HoldDownloads(bool on) {
+  absl::MutexLock lock(&mutex_);
+  hold_downloads_ = on;
+}
+
+void FakeCoordinator::AwaitHeldDownload() {
+  absl::MutexLock lock(&mutex_);
+  auto there = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return held_downloads_ > 0; };
+  EXPECT_TRUE(mutex_.AwaitWithTimeout(absl::Condition(&there), kLong)) << "nobody downloads";
 }
 
 void FakeCoordinator::RefuseUploads(bool refuse) {

@@ -34,6 +34,9 @@ class FakeCoordinator {
   std::string Blob(const std::string& digest) const;
   int downloads() const;
   void RefuseUploads(bool refuse);
+  // While on, downloads do not answer as long as their worker's stream stands.
+  void HoldDownloads(bool on);
+  void AwaitHeldDownload();
 
   // Told to the worker now, or when it connects.
   void Start(const v1::Assignment& assignment);
@@ -62,6 +65,8 @@ class FakeCoordinator {
   mutable absl::Mutex mutex_;
   std::map<std::string, std::string> blobs_ ABSL_GUARDED_BY(mutex_);
   int downloads_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool hold_downloads_ ABSL_GUARDED_BY(mutex_) = false;
+  int held_downloads_ ABSL_GUARDED_BY(mutex_) = 0;
   bool refuse_uploads_ ABSL_GUARDED_BY(mutex_) = false;
   bool acknowledge_ ABSL_GUARDED_BY(mutex_) = true;
   uint32_t heartbeat_ms_ ABSL_GUARDED_BY(mutex_) = 60'000;

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <map>
 
 #include "tests/matchers.h"
@@ -34,9 +35,11 @@ class Recorder final : public HostListener {
     events_[id].push_back(event);
   }
   void TestFinished(const std::string& id, v1::TestResult result) override {
+    if (on_finished) on_finished(id);
     absl::MutexLock lock(&mutex_);
     results_[id].push_back(std::move(result));
   }
+  std::function<void(const std::string& id)> on_finished;  // set before the host starts
   // The result, and that it is the only one so far.
   v1::TestResult Result(const std::string& id) {
     absl::MutexLock lock(&mutex_);
@@ -210,6 +213,23 @@ TEST_F(TestHostTest, CancelsATestThatRuns) {
   host_->Cancel("hold");
   EXPECT_EQ(recorder_.Result("hold").outcome(), v1::CANCELLED);
   EXPECT_EQ(recorder_.starts(), 1);
+}
+
+// A test that is cancelled before the process has it ends within the loop's own handling of commands; what
+// the listener asks for then must not wait for the next wake.
+TEST_F(TestHostTest, ATestGivenWhenAnotherWasCancelledRunsAtOnce) {
+  recorder_.on_finished = [this](const std::string& id) {
+    if (id.starts_with("hold")) Run("pass_after_" + id);
+  };
+  Start();
+  ASSERT_THAT(host_->WaitUntilReady(), IsOk());
+  for (int i = 0; i < 50; ++i) {
+    const std::string id = "hold_cancelled_" + std::to_string(i);
+    Run(id);
+    host_->Cancel(id);
+    EXPECT_EQ(recorder_.Result(id).outcome(), v1::CANCELLED);
+    EXPECT_EQ(recorder_.Result("pass_after_" + id).outcome(), v1::PASSED);
+  }
 }
 
 TEST_F(TestHostTest, AHostThatIgnoresACancelIsKilled) {

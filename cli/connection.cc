@@ -88,6 +88,9 @@ Connection::Connection(ConnectionOptions options)
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS,
                    static_cast<int>(absl::ToInt64Milliseconds(kConnectLimit)));
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
+  // A coordinator's machine that vanished is noticed; more often than five minutes a server would take amiss.
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 310'000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
   // Loopback and names inside a cluster must not go through a web proxy of the user's environment.
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   stub_ = v1::BatchService::NewStub(

@@ -1,4 +1,7 @@
 // assay: the command line. Says what each command takes; what they do is in the other files.
+#include <signal.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -226,7 +229,12 @@ void AddCommands(CLI::App& app, Arguments& arguments, Command& chosen) {
                   "The folder that holds org/name checkpoints");
 }
 
+// Commands that follow something take signals more gently while they do (interrupt.h).
+void LeaveAtOnce(int) { _exit(kExitInterrupted); }
+
 int Main(int argc, char** argv) {
+  signal(SIGINT, LeaveAtOnce);
+  signal(SIGTERM, LeaveAtOnce);
   Arguments arguments;
   Command chosen;
   CLI::App app("Tests models and reports what is covered.", "assay");

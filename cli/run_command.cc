@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <memory>
+#include <set>
 #include <system_error>
 #include <utility>
 
@@ -45,10 +46,13 @@ absl::Status WriteReports(Connection& connection, const std::vector<v1::GetBatch
   ASSAY_RETURN_IF_ERROR(WriteReport(connection, "", v1::JSON, dir / "report.json"));
   ASSAY_RETURN_IF_ERROR(WriteReport(connection, "", v1::JUNIT, dir / "junit.xml"));
   ASSAY_RETURN_IF_ERROR(WriteReport(connection, "", v1::ROADMAP, dir / "ROADMAP.md"));
+  std::set<std::string> names;
   for (const v1::GetBatchResponse& batch : batches) {
-    const std::string stem = fs::path(batch.batch().name()).stem().string();
+    std::string name = fs::path(batch.batch().name()).stem().string();
+    // Two folders may each have a batch_1_models.json.
+    if (!names.insert(name).second) absl::StrAppend(&name, "-", batch.batch().batch_id());
     ASSAY_RETURN_IF_ERROR(WriteReport(connection, batch.batch().batch_id(), v1::MARKDOWN,
-                                      dir / absl::StrCat("batch-", stem, ".md")));
+                                      dir / "batches" / absl::StrCat(name, ".md")));
   }
   return absl::OkStatus();
 }

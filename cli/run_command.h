@@ -23,7 +23,8 @@ struct RunOptions {
 };
 
 // Runs the batches to their end with everything in memory, and writes report.md, report.html, report.json,
-// junit.xml, ROADMAP.md and a batch-<name>.md for each batch. An interrupt stops all: kExitInterrupted.
+// junit.xml, ROADMAP.md and batches/<its file's name>.md for each batch. An interrupt stops all:
+// kExitInterrupted.
 ExitCode RunCommand(const RunOptions& options);
 
 }  // namespace assay::cli

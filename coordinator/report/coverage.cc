@@ -124,6 +124,9 @@ ModelCoverage CoverModel(TrackedModel model, const ReportInput& input, std::vect
     if (!job->model().template_().empty()) coverage.template_name = job->model().template_();
     if (!job->model().original_name().empty()) coverage.original_name = job->model().original_name();
     if (!job->result().provenance().test_digest().empty()) coverage.generated = true;
+    if (Judge(*job, DeviceOf(*job), {}).covered) {
+      coverage.first_covered = std::min(coverage.first_covered, TimeOf(job->end_time()));
+    }
   }
   coverage.model = std::move(model);
   coverage.results = Decide(jobs);
@@ -147,7 +150,7 @@ void Count(const ModelCoverage& model, Tally& tally) {
   if (model.generated) tally.verified.insert(name);
   if (model.mock_passed) tally.mock_passed.insert(name);
   if (model.real_passed) tally.real_passed.insert(name);
-  if (model.real_structural) tally.real_structural.insert(name);
+  if (model.real_structural && !model.real_passed) tally.real_structural.insert(name);
   if (model.covered) tally.covered.insert(name);
 }
 
@@ -169,6 +172,7 @@ TallyByWord CountByDevice(const std::vector<ModelCoverage>& models) {
   }
   for (auto& [device, tally] : by_device) {
     for (const ModelCoverage& model : models) tally.tracked.insert(model.model.name);
+    for (const std::string& name : tally.real_passed) tally.real_structural.erase(name);
   }
   return TallyByWord(by_device.begin(), by_device.end());
 }

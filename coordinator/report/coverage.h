@@ -39,6 +39,8 @@ struct ModelCoverage {
   std::string original_name;                  // empty: the same as the name
   std::vector<TargetResult> results;          // by target
   bool generated = false;                     // some result names the digest of its test
+  // When a result covered the model for the first time, be it superseded since; none: InfiniteFuture.
+  absl::Time first_covered = absl::InfiniteFuture();
   bool mock_passed = false;
   bool real_passed = false;
   bool real_structural = false;
@@ -48,7 +50,7 @@ struct ModelCoverage {
   std::string why_missing;  // of a model that is not covered
 };
 
-// Names by what was shown of them.
+// Names by what was shown of them. A name is in real_structural only where it is not in real_passed.
 struct Tally {
   std::set<std::string> tracked, generated, verified, mock_passed, real_passed, real_structural, covered;
 };

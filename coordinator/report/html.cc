@@ -235,7 +235,7 @@ void AppendNext(const Scope& scope, std::string& out) {
     absl::StrAppend(&out, "<tr><td>", batch.number, "</td><td>",
                     batch.has_date ? absl::FormatCivilTime(batch.due) : "-", "</td><td class=\"n\">",
                     batch.models.size() - batch.missing.size(), " of ", batch.models.size(), "</td><td>",
-                    ProgressWord(batch.progress), "</td><td>", XmlText(absl::StrJoin(batch.missing, ", ")),
+                    ProgressText(batch), "</td><td>", XmlText(absl::StrJoin(batch.missing, ", ")),
                     "</td></tr>\n");
   }
   out += "</table></div>\n";

@@ -63,17 +63,21 @@ void AppendLegend(std::string& out) {
 
 void AppendJobs(const Scope& scope, std::string& out) {
   out +=
-      "| model | outcome | mock weights | real weights | checks applied / possible | template | task | "
+      "| model | class | outcome | mock weights | real weights | checks applied / possible | template | task "
+      "| "
       "target | "
-      "time | worker |\n|---|---|---|---|---:|---|---|---|---:|---|\n";
+      "time | worker |\n|---|---|---|---|---|---:|---|---|---|---:|---|\n";
   for (const v1::Job* job : scope.jobs) {
     const CheckCount checks = CountChecks(*job, EntryOf(scope, *job));
     std::string outcome = JobWord(*job) == "PASSED" ? "PASSED" : absl::StrCat("**", JobWord(*job), "**");
     if (scope.IsFlaky(*job)) outcome += " (flaky)";
-    out += Row({MarkdownText(job->model().name()), outcome, MarkdownText(MockWord(*job)),
-                MarkdownText(RealWord(*job)), absl::StrCat(checks.applied, " / ", checks.possible),
-                MarkdownText(job->model().template_()), MarkdownText(job->model().task()), TargetOf(*job),
-                SecondsText(job->result().seconds()), MarkdownText(job->worker())});
+    const v1::CatalogueEntry* entry = EntryOf(scope, *job);
+    out +=
+        Row({MarkdownText(job->model().name()), entry == nullptr ? "-" : MarkdownText(entry->model_class()),
+             outcome, MarkdownText(MockWord(*job)), MarkdownText(RealWord(*job)),
+             absl::StrCat(checks.applied, " / ", checks.possible), MarkdownText(job->model().template_()),
+             MarkdownText(job->model().task()), TargetOf(*job), SecondsText(job->result().seconds()),
+             MarkdownText(job->worker())});
   }
   out += "\n";
 }
@@ -168,7 +172,7 @@ void AppendNext(const Scope& scope, std::string& out) {
   out += "## What comes next\n\n";
   for (const PlannedBatch& batch : scope.plan) {
     if (batch.missing.empty()) continue;
-    absl::StrAppend(&out, "- batch ", batch.number, " of the plan is ", ProgressWord(batch.progress));
+    absl::StrAppend(&out, "- batch ", batch.number, " of the plan is ", ProgressText(batch));
     if (batch.has_date) absl::StrAppend(&out, " (due ", absl::FormatCivilTime(batch.due), ")");
     absl::StrAppend(&out, ": ", batch.missing.size(), " of ", batch.models.size(),
                     " missing: ", Names(batch.missing), "\n");

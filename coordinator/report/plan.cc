@@ -46,26 +46,31 @@ std::vector<std::string> Contradictions() {
   };
 }
 
-absl::string_view ProgressWord(Progress progress) {
-  switch (progress) {
+std::string ProgressText(const PlannedBatch& batch) {
+  const std::string days = absl::StrCat(batch.days_late, batch.days_late == 1 ? " day" : " days");
+  switch (batch.progress) {
     case Progress::kDone:
-      return "done";
+      return absl::StrCat("done ", absl::FormatCivilTime(batch.done_on),
+                          batch.days_late > 0 ? absl::StrCat(", ", days, " late") : "");
     case Progress::kOpen:
       return "open";
     case Progress::kOverdue:
-      return "overdue";
+      return absl::StrCat("overdue by ", days);
   }
   return "unknown";
 }
 
 std::vector<PlannedBatch> HoldPlanAgainst(const Coverage& coverage, absl::Time now) {
   std::map<uint32_t, PlannedBatch> batches;
+  std::map<uint32_t, absl::Time> last_covered;
   for (const ModelCoverage& model : coverage.models) {
     if (model.model.batch == 0) continue;
     PlannedBatch& batch = batches[model.model.batch];
     batch.number = model.model.batch;
     batch.models.push_back(model.model.name);
     if (!model.covered) batch.missing.push_back(model.model.name);
+    auto [last, first] = last_covered.try_emplace(batch.number, model.first_covered);
+    last->second = std::max(last->second, model.first_covered);
   }
   const absl::CivilDay today = absl::ToCivilDay(now, absl::UTCTimeZone());
   std::vector<PlannedBatch> result;
@@ -76,6 +81,8 @@ std::vector<PlannedBatch> HoldPlanAgainst(const Coverage& coverage, absl::Time n
     }
     if (batch.missing.empty()) {
       batch.progress = Progress::kDone;
+      batch.done_on = absl::ToCivilDay(last_covered[number], absl::UTCTimeZone());
+      if (batch.has_date && batch.done_on > batch.due) batch.days_late = batch.done_on - batch.due;
     } else if (batch.has_date && today > batch.due) {
       batch.progress = Progress::kOverdue;
       batch.days_late = today - batch.due;

@@ -25,8 +25,6 @@ inline constexpr int kPlannedAfterBatch1 = 52;  // models of batches 2 to 6
 std::vector<std::string> Contradictions();
 
 enum class Progress { kDone, kOpen, kOverdue };
-// "done", "open", "overdue".
-absl::string_view ProgressWord(Progress progress);
 
 // One batch of the plan, held against the evidence.
 struct PlannedBatch {
@@ -36,8 +34,13 @@ struct PlannedBatch {
   std::vector<std::string> models;   // by the registry
   std::vector<std::string> missing;  // those of them that are not covered
   Progress progress = Progress::kOpen;
-  int64_t days_late = 0;  // overdue: until now
+  // Overdue: until now. Done: until the day on which the last of its models was covered for the first time.
+  int64_t days_late = 0;
+  absl::CivilDay done_on;  // only of one that is done
 };
+
+// "done 2025-04-03", "done 2025-04-07, 2 days late", "open", "overdue by 1 day".
+std::string ProgressText(const PlannedBatch& batch);
 
 // By number. A batch is overdue once its day (UTC) is over and a model of it is not covered.
 std::vector<PlannedBatch> HoldPlanAgainst(const Coverage& coverage, absl::Time now);

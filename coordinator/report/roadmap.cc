@@ -39,10 +39,10 @@ void AppendDates(const Scope& scope, std::string& out) {
       "|\n|---:|---|---:|---:|---|---|\n";
   size_t overdue = 0;
   for (const PlannedBatch& batch : scope.plan) {
-    std::string state(ProgressWord(batch.progress));
+    std::string state = ProgressText(batch);
     if (batch.progress == Progress::kOverdue) {
       ++overdue;
-      state = absl::StrCat("**overdue by ", batch.days_late, batch.days_late == 1 ? " day**" : " days**");
+      state = absl::StrCat("**", state, "**");
     }
     absl::StrAppend(&out, "| ", batch.number, " | ",
                     batch.has_date ? absl::FormatCivilTime(batch.due) : "no date given", " | ",

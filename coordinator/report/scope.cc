@@ -36,7 +36,10 @@ std::vector<Remark> MakeRemarks(const Scope& scope) {
         remark("no catalogue entry", "no class, checkpoint or checks of its own are declared");
       } else {
         if (!entry->deviation().empty()) remark("deviation", entry->deviation());
-        for (const std::string& patch : entry->patch()) remark("patch", patch);
+        for (const std::string& patch : entry->patch()) {
+          remark("patch", absl::StrCat(patch, "; its reason and its check stand in the program's manifest"));
+        }
+        if (!entry->note().empty()) remark("note", entry->note());
         for (const v1::NotApplicable& absent : entry->not_applicable()) {
           remark("absent check",
                  absl::StrCat(absent.check(), " of ", absent.case_name(), ": ", absent.reason()));

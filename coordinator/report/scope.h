@@ -15,8 +15,7 @@ namespace assay::report {
 // …
 struct Remark {
   std::string model;
-  std::string
-      kind;  // "hyphenated name", "deviation", "patch", "absent check", "flaky", "attempts", "not tracked"
+  std::string kind;  // "hyphenated name", "deviation", "patch", "note", "absent check", "flaky", …
   std::string text;
 };
 

@@ -140,6 +140,7 @@ grpc::Status FakeCoordinator::GetLogs(grpc::ServerContext*, const v1::GetLogsReq
     chunk.set_chunk(std::string(1, c));
     writer->Write(chunk);
   }
+  if (hold_log) release.WaitForNotification();
   return grpc::Status::OK;
 }
 

@@ -29,6 +29,7 @@ class FakeCoordinator final : public v1::BatchService::Service {
   bool hold_watch = false;      // the stream stays open after its events, until `release`
   std::map<v1::ReportFormat, std::string> reports;
   std::string log;
+  bool hold_log = false;  // the stream stays open after the log, until `release`
 
   // What was asked.
   std::vector<v1::SubmitBatchRequest> submits();

@@ -1,6 +1,7 @@
 // Commands that need no coordinator, on the committed templates, catalogue and batches.
 #include <filesystem>
 
+#include "absl/strings/str_cat.h"
 #include "common/file.h"
 #include "tests/cli/run_assay.h"
 #include "tests/matchers.h"
@@ -44,7 +45,7 @@ TEST(Generate, TakesAllSixBatchesAtOnce) {
   const std::string folder = NewFolder() + "/tests";
   std::vector<std::string> arguments = {"generate", "--output-dir", folder, "--cpu-only", "--batch-file"};
   for (int batch = 1; batch <= 6; ++batch) {
-    arguments.push_back("models/batches/batch_" + std::to_string(batch) + "_models.json");
+    arguments.push_back(absl::StrCat("models/batches/batch_", batch, "_models.json"));
   }
   const Ended ended = RunAssay(arguments);
   EXPECT_EQ(ended.exit_code, 0) << ended.err;
@@ -70,7 +71,7 @@ TEST(ContentDir, ThatIsGivenIsTakenOrRefused) {
   const std::string empty = NewFolder();
   const std::vector<std::string> arguments = {
       "generate", "--batch-file", "models/batches/batch_1_models.json", "--output-dir", empty + "/tests"};
-  const Ended ended = RunAssay(arguments, {"ASSAY_CONTENT_DIR=" + empty});
+  const Ended ended = RunAssay(arguments, {absl::StrCat("ASSAY_CONTENT_DIR=", empty)});
   EXPECT_EQ(ended.exit_code, 2);
   EXPECT_THAT(ended.err, HasSubstr(empty));
 }

@@ -18,7 +18,7 @@ using ::testing::IsEmpty;
 using ::testing::Not;
 
 std::string FileWith(const std::string& name, const std::string& content) {
-  const std::string path = NewFolder() + "/" + name;
+  const std::string path = absl::StrCat(NewFolder(), "/", name);
   EXPECT_TRUE(WriteFileAtomically(path, content).ok());
   return path;
 }
@@ -49,7 +49,7 @@ TEST(Address, ThatNobodyServesIsInfrastructure) {
   const Ended ended = RunAssay({"batches", "--address", address});
   EXPECT_EQ(ended.exit_code, 5);
   EXPECT_THAT(ended.err, HasSubstr(address));
-  EXPECT_EQ(RunAssay({"batches"}, {"ASSAY_ADDRESS=" + address}).exit_code, 5);
+  EXPECT_EQ(RunAssay({"batches"}, {absl::StrCat("ASSAY_ADDRESS=", address)}).exit_code, 5);
 }
 
 TEST(Submit, SendsTheFileByteForByteAndPrintsTheId) {
@@ -119,8 +119,8 @@ TEST(Submit, ShowsEveryErrorOfARefusedFileWithItsPlace) {
   const std::string file = FileWith("x.json", "{}");
   const Ended ended = RunAssay({"submit", "--batch-file", file, "--address", coordinator.address()});
   EXPECT_EQ(ended.exit_code, 2);
-  EXPECT_THAT(ended.err, HasSubstr(file + ":3:7: vision[0].template: no template 'vat'\n"));
-  EXPECT_THAT(ended.err, HasSubstr(file + ":9:7: "));
+  EXPECT_THAT(ended.err, HasSubstr(absl::StrCat(file, ":3:7: vision[0].template: no template 'vat'\n")));
+  EXPECT_THAT(ended.err, HasSubstr(absl::StrCat(file, ":9:7: ")));
   EXPECT_THAT(ended.out, IsEmpty());
   EXPECT_EQ(coordinator.submits().size(), 1u);  // a file that is wrong is not sent again
 }
@@ -256,7 +256,7 @@ TEST(Cancel, AsksOnce) {
 TEST(Report, WritesWhatTheCoordinatorGives) {
   FakeCoordinator coordinator;
   coordinator.reports = {{v1::HTML, "<html>"}, {v1::ROADMAP, "# Roadmap\n"}};
-  const std::string output = NewFolder() + "/new/report.html";
+  const std::string output = absl::StrCat(NewFolder(), "/new/report.html");
   Ended ended = RunAssay(
       {"report", "--batch", "b1", "-o", "html", "--output", output, "--address", coordinator.address()});
   EXPECT_EQ(ended.exit_code, 0) << ended.err;
@@ -276,8 +276,8 @@ TEST(Report, SaysWhenItCannotBeWritten) {
   FakeCoordinator coordinator;
   coordinator.reports = {{v1::TEXT, "text"}};
   const std::string not_a_folder = FileWith("file", "");
-  const Ended ended =
-      RunAssay({"report", "--output", not_a_folder + "/report.txt", "--address", coordinator.address()});
+  const Ended ended = RunAssay(
+      {"report", "--output", absl::StrCat(not_a_folder, "/report.txt"), "--address", coordinator.address()});
   EXPECT_NE(ended.exit_code, 0);
   EXPECT_THAT(ended.err, HasSubstr(not_a_folder));
 }
@@ -301,6 +301,17 @@ TEST(Logs, ArePrintedAsTheyAre) {
   EXPECT_EQ(RunAssay({"logs", "j1", "--address", coordinator.address()}).out, "one\ntwo");
   coordinator.log.clear();
   EXPECT_EQ(RunAssay({"logs", "j1", "--address", coordinator.address()}).exit_code, 2);
+}
+
+TEST(Interrupt, OfAnyCommandExitsWithEight) {
+  FakeCoordinator coordinator;
+  coordinator.hold_log = true;
+  coordinator.log = "started\n";
+  RunningAssay assay({"logs", "j1", "--address", coordinator.address()});
+  assay.AwaitOutput("started\n");
+  assay.Signal(SIGINT);
+  EXPECT_EQ(assay.Wait().exit_code, 8);
+  coordinator.release.Notify();
 }
 
 TEST(Workers, AreListed) {

@@ -91,19 +91,40 @@ Ended RunAssayOnTerminal(const std::vector<std::string>& arguments,
   return ended;
 }
 
-RunningAssay::RunningAssay(const std::vector<std::string>& arguments) {
-  const std::string folder = NewFolder();
-  out_path_ = folder + "/out";
-  err_path_ = folder + "/err";
-  pid_ = Start(arguments, {}, out_path_, err_path_);
+RunningAssay::RunningAssay(const std::vector<std::string>& arguments,
+                           const std::vector<std::string>& environment) {
+  err_path_ = NewFolder() + "/err";
+  int ends[2];
+  EXPECT_EQ(pipe2(ends, O_CLOEXEC), 0);
+  pid_ = fork();
+  if (pid_ == 0) {
+    const int err = open(err_path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    dup2(ends[1], STDOUT_FILENO);
+    dup2(err, STDERR_FILENO);
+    Exec(arguments, environment);
+  }
+  close(ends[1]);
+  out_ = ends[0];
+}
+
+void RunningAssay::AwaitOutput(const std::string& text) {
+  char buffer[4096];
+  while (text.empty() || out_so_far_.find(text) == std::string::npos) {
+    const ssize_t got = read(out_, buffer, sizeof(buffer));
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return;
+    out_so_far_.append(buffer, got);
+  }
 }
 
 void RunningAssay::Signal(int signal) { kill(pid_, signal); }
 
 Ended RunningAssay::Wait() {
+  AwaitOutput("");
+  close(out_);
   Ended ended;
   ended.exit_code = ExitCodeOf(pid_);
-  ended.out = Content(out_path_);
+  ended.out = out_so_far_;
   ended.err = Content(err_path_);
   return ended;
 }

@@ -23,13 +23,17 @@ Ended RunAssayOnTerminal(const std::vector<std::string>& arguments,
 // One that runs while the test does something else.
 class RunningAssay {
  public:
-  explicit RunningAssay(const std::vector<std::string>& arguments);
+  explicit RunningAssay(const std::vector<std::string>& arguments,
+                        const std::vector<std::string>& environment = {});
+  // Until `text` stands in its standard output, or that ends.
+  void AwaitOutput(const std::string& text);
   void Signal(int signal);
   Ended Wait();
 
  private:
   pid_t pid_ = -1;
-  std::string out_path_, err_path_;
+  int out_ = -1;
+  std::string out_so_far_, err_path_;
 };
 
 // A new folder below the test's temporary one.

@@ -215,6 +215,27 @@ TEST(Coverage, IsToldApartByPriorityTypeTemplateAndDevice) {
   EXPECT_THAT(words(coverage.by_device), ElementsAre("auto 0/7", "cpu 2/7"));
 }
 
+TEST(Coverage, KeepsStructureApartFromAReference) {
+  ReportInput input = MixedInput();
+  v1::Job structural = PassedJob("job-20", "esm", 20);
+  *structural.mutable_result()->mutable_case_(0) =
+      MakeCase("test_model_loading", v1::PASSED, v1::REAL, v1::STRUCTURAL);
+  v1::Job golden = structural;
+  golden.set_job_id("job-21");
+  golden.mutable_model()->set_name("olmo");
+  *golden.mutable_result()->add_case_() = MakeCase("test_more", v1::PASSED, v1::REAL, v1::GOLDEN);
+  input.jobs.push_back(structural);
+  input.jobs.push_back(golden);
+  const Coverage coverage = ComputeCoverage(input);
+  EXPECT_THAT(coverage.total.real_structural, UnorderedElementsAre("esm"));
+  EXPECT_THAT(coverage.total.real_passed, UnorderedElementsAre("olmo"));
+  for (const auto& [device, tally] : coverage.by_device) {
+    if (device == "cpu") {
+      EXPECT_THAT(tally.real_structural, UnorderedElementsAre("esm"));
+    }
+  }
+}
+
 TEST(Coverage, SaysWhyAModelIsMissing) {
   const ReportInput input = MixedInput();
   const Coverage coverage = ComputeCoverage(input);

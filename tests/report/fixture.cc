@@ -120,6 +120,7 @@ ReportInput MixedInput() {
     entry.set_name(name);
     entry.set_template_(template_name);
     entry.set_task(task);
+    entry.set_model_class("transformers." + name + "_ForTest");
     return &entry;
   };
   add_entry("bert", "bert", "fill-mask");
@@ -133,6 +134,7 @@ ReportInput MixedInput() {
   absent->set_reason("its position ids depend on the padding | by design");
   v1::CatalogueEntry* dinat = add_entry("dinat", "vit", "image-classification");
   dinat->add_patch("natten");
+  dinat->set_note("tiny windows");
   dinat->set_deviation("neighbourhood attention in plain torch");
 
   for (const auto& [id, name] :

@@ -2,6 +2,10 @@
 #include "coordinator/report/plan.h"
 
 #include "coordinator/report/criteria.h"
+#include "coordinator/report/report.h"
+#include "generator/batch_file.h"
+#include "generator/catalogue.h"
+#include "generator/templates.h"
 #include "tests/matchers.h"
 #include "tests/report/fixture.h"
 
@@ -74,7 +78,13 @@ TEST(Plan, IsNotOverdueOnItsDayAndNotOnceCovered) {
   EXPECT_EQ(HoldPlanAgainst(ComputeCoverage(input), on_its_day + absl::Seconds(1))[1].progress,
             Progress::kOverdue);
   input.jobs.push_back(PassedJob("job-99", "esm", 100));
-  EXPECT_EQ(HoldPlanAgainst(ComputeCoverage(input), TestNow())[1].progress, Progress::kDone);
+  const PlannedBatch done = HoldPlanAgainst(ComputeCoverage(input), TestNow())[1];
+  EXPECT_EQ(done.progress, Progress::kDone);
+  EXPECT_EQ(ProgressText(done), "done 2025-04-12, 2 days late");
+  // A later run does not make it later.
+  input.jobs.push_back(PassedJob("job-100", "esm", 86400 * 30));
+  EXPECT_EQ(ProgressText(HoldPlanAgainst(ComputeCoverage(input), TestNow())[1]),
+            "done 2025-04-12, 2 days late");
 }
 
 TEST(NextModels, AreTheMissingByPriorityThenByThePlan) {
@@ -91,6 +101,22 @@ TEST(NextModels, AreTheMissingByPriorityThenByThePlan) {
   EXPECT_FALSE(next[4].catalogued);  // what is usual for its architecture type
   EXPECT_EQ(next[4].template_name, "wav2vec2");
   EXPECT_EQ(NextModels(coverage, 2).size(), 2u);
+}
+
+// The file is written to be submitted: on the committed registry, catalogue and templates it must be
+// accepted.
+TEST(NextBatch, OfEverythingTrackedIsABatchFile) {
+  ReportInput input;
+  input.now = TestNow();
+  ASSERT_OK_AND_ASSIGN(input.registry, LoadRegistry("models/registry.json"));
+  ASSERT_OK_AND_ASSIGN(input.catalogue, generator::LoadCatalogue("models/catalogue"));
+  ASSERT_OK_AND_ASSIGN(auto templates, generator::LoadTemplates("templates"));
+  ASSERT_OK_AND_ASSIGN(std::string text, RenderReport(input, v1::NEXT_BATCH, 1000));
+  std::vector<v1::FileError> errors;
+  ASSERT_OK_AND_ASSIGN(
+      generator::BatchFile batch,
+      generator::ParseBatchFile("next.json", text, generator::TemplateNames(templates), &errors));
+  EXPECT_EQ(batch.models.size(), 198u);
 }
 
 }  // namespace

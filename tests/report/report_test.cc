@@ -6,6 +6,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "common/file.h"
 #include "nlohmann/json.hpp"
 #include "tests/matchers.h"
@@ -143,6 +144,17 @@ TEST(NextBatch, IsRefusedWhenNothingIsMissing) {
   input.registry.models = {*input.registry.Find("command_r")};
   EXPECT_THAT(RenderReport(input, v1::NEXT_BATCH, 10),
               StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("covered")));
+}
+
+TEST(Html, ClosesWhatItOpens) {
+  // Apart from the document type and the meta elements it is XML, which is stricter than HTML.
+  ASSERT_OK_AND_ASSIGN(std::string text, RenderReport(MixedInput(), v1::HTML));
+  text.erase(0, text.find("<body>"));
+  text.erase(text.find("</html>"));
+  absl::StrReplaceAll({{"<br>", "<br/>"}}, &text);
+  const std::string path = absl::StrCat(::testing::TempDir(), "/report_body.xml");
+  ASSERT_THAT(WriteFileAtomically(path, text), IsOk());
+  EXPECT_EQ(std::system(absl::StrCat("xmllint --noout ", path).c_str()), 0);
 }
 
 TEST(Html, NeedsNothingBesideIt) {

@@ -1,0 +1,89 @@
+// `assay run` with its own coordinator, worker and test host, on committed programs.
+#include <signal.h>
+
+#include <filesystem>
+
+#include "absl/strings/str_cat.h"
+#include "common/file.h"
+#include "nlohmann/json.hpp"
+#include "tests/cli/run_assay.h"
+#include "tests/matchers.h"
+
+namespace assay::cli {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ContainsRegex;
+using ::testing::HasSubstr;
+
+namespace fs = std::filesystem;
+
+std::string BatchOf(const std::string& model, const std::string& template_name) {
+  const std::string path = absl::StrCat(NewFolder(), "/mine.json");
+  EXPECT_TRUE(
+      WriteFileAtomically(path, absl::StrCat(R"({"encoder_only": [{"name": ")", model, R"(", "template": ")",
+                                             template_name, R"(", "task": "fill-mask"}]})"))
+          .ok());
+  return path;
+}
+
+TEST(Run, RunsABatchAndWritesItsReports) {
+  const std::string output = absl::StrCat(NewFolder(), "/out"), temporary = NewFolder();
+  const Ended ended = RunAssay(
+      {"run", "--batch-file", "models/batches/batch_1_models.json", "--cpu-only", "--output-dir", output},
+      {absl::StrCat("TMPDIR=", temporary)});
+  ASSERT_EQ(ended.exit_code, 0) << ended.out << ended.err;
+  EXPECT_THAT(ended.out,
+              AllOf(ContainsRegex("PASSED +command_r +[0-9.]+ s +[0-9]+ checks"),
+                    HasSubstr("10 PASSED of 10"), ContainsRegex("tracked models +198 +10 +10 +10 ")));
+  for (const char* file :
+       {"report.md", "report.html", "junit.xml", "ROADMAP.md", "batches/batch_1_models.md"}) {
+    EXPECT_TRUE(fs::exists(absl::StrCat(output, "/", file))) << file;
+  }
+  ASSERT_OK_AND_ASSIGN(std::string report, ReadFile(absl::StrCat(output, "/report.json")));
+  const auto json = nlohmann::json::parse(report);
+  EXPECT_EQ(json["coverage"]["total"]["covered"]["count"], 10);
+  EXPECT_EQ(json["coverage"]["by_device"]["cpu"]["mock_passed"]["count"], 10);
+  EXPECT_TRUE(fs::is_empty(temporary));  // nothing is left behind
+}
+
+TEST(Run, OfAModelWithoutAProgramDoesNotPass) {
+  const Ended ended = RunAssay(
+      {"run", "--batch-file", BatchOf("no_such_model", "bert"), "--cpu-only", "--output-dir", NewFolder()});
+  EXPECT_EQ(ended.exit_code, 3) << ended.err;
+  EXPECT_THAT(ended.out, ContainsRegex("UNSUPPORTED +no_such_model"));
+}
+
+TEST(Run, RefusesAWrongFileWithItsPlace) {
+  const std::string file = BatchOf("bert", "no_such_template");
+  const Ended ended = RunAssay({"run", "--batch-file", file, "--output-dir", NewFolder()});
+  EXPECT_EQ(ended.exit_code, 2);
+  EXPECT_THAT(ended.err, AllOf(HasSubstr(absl::StrCat(file, ":1:")), HasSubstr("no_such_template")));
+}
+
+TEST(Run, SaysWhenThereIsNoTestHost) {
+  const Ended ended = RunAssay({"run", "--batch-file", BatchOf("bert", "bert"), "--host-binary",
+                                "/no/such/host", "--output-dir", NewFolder()});
+  EXPECT_NE(ended.exit_code, 0);
+  EXPECT_THAT(ended.err, HasSubstr("/no/such/host"));
+}
+
+TEST(Run, StopsEverythingWhenInterrupted) {
+  const std::string output = absl::StrCat(NewFolder(), "/out"), temporary = NewFolder();
+  std::vector<std::string> arguments = {"run",          "--cpu-only", "--slots",     "1",
+                                        "--output-dir", output,       "--batch-file"};
+  for (int batch = 1; batch <= 6; ++batch) {
+    arguments.push_back(absl::StrCat("models/batches/batch_", batch, "_models.json"));
+  }
+  RunningAssay assay(arguments, {absl::StrCat("TMPDIR=", temporary)});
+  assay.AwaitOutput("checks\n");  // one of 62 has ended
+  assay.Signal(SIGTERM);
+  const Ended ended = assay.Wait();
+  EXPECT_EQ(ended.exit_code, 8) << ended.err;
+  EXPECT_THAT(ended.err, HasSubstr("everything is stopped"));
+  EXPECT_FALSE(fs::exists(output));
+  EXPECT_TRUE(fs::is_empty(temporary));
+}
+
+}  // namespace
+}  // namespace assay::cli

@@ -27,10 +27,6 @@ namespace {
 
 constexpr uint32_t kProtocol = 1;
 constexpr absl::string_view kBuild = "assay 0.1.0";
-// A result that is not acknowledged for this long, or for a lease where that is longer, makes the agent doubt
-// its connection.
-constexpr absl::Duration kAckLimit = absl::Seconds(10);
-
 absl::Status Validate(AgentOptions& options, std::vector<std::string>& addresses) {
   addresses = absl::StrSplit(options.coordinator, ',', absl::SkipWhitespace());
   for (std::string& address : addresses) {
@@ -154,7 +150,7 @@ class RunningAgent final : public Agent, public StreamOwner, public AttemptListe
     absl::Duration limit;
     {
       absl::MutexLock lock(&mutex_);
-      limit = std::max(kAckLimit, lease_);
+      limit = std::max(options_.ack_limit, lease_);
     }
     if (courier_->Overdue(limit)) {
       spdlog::warn("a result was not acknowledged for {}; connecting again", absl::FormatDuration(limit));

@@ -38,6 +38,9 @@ struct AgentOptions {
   absl::Duration host_start_limit = absl::Seconds(60);
   // How long blobs of an assignment are tried for while no coordinator answers.
   absl::Duration fetch_limit = absl::Seconds(60);
+  // A result that is not acknowledged for this long, or for a lease where that is longer, makes the agent
+  // doubt its connection and make a new one.
+  absl::Duration ack_limit = absl::Seconds(10);
   // How long a draining agent waits for acknowledgements after its last test; what is left stays spooled.
   absl::Duration drain_limit = absl::Seconds(30);
   absl::Duration min_backoff = absl::Milliseconds(50);

@@ -345,6 +345,21 @@ TEST_F(AgentTest, AResultWithoutAnAnswerIsSentAgainAfterAReconnect) {
   EXPECT_EQ(agent_->unacknowledged(), 0);
 }
 
+// Fault: a coordinator, or something between, that swallows results while its stream stands.
+TEST_F(AgentTest, AResultThatIsNeverAnsweredMakesTheAgentConnectAgain) {
+  coordinator_.SetHeartbeat(5);
+  coordinator_.Acknowledge(false);
+  AgentOptions options = Options();
+  options.ack_limit = absl::Milliseconds(30);
+  StartAgent(options);
+  const v1::Assignment assignment = Assign("pass");
+  coordinator_.Start(assignment);
+  EXPECT_EQ(coordinator_.AwaitHello(2).attempt_size(), 1);
+  coordinator_.Acknowledge(true);
+  DrainAgent();
+  EXPECT_EQ(agent_->unacknowledged(), 0);
+}
+
 TEST_F(AgentTest, AResultFinishedWhileDisconnectedIsSentByTheNextAgentOfTheNode) {
   AgentOptions options = Options();
   options.drain_limit = absl::Milliseconds(20);

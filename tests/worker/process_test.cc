@@ -1,5 +1,6 @@
 // The real assay-worker process, killed at the worst moments.
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -91,6 +92,20 @@ TEST_F(WorkerProcessTest, AnAttemptThatWasRunningIsNotClaimedAfterKillNine) {
   StartWorker();
   EXPECT_EQ(coordinator_.AwaitHello(2).attempt_size(), 0);
   EXPECT_EQ(coordinator_.Results(KeyOf(assignment.attempt())), 0);
+}
+
+// The host holds the reading end of a pipe of the test's, which says when the host is gone.
+TEST_F(WorkerProcessTest, TheTestHostGoesWithItsWorker) {
+  const std::string gate = folder_ / "gate";
+  ASSERT_EQ(::mkfifo(gate.c_str(), 0600), 0);
+  StartWorker();
+  coordinator_.Start(Assign("gate", gate));
+  const Fd writer(::open(gate.c_str(), O_WRONLY));  // until the host has opened its end
+  ASSERT_TRUE(writer.open());
+  worker_->KillAndReap();
+  pollfd end{writer.get(), 0, 0};
+  ASSERT_EQ(::poll(&end, 1, 60'000), 1) << "the host lives on";
+  EXPECT_TRUE(end.revents & POLLERR);
 }
 
 TEST_F(WorkerProcessTest, SigtermFinishesWhatRuns) {

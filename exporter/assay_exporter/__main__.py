@@ -7,6 +7,7 @@ import pathlib
 import sys
 import time
 import traceback
+import warnings
 
 import torch
 import transformers
@@ -18,9 +19,13 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m assay_exporter", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAMES", help="catalogue names")
     parser.add_argument("--all", action="store_true", help="every entry of the catalogue")
-    parser.add_argument("--check", action="store_true", help="write nothing; compare with the programs in --out")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; compare with the programs in --out"
+    )
     parser.add_argument("--out", type=pathlib.Path, default=catalogue.PROGRAMS, metavar="DIR")
-    parser.add_argument("-j", type=int, default=multiprocessing.cpu_count(), metavar="N", help="models at a time")
+    parser.add_argument(
+        "-j", type=int, default=multiprocessing.cpu_count(), metavar="N", help="models at a time"
+    )
     parser.add_argument("-v", action="store_true", help="show where an export failed")
     arguments = parser.parse_args(argv)
     if bool(arguments.names) == arguments.all:
@@ -58,8 +63,9 @@ def main(argv: list[str]) -> int:
     options = _arguments(argv)
     names = catalogue.names() if options.all else options.names
     torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg")
     transformers.logging.set_verbosity_error()
-    # Children are forked from this process: single-threaded, and with all that an export imports already there.
+    # Children are forked from this process: single-threaded, all that an export imports already there.
     export.export_module(torch.nn.Linear(2, 2), {"input": torch.zeros(2, 2)}, {"input": 0})
     context = multiprocessing.get_context("fork")
     waiting, running, failed = list(names), {}, []

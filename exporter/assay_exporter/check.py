@@ -36,15 +36,17 @@ def _tensor(what: str, fresh: program_pb2.Tensor, old: program_pb2.Tensor, same_
 def compare(path: pathlib.Path, fresh: program_pb2.Program) -> str:
     """A note where they agree; Drift, saying what differs, where not.
 
-    Graph and manifest must be the same bytes on any machine. Goldens and the float constants that torch computed
-    must be the same bytes on the same kind of CPU, and near on another.
+    Graph and manifest must be the same bytes on any machine. Goldens and the float constants that torch
+    computed must be the same bytes on the same kind of CPU, and near on another.
     """
     if not path.exists():
         raise Drift(f"{path} does not exist")
     old = export.unpack(path.read_bytes())
     if fresh.graph.SerializeToString(deterministic=True) != old.graph.SerializeToString(deterministic=True):
         raise Drift("the graph differs")
-    if fresh.manifest.SerializeToString(deterministic=True) != old.manifest.SerializeToString(deterministic=True):
+    if fresh.manifest.SerializeToString(deterministic=True) != old.manifest.SerializeToString(
+        deterministic=True
+    ):
         raise Drift("the manifest differs")
     same_cpu = old.golden.cpu_capability == golden.cpu_capability()
     if same_cpu and fresh != old:
@@ -52,11 +54,11 @@ def compare(path: pathlib.Path, fresh: program_pb2.Program) -> str:
         raise Drift(f"only {', '.join(same) or 'graph and manifest'} agree")
     if len(fresh.constants) != len(old.constants) or len(fresh.golden.trace) != len(old.golden.trace):
         raise Drift("another number of constants or trace records")
-    for a, b in zip(fresh.constants, old.constants):
+    for a, b in zip(fresh.constants, old.constants, strict=True):
         _tensor("constant", a, b, same_cpu)
-    for a, b in zip(fresh.golden.outputs, old.golden.outputs):
+    for a, b in zip(fresh.golden.outputs, old.golden.outputs, strict=True):
         _tensor("golden output", a.tensor, b.tensor, same_cpu)
-    for a, b in zip(fresh.golden.trace, old.golden.trace):
+    for a, b in zip(fresh.golden.trace, old.golden.trace, strict=True):
         if (a.node, a.output, a.numel) != (b.node, b.output, b.numel):
             raise Drift(f"trace of node {b.node} differs")
     return "" if same_cpu else f"(golden is of {old.golden.cpu_capability}, compared within tolerance)"

@@ -17,7 +17,7 @@ FORMAT = 1
 _ROOT = "model"  # the wrapper's attribute that holds the model
 _FRESH = (1, 2)  # seeds of fresh inputs
 _OTHER_BATCHES = (1, 3)
-# Relative to the largest value of an output. Zero is what is expected; above it a fault is likelier than noise.
+# Relative to an output's largest value. Zero is expected; above this a fault is likelier than noise.
 _TOLERANCE = 1e-6
 
 
@@ -52,11 +52,13 @@ def agree(what: str, reference: list[torch.Tensor], other: list[torch.Tensor]) -
     if len(reference) != len(other):
         raise ExportError(f"{what}: {len(other)} outputs, expected {len(reference)}")
     worst = 0.0
-    for index, (a, b) in enumerate(zip(reference, other)):
+    for index, (a, b) in enumerate(zip(reference, other, strict=True)):
         found = golden.difference(a, b)
         allowed = _TOLERANCE * float(a.double().abs().max()) if a.numel() else 0.0
         if found > allowed:
-            raise ExportError(f"{what}: output {index} differs from eager by {found:.3g}, allowed {allowed:.3g}")
+            raise ExportError(
+                f"{what}: output {index} differs from eager by {found:.3g}, allowed {allowed:.3g}"
+            )
         worst = max(worst, found)
     return worst
 
@@ -69,7 +71,10 @@ def check_influence(
         if not spec.moves:
             continue
         moved = run(**{**arguments, spec.name: spec.make(_FRESH[0])})
-        if not any(golden.difference(a, b) > 1e-4 * float(a.abs().max()) for a, b in zip(reference, moved)):
+        if not any(
+            golden.difference(a, b) > 1e-4 * float(a.abs().max())
+            for a, b in zip(reference, moved, strict=True)
+        ):
             raise golden.UninformativeGolden(f"a fresh draw of input {spec.name} moves no output")
 
 
@@ -103,7 +108,7 @@ def prepare(entry: catalogue_pb2.CatalogueEntry) -> Subject:
         if label == "golden":
             watch.close()
     watch.check()
-    for name, tensor in zip(output_names, samples[0].outputs):
+    for name, tensor in zip(output_names, samples[0].outputs, strict=True):
         golden.check_output(name, tensor)
     check_influence(
         given, samples[0].arguments, samples[0].outputs, lambda **a: list(copy.deepcopy(wrapped)(**a))
@@ -122,7 +127,9 @@ def export_module(
         program = program.run_decompositions({})
     for spec in program.graph_signature.output_specs:
         if spec.kind is not OutputKind.USER_OUTPUT:
-            raise ExportError(f"the graph changes {spec.target} in place ({spec.kind.name}): state must stay out")
+            raise ExportError(
+                f"the graph changes {spec.target} in place ({spec.kind.name}): state must stay out"
+            )
     transcribe.prune(program.graph_module)
     return program
 
@@ -181,7 +188,7 @@ def _arguments(program, signature: Signature, subject: Subject, arguments: dict)
     """Positional arguments of the graph itself: without the guards that ep.module() would add."""
     return [
         arguments[spec.arg.name] if value is None else value
-        for spec, value in zip(program.graph_signature.input_specs, signature.values)
+        for spec, value in zip(program.graph_signature.input_specs, signature.values, strict=True)
     ]
 
 
@@ -192,7 +199,9 @@ def _batch_dim(meta, symbol) -> int | None:
     if len(found) > 1:
         raise ExportError("a tensor has the batch dimension twice")
     if any(not isinstance(size, int) and size.node.expr != symbol for size in meta.shape):
-        raise ExportError(f"an output's shape {tuple(meta.shape)} is not made of the batch size and constants")
+        raise ExportError(
+            f"an output's shape {tuple(meta.shape)} is not made of the batch size and constants"
+        )
     return found[0] if found else None
 
 
@@ -254,7 +263,11 @@ def export(entry: catalogue_pb2.CatalogueEntry) -> program_pb2.Program:
                 continue
             stack.enter_context(patch.apply())
             differences[name] = max(
-                agree(f"patch {name} on {sample.label}", sample.outputs, list(subject.wrapped(**sample.arguments)))
+                agree(
+                    f"patch {name} on {sample.label}",
+                    sample.outputs,
+                    list(subject.wrapped(**sample.arguments)),
+                )
                 for sample in subject.samples
             )
         batch_dims = {spec.name: spec.batch_dim for spec in subject.inputs}
@@ -269,7 +282,11 @@ def _assemble(entry, subject: Subject, program, signature: Signature, difference
     module = program.graph_module
     for sample in subject.samples:
         arguments = _arguments(program, signature, subject, sample.arguments)
-        agree(f"exported graph on {sample.label}", sample.outputs, list(torch.fx.Interpreter(module).run(*arguments)))
+        agree(
+            f"exported graph on {sample.label}",
+            sample.outputs,
+            list(torch.fx.Interpreter(module).run(*arguments)),
+        )
     written = transcribe.transcribe(module, signature.kinds, _ROOT)
 
     made = program_pb2.Program(format=FORMAT, graph=written.graph, constants=signature.constants)
@@ -293,8 +310,10 @@ def _assemble(entry, subject: Subject, program, signature: Signature, difference
     doubled = golden.Doubled(module).run(*golden_arguments)
     results = next(node for node in module.graph.nodes if node.op == "output").args[0]
     names = subject.output_names
-    for name, tensor, node in zip(names, subject.samples[0].outputs, results):
-        spec = manifest.outputs.add(name=name, dtype=tensors.scalar_type(tensor.dtype), shape=list(tensor.shape))
+    for name, tensor, node in zip(names, subject.samples[0].outputs, results, strict=True):
+        spec = manifest.outputs.add(
+            name=name, dtype=tensors.scalar_type(tensor.dtype), shape=list(tensor.shape)
+        )
         dim = _batch_dim(node.meta["val"], symbol)
         if dim is not None:
             spec.batch_dim = dim
@@ -312,7 +331,9 @@ def prove(program: program_pb2.Program, samples: list[Sample]) -> None:
         if not torch.equal(tensor, samples[0].arguments[name]):
             raise ExportError(f"the written golden input {name} is not the one that was run")
     for sample in samples:
-        agree(f"written program on {sample.label}", sample.outputs, list(runner.run(sample.arguments).values()))
+        agree(
+            f"written program on {sample.label}", sample.outputs, list(runner.run(sample.arguments).values())
+        )
 
 
 def pack(program: program_pb2.Program) -> bytes:

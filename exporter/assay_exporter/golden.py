@@ -1,4 +1,4 @@
-"""What a run is compared with: outputs, rounding, a trace of every operator; and whether they tell anything."""
+"""What a run is compared with: outputs, rounding, a trace of operators; and whether they tell anything."""
 
 import numpy as np
 import torch
@@ -9,7 +9,8 @@ from .proto import program_pb2
 # Views hold no numbers of their own.
 _VIEWS = {
     "aten::view", "aten::_unsafe_view", "aten::reshape", "aten::transpose", "aten::permute", "aten::expand",
-    "aten::unsqueeze", "aten::squeeze", "aten::slice", "aten::select", "aten::split", "aten::split_with_sizes",
+    "aten::unsqueeze", "aten::squeeze", "aten::slice", "aten::select", "aten::split",
+    "aten::split_with_sizes",
     "aten::chunk", "aten::unbind", "aten::t", "aten::detach", "aten::diagonal", "aten::unfold",
 }  # fmt: skip
 _LEAST, _MOST = 1e-3, 1e3
@@ -97,7 +98,7 @@ def difference(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 class SignalWatch:
-    """Watches a model's modules during an eager run: each one's output must be finite, neither dead nor huge."""
+    """Watches a model's modules during an eager run: outputs must be neither dead nor huge."""
 
     def __init__(self, model: torch.nn.Module):
         self.found: dict[str, float] = {}
@@ -123,7 +124,8 @@ class SignalWatch:
         if outside:
             shown = ", ".join(f"{name} {v:.3g}" for name, v in list(outside.items())[:8])
             raise UninformativeGolden(
-                f"signals leave [{_LEAST:g}, {_MOST:g}] in {len(outside)} modules (largest value each): {shown}"
+                f"signals leave [{_LEAST:g}, {_MOST:g}] in {len(outside)} modules "
+                f"(largest value each): {shown}"
             )
 
 
@@ -134,7 +136,7 @@ def cpu_capability() -> str:
 def outputs(names: list[str], eager: list[torch.Tensor], double: list[torch.Tensor]):
     """GoldenOutputs of an eager float32 run, with its distance from the float64 run."""
     made = []
-    for name, tensor, exact in zip(names, eager, double):
+    for name, tensor, exact in zip(names, eager, double, strict=True):
         check_output(name, tensor)
         golden = program_pb2.GoldenOutput(tensor=tensors.to_proto(name, tensor))
         if tensor.is_floating_point():

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 
-from . import mock, tensors
+from . import mock, shrink, tensors
 from .proto import program_pb2
 
 BATCH = 2
@@ -140,8 +140,18 @@ LABELS = 3
 
 
 def _label_texts() -> list[Input]:
-    """Texts that every image is compared with: labels of zero-shot classification, no part of the batch."""
-    return [ids(batch=LABELS, batch_dim=None), ones("attention_mask", LABELS, SEQUENCE, batch_dim=None)]
+    """Texts that every image is compared with: labels of zero-shot classification, no part of the batch.
+
+    The last token is the end of text, which is the highest id in CLIP: its tower pools where it finds that.
+    """
+
+    def place(tensor: torch.Tensor) -> None:
+        tensor[:, -1] = shrink.VOCAB - 1
+
+    return [
+        ids(batch=LABELS, batch_dim=None, place=place),
+        ones("attention_mask", LABELS, SEQUENCE, batch_dim=None),
+    ]
 
 
 @maker
@@ -153,7 +163,10 @@ def image_and_labels(config) -> list[Input]:
 @maker
 def video_and_labels(config) -> list[Input]:
     vision = config.vision_config
-    return [*_label_texts(), noise("pixel_values", BATCH, vision.num_frames, 3, vision.image_size, vision.image_size)]
+    return [
+        *_label_texts(),
+        noise("pixel_values", BATCH, vision.num_frames, 3, vision.image_size, vision.image_size),
+    ]
 
 
 @maker
@@ -249,7 +262,7 @@ def mllama(config) -> list[Input]:
 
 @maker
 def waveform(config) -> list[Input]:
-    return [noise("input_values", BATCH, 1600)]
+    return [noise("input_values", BATCH, 3200)]
 
 
 @maker
@@ -295,7 +308,7 @@ def qwen_vl(config) -> list:
     grids = torch.tensor([grid])
     library = importlib.import_module(f"transformers.models.{config.model_type}.modeling_{config.model_type}")
     model = getattr(library, "Qwen2VLModel" if config.model_type == "qwen2_vl" else "Qwen3VLModel")
-    # The library's own rule for positions in time, height and width reads the placeholders; so it stays outside.
+    # The library's own rule for positions in time, height and width reads the placeholders: outside.
     positions, _ = model.get_rope_index(types.SimpleNamespace(config=config), tokens.make(0), grids)
     literal = program_pb2.MockRule(literal=tensors.data(positions))
     features = getattr(vision, "in_channels", 3) * vision.temporal_patch_size * vision.patch_size**2

@@ -93,7 +93,7 @@ class Runner:
 
     def golden_inputs(self) -> dict[str, torch.Tensor]:
         made = {}
-        for spec, given in zip(self.program.manifest.inputs, self.program.golden.inputs):
+        for spec, given in zip(self.program.manifest.inputs, self.program.golden.inputs, strict=True):
             rule = given.rule if given.HasField("rule") else program_pb2.MockRule(literal=given.data)
             made[spec.name] = tensors.from_rule(
                 rule, given.name, self.program.manifest.mock_seed, tuple(spec.shape), _DTYPES[spec.dtype]
@@ -114,7 +114,7 @@ class Runner:
         for node in graph.nodes:
             result = _call(graph.operators[node.op], node, values)
             several = isinstance(result, (list, tuple))
-            for number, value in zip(node.outputs, result if several else [result]):
+            for number, value in zip(node.outputs, result if several else [result], strict=True):
                 values[number] = value
         names = [spec.name for spec in self.program.manifest.outputs]
-        return {name: _argument(out, values) for name, out in zip(names, graph.outputs)}
+        return {name: _argument(out, values) for name, out in zip(names, graph.outputs, strict=True)}

@@ -16,7 +16,7 @@ KV_HEADS = 2
 FFN = 64
 VOCAB = 99
 IMAGE = 64
-POSITIONS = 128
+POSITIONS = 64
 
 # Fields that name layers or stages; shrinking them by value would make no sense.
 _LEFT_ALONE = {

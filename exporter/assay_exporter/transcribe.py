@@ -140,7 +140,7 @@ class _Transcriber:
             name, arity = _SYMBOLIC[node.target]
             if node.kwargs or len(node.args) != arity:
                 raise TranscriptionError(f"{node.name}: sym::{name} takes {arity} arguments")
-            for argument_name, value in zip("ab", node.args):
+            for argument_name, value in zip("ab", node.args, strict=True):
                 made.arguments.add(name=argument_name, value=self.argument(node, argument_name, value))
         meta = node.meta["val"]
         if isinstance(meta, (tuple, list)):
@@ -170,7 +170,7 @@ class _Transcriber:
             )
 
     def argument(self, node, name: str, value, formal: str = "") -> program_pb2.Argument:
-        """`formal` is the schema's type, e.g. "List[int]", "Optional[float]": it decides empty lists and numbers."""
+        """`formal` is the schema's type, e.g. "List[int]" or "float": it decides lists and numbers."""
         made = program_pb2.Argument()
         bare = re.sub(r"^Optional\[(.*)\]$", r"\1", formal)
         if value is None:
@@ -241,7 +241,7 @@ def transcribe(
 ) -> Transcribed:
     """The Graph of a pruned graph.
 
-    `inputs` gives each placeholder's kind and name; a placeholder that it lacks must be unused, and is left out.
+    `inputs` gives each placeholder's kind and name; one that it lacks must be unused, and is left out.
     `root` is the wrapper's attribute that holds the model: it is cut off module paths.
     """
     work = _Transcriber(root)

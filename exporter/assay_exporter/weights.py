@@ -25,12 +25,19 @@ def _buffer_rule(owner: torch.nn.Module, leaf: str, value: torch.Tensor) -> prog
         return mock.normal(0.1)
     if leaf == "running_var":
         return mock.uniform(0.5, 1.5)
+    if "FrozenBatchNorm" in type(owner).__name__:
+        return mock.normal(0.1, 1.0) if leaf == "weight" else mock.normal(0.1)
+    if leaf == "inv_freq":
+        return mock.uniform(0.01, 1.0)
     if _is_constant(value):
         return mock.constant(float(value.reshape(-1)[0]))
     if value.dim() and not value.is_floating_point():
         last = torch.arange(value.shape[-1], dtype=value.dtype).expand_as(value)
         if torch.equal(last, value):
             return mock.ramp(0, 1)
+    if value.is_floating_point():
+        # Its last bits could depend on the processor, and a manifest may not.
+        raise ValueError(f"no mock rule for the floating point buffer {leaf} of a {type(owner).__name__}")
     return program_pb2.MockRule(literal=tensors.data(value))
 
 
@@ -47,7 +54,7 @@ _BY_NAME: list[tuple[re.Pattern, program_pb2.MockRule]] = [
     (re.compile(r"(^|\.)recurrent_param$"), mock.uniform(-4.0, -2.0)),
     # Scales that training starts near zero would hide their whole branch.
     (re.compile(r"(layer_scale|layerscale|lambda)\w*(\.\w+)?$"), mock.normal(0.1, 0.5)),
-    (re.compile(r"(^|\.)layer_scale_parameter$"), mock.normal(0.1, 0.5)),
+    (re.compile(r"_scaling\.weight$"), mock.normal(0.02, 0.1)),
     (re.compile(r"(attn_gate|mlp_gate|alpha\w*|embedding\.gate)$"), mock.uniform(0.4, 0.9)),
 ]
 
@@ -66,7 +73,9 @@ def _parameter_rule(owner: torch.nn.Module, path: str, value: torch.Tensor) -> p
     for pattern, rule in _BY_NAME:
         if pattern.search(tail):
             return rule
-    if tail.endswith("weight.original0"):  # weight_norm's lengths: of vectors whose elements have unit variance
+    if tail.endswith(
+        "weight.original0"
+    ):  # weight_norm's lengths: of vectors whose elements have unit variance
         return mock.uniform(0.8, 1.2)
     kind = type(owner).__name__
     if isinstance(owner, torch.nn.Embedding) or (kind.endswith("Embedding") and leaf == "weight"):
@@ -82,7 +91,10 @@ def _parameter_rule(owner: torch.nn.Module, path: str, value: torch.Tensor) -> p
         return mock.constant(first)  # temperatures and the like
     if value.dim() <= 1:
         return mock.normal(0.1)
-    if re.search(r"embed|token|position|pos_|query|latents|table|bias|mask", path.lower()) or value.shape[0] == 1:
+    if (
+        re.search(r"embed|token|position|pos_|query|latents|table|bias|mask", path.lower())
+        or value.shape[0] == 1
+    ):
         return mock.normal(0.5)
     return mock.normal(math.sqrt(1.0 / _fan_in(owner, leaf, value.shape)))
 
@@ -111,8 +123,12 @@ def bind_mock(model: torch.nn.Module) -> tuple[list[program_pb2.WeightSpec], lis
             tensor.copy_(tensors.from_rule(rule, name, SEED, tuple(tensor.shape), tensor.dtype))
         specs.append(
             program_pb2.WeightSpec(
-                name=name, dtype=tensors.scalar_type(tensor.dtype), shape=list(tensor.shape),
-                requires_grad=tensor.requires_grad, buffer=name not in parameters, mock=rule,
+                name=name,
+                dtype=tensors.scalar_type(tensor.dtype),
+                shape=list(tensor.shape),
+                requires_grad=tensor.requires_grad,
+                buffer=name not in parameters,
+                mock=rule,
             )  # fmt: skip
         )
     return specs, tied

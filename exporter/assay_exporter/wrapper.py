@@ -2,7 +2,7 @@
 
 import torch
 
-# What a model is run for, the first that is there; other outputs (losses, hidden states, caches) are left out.
+# What a model is run for, the first that is there; losses, hidden states and caches are left out.
 _OUTPUTS = [
     ("logits", "pred_boxes"),
     ("logits",),

@@ -146,7 +146,9 @@ def test_a_fixed_batch_needs_its_reason(toy):
     with pytest.raises(export.ExportError, match="gives no reason"):
         export.export(toy(Toy(), fixed))
     entry = toy(Toy(), fixed)
-    entry.not_applicable.add(case_name="test_model_with_mock", check="batch_invariance", reason="a list of rows")
+    entry.not_applicable.add(
+        case_name="test_model_with_mock", check="batch_invariance", reason="a list of rows"
+    )
     assert not export.export(entry).manifest.inputs[0].HasField("batch_dim")
 
 
@@ -170,6 +172,37 @@ def test_a_patch_that_changes_numbers_is_refused(toy, monkeypatch):
     with pytest.raises(export.ExportError, match="patch wrong on golden: output 0 differs from eager"):
         export.export(toy(Toy(), patch=["wrong"]))
     assert Toy.forward.__qualname__ == "Toy.forward"
+
+
+@pytest.mark.parametrize("part", ["weight rule", "golden input", "operator"])
+def test_a_file_that_does_not_compute_what_eager_did_is_refused(toy, part):
+    entry = toy(Toy())
+    program = export.export(entry)
+    samples = export.prepare(entry).samples
+    export.prove(program, samples)
+    if part == "weight rule":
+        program.manifest.weights[0].mock.normal.std *= 1.001
+    elif part == "golden input":
+        program.golden.inputs[0].data = bytes(len(program.golden.inputs[0].data))
+    else:
+        bias = program.graph.nodes[0].arguments[2]
+        assert bias.name == "bias"
+        bias.value.none = True
+    with pytest.raises(export.ExportError, match="written"):
+        export.prove(program, samples)
+
+
+def test_a_buffer_whose_bits_depend_on_the_processor_needs_a_rule(toy):
+    class Table(Toy):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("table", torch.linspace(0.0, 1.0, 4).sin())
+
+        def forward(self, x):
+            return {"logits": self.layer(x) + self.table}
+
+    with pytest.raises(ValueError, match="no mock rule for the floating point buffer table"):
+        export.export(toy(Table()))
 
 
 def test_an_unknown_patch_maker_or_builder_is_named():

@@ -1,7 +1,7 @@
 """Every committed program gives its golden, and every check that its family and entry declare holds.
 
-The engine runs the same in C++; here the files are read by replay.py, so that a check that cannot hold is seen
-where the catalogue is written.
+The engine runs the same in C++; here the files are read by replay.py, so that a check that cannot hold is
+seen where the catalogue is written.
 """
 
 import pytest
@@ -93,7 +93,9 @@ class Checker:
         alone = {}
         for spec in self.program.manifest.inputs:
             value = self.inputs[spec.name]
-            alone[spec.name] = value.narrow(spec.batch_dim, check.row, 1) if spec.HasField("batch_dim") else value
+            alone[spec.name] = (
+                value.narrow(spec.batch_dim, check.row, 1) if spec.HasField("batch_dim") else value
+            )
         row = self.runner.run(alone)
         specs = [spec for spec in self.program.manifest.outputs if spec.HasField("batch_dim")]
         assert specs
@@ -103,7 +105,9 @@ class Checker:
     def causality(self, check):
         before = self.outputs[check.output]
         position = check.position % self.inputs[check.input].shape[1]
-        after = self.run(**{check.input: self.changed(check.input, slice(position, position + 1))})[check.output]
+        after = self.run(**{check.input: self.changed(check.input, slice(position, position + 1))})[
+            check.output
+        ]
         assert near(after[:, :position], before[:, :position])
         assert not near(after[:, position:], before[:, position:])
 
@@ -119,7 +123,9 @@ class Checker:
         assert near(after, before)
 
     def encoder_influence(self, check):
-        assert not near(self.run(**{check.input: self.changed(check.input)})[check.output], self.outputs[check.output])
+        assert not near(
+            self.run(**{check.input: self.changed(check.input)})[check.output], self.outputs[check.output]
+        )
 
     input_influence = encoder_influence
 

@@ -8,7 +8,7 @@ from assay_exporter.proto import catalogue_pb2
 def test_sizes_shrink_and_everything_else_stays_as_the_library_has_it():
     config = shrink.tiny(transformers.BertConfig, {})
     assert (config.hidden_size, config.num_attention_heads, config.num_hidden_layers) == (32, 4, 2)
-    assert (config.vocab_size, config.intermediate_size, config.max_position_embeddings) == (99, 64, 128)
+    assert (config.vocab_size, config.intermediate_size, config.max_position_embeddings) == (99, 64, 64)
     assert config.hidden_act == transformers.BertConfig().hidden_act
     assert config.layer_norm_eps == transformers.BertConfig().layer_norm_eps
 

@@ -54,7 +54,9 @@ def written(program) -> program_pb2.Program:
         tensor = program.state_dict.get(spec.target, program.constants.get(spec.target))
         if spec.target in program.state_dict:
             kinds[name] = (program_pb2.GraphInput.WEIGHT, spec.target)
-            weight = made.manifest.weights.add(name=spec.target, dtype=program_pb2.FLOAT, shape=list(tensor.shape))
+            weight = made.manifest.weights.add(
+                name=spec.target, dtype=program_pb2.FLOAT, shape=list(tensor.shape)
+            )
             weight.mock.literal = tensor.detach().numpy().tobytes()
         else:
             kinds[name] = (program_pb2.GraphInput.CONSTANT, spec.target)
@@ -79,8 +81,8 @@ def test_every_kind_of_argument_is_written(exported):
     graph = written(exported[1]).graph
     kinds = {a.value.WhichOneof("kind") for node in graph.nodes for a in node.arguments}
     assert kinds >= {
-        "value", "values", "optional_values", "integer", "ints", "real", "boolean", "text", "scalar_type", "device",
-        "sym_ints",
+        "value", "values", "optional_values", "integer", "ints", "real", "boolean", "text", "scalar_type",
+        "device", "sym_ints",
     }  # fmt: skip
 
 

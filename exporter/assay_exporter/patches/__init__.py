@@ -3,9 +3,9 @@
 A patch module has
   REASON             why, one sentence;
   apply()            a context manager: in force inside, undone at its exit;
-  INDEPENDENT_CHECK  only where the library's own code is broken, so that unpatched eager is no reference: what
-                     was checked instead. Such a patch is in force before the model is built. All others are
-                     applied after unpatched eager has run, and must agree with it.
+  INDEPENDENT_CHECK  only where the library's own code is broken, so that unpatched eager is no reference:
+                     what was checked instead. Such a patch is in force before the model is built. All others
+                     are applied after unpatched eager has run, and must agree with it.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ import inspect
 import sys
 import textwrap
 import types
+import weakref
 from collections.abc import Callable, Iterator
 
 
@@ -53,7 +54,11 @@ def edited(function: Callable, edits: dict[str, str]) -> Callable:
         source = source.replace(old, new)
     scope = vars(sys.modules[bare.__module__])
     namespace: dict = {}
-    exec(compile("from __future__ import annotations\n" + source, f"<patched {bare.__qualname__}>", "exec"), scope, namespace)
+    exec(
+        compile("from __future__ import annotations\n" + source, f"<patched {bare.__qualname__}>", "exec"),
+        scope,
+        namespace,
+    )
     return namespace[bare.__name__]
 
 
@@ -62,12 +67,12 @@ def remembered(function: Callable) -> Callable:
 
     For functions of an image grid that is the same in every call, and that read it as Python numbers.
     """
-    results: dict[int, object] = {}
+    results = weakref.WeakKeyDictionary()
 
     def once(self, *arguments):
-        if id(self) not in results:
-            results[id(self)] = function(self, *arguments)
-        return results[id(self)]
+        if self not in results:
+            results[self] = function(self, *arguments)
+        return results[self]
 
     return once
 

@@ -12,7 +12,10 @@ REASON = "vmap in masking_utils leaves a higher-order operator that no serialise
 def _by_broadcasting(mask_function, bh_indices: bool = True):
     def with_heads(batch, head, query, key):
         mask = mask_function(
-            batch[:, None, None, None], head[None, :, None, None], query[None, None, :, None], key[None, None, None, :]
+            batch[:, None, None, None],
+            head[None, :, None, None],
+            query[None, None, :, None],
+            key[None, None, None, :],
         )
         return mask.expand(batch.shape[0], head.shape[0], query.shape[0], key.shape[0])
 

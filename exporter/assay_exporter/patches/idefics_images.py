@@ -20,7 +20,9 @@ def _embed(self, pixel_values, patch_attention_mask):
         step = 1 / self.num_patches_per_side
         boundaries = torch.arange(step, 1.0, step)
         rows, columns = (
-            torch.bucketize(torch.arange(side, dtype=torch.float32) / side * (1 - 1e-6), boundaries, right=True)
+            torch.bucketize(
+                torch.arange(side, dtype=torch.float32) / side * (1 - 1e-6), boundaries, right=True
+            )
             for side in sides
         )
         positions = (rows[:, None] * self.num_patches_per_side + columns).flatten()

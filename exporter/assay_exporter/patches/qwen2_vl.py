@@ -12,6 +12,8 @@ from . import edited, remembered, replaced
 
 REASON = "the image grid is read out of a tensor as Python numbers; it is a constant of the program"
 
+_SPLIT_SIZES = "(image_grid_thw.prod(-1) // self.visual.spatial_merge_size**2).tolist()"
+
 
 @contextlib.contextmanager
 def apply():
@@ -19,9 +21,7 @@ def apply():
     one_image = edited(VisionAttention.forward, {"lengths.tolist()": "[query_states.shape[2]]"})
     one_split = edited(
         Qwen2VLModel.get_image_features,
-        {
-            "(image_grid_thw.prod(-1) // self.visual.spatial_merge_size**2).tolist()": "[image_embeds.shape[0]]",
-        },
+        {_SPLIT_SIZES: "[image_embeds.shape[0]]"},
     )
     with (
         replaced(VisionAttention, forward=one_image),

@@ -13,21 +13,26 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import (
 from . import edited, remembered, replaced
 
 REASON = (
-    "the image grid is read out of a tensor as Python numbers; it is a constant of the program. Adding the image's "
-    "deep features where the placeholders stand picks out rows by a mask; the sum is over all rows instead"
+    "the image grid is read out of a tensor as Python numbers; it is a constant of the program. Adding the "
+    "image's deep features where the placeholders stand picks out rows by a mask; "
+    "the sum is over all rows instead"
 )
+
+_SPLIT_SIZES = "(image_grid_thw.prod(-1) // self.visual.spatial_merge_size**2).tolist()"
 
 
 @remembered
 def _neighbours(self, grid_thw):
-    """Bilinear interpolation of the learned position grid: the four neighbours' indices and weights [4, h * w]."""
+    """Interpolating the learned position grid: the four neighbours' indices and weights, [4, h * w]."""
     ((frames, height, width),) = grid_thw.tolist()
     side = self.num_grid_per_side
     rows, columns = torch.linspace(0, side - 1, height), torch.linspace(0, side - 1, width)
     top, left = rows.int(), columns.int()
     bottom, right = (top + 1).clip(max=side - 1), (left + 1).clip(max=side - 1)
     down, across = rows - top, columns - left
-    indices = [(row[:, None] * side + column[None]).flatten() for row in (top, bottom) for column in (left, right)]
+    indices = [
+        (row[:, None] * side + column[None]).flatten() for row in (top, bottom) for column in (left, right)
+    ]
     weights = [(a[:, None] * b[None]).flatten() for a in (1 - down, down) for b in (1 - across, across)]
     return torch.stack(indices).long(), torch.stack(weights), (frames, height, width)
 
@@ -43,7 +48,9 @@ def _interpolate(self, grid_thw):
 
 def _add_deep_features(self, hidden_states, visual_pos_masks, visual_embeds):
     mask = visual_pos_masks.unsqueeze(-1).expand_as(hidden_states)
-    return hidden_states + torch.zeros_like(hidden_states).masked_scatter(mask, visual_embeds.to(hidden_states.dtype))
+    return hidden_states + torch.zeros_like(hidden_states).masked_scatter(
+        mask, visual_embeds.to(hidden_states.dtype)
+    )
 
 
 @contextlib.contextmanager
@@ -51,17 +58,13 @@ def apply():
     one_image = edited(Qwen3VLVisionAttention.forward, {"lengths.tolist()": "[query_states.shape[2]]"})
     one_split = edited(
         Qwen3VLModel.get_image_features,
-        {
-            "(image_grid_thw.prod(-1) // self.visual.spatial_merge_size**2).tolist()": "[image_embeds.shape[0]]",
-        },
+        {_SPLIT_SIZES: "[image_embeds.shape[0]]"},
     )
     vision = Qwen3VLVisionModel
     with (
         replaced(Qwen3VLVisionAttention, forward=one_image),
         replaced(Qwen3VLModel, get_image_features=one_split),
         replaced(Qwen3VLTextModel, _deepstack_process=_add_deep_features),
-        replaced(
-            vision, rot_pos_emb=remembered(vision.rot_pos_emb), fast_pos_embed_interpolate=_interpolate
-        ),
+        replaced(vision, rot_pos_emb=remembered(vision.rot_pos_emb), fast_pos_embed_interpolate=_interpolate),
     ):
         yield

@@ -7,8 +7,8 @@ from transformers.models.recurrent_gemma.modeling_recurrent_gemma import Recurre
 from . import edited, replaced
 
 REASON = (
-    "while tracing, the library leaves out the multiplier of the gated input and so computes something else; and it "
-    "keeps the last recurrent state on the module"
+    "while tracing, the library leaves out the multiplier of the gated input and so computes something else; "
+    "and it keeps the last recurrent state on the module"
 )
 
 

@@ -10,7 +10,9 @@ from transformers.models.switch_transformers.modeling_switch_transformers import
 
 from . import replaced
 
-REASON = "routing picks out each expert's tokens, whose number depends on the input, and casts the router in place"
+REASON = (
+    "routing picks out each expert's tokens, whose number depends on the input, and casts the router in place"
+)
 
 
 def _dense(self, hidden_states):

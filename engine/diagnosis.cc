@@ -156,7 +156,7 @@ std::string CpuCapability() { return at::get_cpu_capability(); }
 double DivergenceShare(const v1::Program& program, const Placement& placement) {
   if (placement.dtype != at::ScalarType::Float) return placement.dtype == at::ScalarType::Half ? 5e-3 : 4e-2;
   if (placement.device.is_cuda()) return 1e-4;
-  return program.golden().cpu_capability() == CpuCapability() ? 1e-6 : 1e-5;
+  return program.golden().cpu_capability() == CpuCapability() ? 1e-6 : 5e-6;
 }
 
 absl::StatusOr<std::optional<v1::Divergence>> FirstDivergence(const v1::Program& program, const Plan& plan,

@@ -16,7 +16,7 @@ Factors Defaults(const Placement& placement) {
   if (placement.dtype == at::ScalarType::BFloat16) return {8e-2, 0};
   if (placement.dtype == at::ScalarType::Half) return {1e-2, 0};
   if (placement.device.is_cuda()) return {1e-4, 16};
-  return {1e-5, 4};
+  return {5e-6, 4};
 }
 
 }  // namespace

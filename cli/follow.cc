@@ -46,21 +46,17 @@ absl::Status SubmitFiles(Connection& connection, const Submission& submission,
 
 absl::StatusOr<std::vector<v1::GetBatchResponse>> Follow(Connection& connection,
                                                          const std::vector<std::string>& batch_ids,
-                                                         Progress& progress, Interrupt& interrupt) {
+                                                         const EventSink& show, Interrupt& interrupt) {
   interrupt.OnRaise([&connection] { connection.CancelWatches(); });
   std::vector<absl::Status> statuses(batch_ids.size());
   {
     std::vector<std::thread> watchers;
     for (size_t i = 0; i < batch_ids.size(); ++i) {
-      watchers.emplace_back([&, i] {
-        statuses[i] =
-            connection.Watch(batch_ids[i], [&](const v1::BatchEvent& event) { progress.Show(event); });
-      });
+      watchers.emplace_back([&, i] { statuses[i] = connection.Watch(batch_ids[i], show); });
     }
     for (std::thread& watcher : watchers) watcher.join();
   }
   interrupt.OnRaise(nullptr);
-  progress.Clear();
   for (const absl::Status& status : statuses) ASSAY_RETURN_IF_ERROR(status);
   std::vector<v1::GetBatchResponse> ended;
   for (const std::string& batch_id : batch_ids) {

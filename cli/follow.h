@@ -1,6 +1,7 @@
 // Submitting batch files and following batches to their end: what submit, watch and run have in common.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -9,7 +10,6 @@
 #include "assay/v1/coordinator.pb.h"
 #include "cli/connection.h"
 #include "cli/interrupt.h"
-#include "cli/progress.h"
 
 namespace assay::cli {
 
@@ -25,10 +25,13 @@ struct Submission {
 absl::Status SubmitFiles(Connection& connection, const Submission& submission,
                          std::vector<v1::Batch>* batches, std::vector<v1::FileError>* errors);
 
+// Called from several threads, one a batch.
+using EventSink = std::function<void(const v1::BatchEvent&)>;
+
 // Watches all batches at once until each has ended, and gives their jobs as they then are, batch by batch.
 // CANCELLED where `interrupt` was raised; the batches run on.
 absl::StatusOr<std::vector<v1::GetBatchResponse>> Follow(Connection& connection,
                                                          const std::vector<std::string>& batch_ids,
-                                                         Progress& progress, Interrupt& interrupt);
+                                                         const EventSink& show, Interrupt& interrupt);
 
 }  // namespace assay::cli

@@ -43,6 +43,7 @@ struct Arguments {
   std::string content_dir;
   std::string directory;
   std::string output_dir = "out";
+  std::string reports_dir;
   std::string host_binary;
   std::string checkpoint_root;
   uint32_t slots = std::max(1u, std::thread::hardware_concurrency());
@@ -113,21 +114,26 @@ void AddCommands(CLI::App& app, Arguments& arguments, Command& chosen) {
   CLI::App* submit = add("submit", "Submit batch files to a coordinator, each as a batch", [&] {
     Submission submission{arguments.batch_files, arguments.request_id, arguments.submitter,
                           arguments.target()};
-    return SubmitCommand(arguments.connected(), submission, arguments.watch, arguments.json());
+    return SubmitCommand(arguments.connected(), submission,
+                         {arguments.watch, arguments.json(), arguments.reports_dir});
   });
   AddConnection(submit, arguments);
   AddGiveUp(submit, arguments);
   AddBatchFiles(submit, arguments);
   AddTarget(submit, arguments);
   AddJson(submit, arguments);
-  submit->add_flag("--watch", arguments.watch, "Follow the batches to their end");
+  CLI::Option* watched = submit->add_flag("--watch", arguments.watch, "Follow the batches to their end");
+  submit
+      ->add_option("--output-dir", arguments.reports_dir, "Where the reports go when the batches have ended")
+      ->needs(watched);
   submit->add_option("--request-id", arguments.request_id,
                      "Submitting again with the same id makes no second batch");
   submit->add_option("--submitter", arguments.submitter, "Who asks")->capture_default_str();
 
   CLI::App* watch = add("watch", "Follow a batch to its end",
-                        [&] { return WatchCommand(arguments.connected(), arguments.id); });
+                        [&] { return WatchCommand(arguments.connected(), arguments.id, arguments.json()); });
   AddConnection(watch, arguments);
+  AddJson(watch, arguments);
   AddGiveUp(watch, arguments);
   watch->add_option("batch", arguments.id, "The batch's id")->required();
 

@@ -20,6 +20,9 @@ std::string Table(const std::vector<std::vector<std::string>>& rows);
 // INTERNAL where the message has a value that JSON cannot hold.
 absl::StatusOr<std::string> ToJson(const google::protobuf::Message& message);
 
+// The same on one line.
+absl::StatusOr<std::string> ToJsonLine(const google::protobuf::Message& message);
+
 // To `path`, atomically; to standard output where it is empty. UNAVAILABLE or what the system says where it
 // cannot be written (a full disk, a closed pipe).
 absl::Status Write(const std::string& path, absl::string_view content);

@@ -7,6 +7,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "cli/output.h"
+#include "cli/progress.h"
+#include "cli/report_files.h"
 #include "cli/terminal.h"
 #include "coordinator/report/scope.h"
 #include "coordinator/report/words.h"
@@ -23,21 +25,22 @@ ExitCode WriteJson(const google::protobuf::Message& message) {
   return WriteOr(Write("", *json));
 }
 
+ExitCode ComplainOfWatch(const absl::Status& status, const std::vector<std::string>& batch_ids) {
+  if (!absl::IsCancelled(status)) return Complain(status);
+  std::fprintf(stderr, "assay: interrupted; the coordinator goes on with: %s\n",
+               absl::StrJoin(batch_ids, " ").c_str());
+  return kExitInterrupted;
+}
+
 // Follows, and says how each batch ended. `answer`: where progress goes.
 ExitCode FollowToTheEnd(Connection& connection, const std::vector<std::string>& batch_ids, size_t total,
                         std::FILE* answer, std::vector<v1::GetBatchResponse>* ended) {
   Interrupt interrupt;
   Progress progress(answer, TerminalOf(answer), total);
-  absl::StatusOr<std::vector<v1::GetBatchResponse>> followed =
-      Follow(connection, batch_ids, progress, interrupt);
-  if (!followed.ok()) {
-    if (absl::IsCancelled(followed.status())) {
-      std::fprintf(stderr, "assay: interrupted; the coordinator goes on with: %s\n",
-                   absl::StrJoin(batch_ids, " ").c_str());
-      return kExitInterrupted;
-    }
-    return Complain(followed.status());
-  }
+  absl::StatusOr<std::vector<v1::GetBatchResponse>> followed = Follow(
+      connection, batch_ids, [&](const v1::BatchEvent& event) { progress.Show(event); }, interrupt);
+  progress.Clear();
+  if (!followed.ok()) return ComplainOfWatch(followed.status(), batch_ids);
   std::vector<v1::Job> jobs;
   for (const v1::GetBatchResponse& batch : *followed) {
     std::fprintf(answer, "%s\n", BatchLine(batch.batch()).c_str());
@@ -48,13 +51,30 @@ ExitCode FollowToTheEnd(Connection& connection, const std::vector<std::string>& 
   return ExitCodeOfJobs(jobs);
 }
 
+// Hands on every event as a line of JSON.
+ExitCode FollowAsJson(Connection& connection, const std::string& batch_id) {
+  Interrupt interrupt;
+  absl::Status written;
+  absl::StatusOr<std::vector<v1::GetBatchResponse>> followed = Follow(
+      connection, {batch_id},
+      [&](const v1::BatchEvent& event) {
+        absl::StatusOr<std::string> line = ToJsonLine(event);
+        written.Update(line.ok() ? Write("", *line) : line.status());
+      },
+      interrupt);
+  if (!followed.ok()) return ComplainOfWatch(followed.status(), {batch_id});
+  if (!written.ok()) return Complain(written);
+  const v1::GetBatchResponse& ended = followed->front();
+  return ExitCodeOfJobs({ended.job().begin(), ended.job().end()});
+}
+
 std::string TargetWord(const v1::Job& job) { return report::TargetOf(job); }
 
 }  // namespace
 
-ExitCode SubmitCommand(const ConnectionOptions& options, const Submission& submission, bool watch,
-                       bool json) {
-  Connection connection(options);
+ExitCode SubmitCommand(const ConnectionOptions& to, const Submission& submission,
+                       const SubmitOptions& options) {
+  Connection connection(to);
   std::vector<v1::Batch> batches;
   std::vector<v1::FileError> errors;
   const absl::Status submitted = SubmitFiles(connection, submission, &batches, &errors);
@@ -65,7 +85,7 @@ ExitCode SubmitCommand(const ConnectionOptions& options, const Submission& submi
     total += batch.total();
     // With JSON the answer is one document; without, an id a line is known even where a later file is
     // refused.
-    if (!json)
+    if (!options.json)
       std::printf("%s  %s  %u jobs\n", batch.batch_id().c_str(), batch.name().c_str(), batch.total());
   }
   std::fflush(stdout);
@@ -79,12 +99,16 @@ ExitCode SubmitCommand(const ConnectionOptions& options, const Submission& submi
     return Complain(submitted);
   }
   ExitCode code = kExitOk;
-  if (watch) {
+  if (options.watch) {
     std::vector<v1::GetBatchResponse> ended;
-    code = FollowToTheEnd(connection, batch_ids, total, json ? stderr : stdout, &ended);
+    code = FollowToTheEnd(connection, batch_ids, total, options.json ? stderr : stdout, &ended);
     for (size_t i = 0; i < ended.size(); ++i) batches[i] = ended[i].batch();
+    if (!ended.empty() && !options.output_dir.empty()) {
+      const absl::Status written = WriteReportFiles(connection, ended, options.output_dir);
+      if (!written.ok()) return Complain(written);
+    }
   }
-  if (json) {
+  if (options.json) {
     v1::ListBatchesResponse answer;
     for (const v1::Batch& batch : batches) *answer.add_batch() = batch;
     const ExitCode written = WriteJson(answer);
@@ -93,8 +117,9 @@ ExitCode SubmitCommand(const ConnectionOptions& options, const Submission& submi
   return code;
 }
 
-ExitCode WatchCommand(const ConnectionOptions& options, const std::string& batch_id) {
+ExitCode WatchCommand(const ConnectionOptions& options, const std::string& batch_id, bool json) {
   Connection connection(options);
+  if (json) return FollowAsJson(connection, batch_id);
   absl::StatusOr<v1::GetBatchResponse> batch = connection.GetBatch(batch_id);
   if (!batch.ok()) return Complain(batch.status());
   std::vector<v1::GetBatchResponse> ended;

@@ -11,9 +11,15 @@
 
 namespace assay::cli {
 
-ExitCode SubmitCommand(const ConnectionOptions& connection, const Submission& submission, bool watch,
-                       bool json);
-ExitCode WatchCommand(const ConnectionOptions& connection, const std::string& batch_id);
+struct SubmitOptions {
+  bool watch = false;
+  bool json = false;
+  std::string output_dir;  // where the reports go once the batches have ended; empty: nowhere
+};
+ExitCode SubmitCommand(const ConnectionOptions& connection, const Submission& submission,
+                       const SubmitOptions& options);
+// As JSON: an event a line, as it comes.
+ExitCode WatchCommand(const ConnectionOptions& connection, const std::string& batch_id, bool json);
 ExitCode BatchesCommand(const ConnectionOptions& connection, size_t limit, bool json);
 ExitCode ShowCommand(const ConnectionOptions& connection, const std::string& batch_id, bool json);
 ExitCode CancelCommand(const ConnectionOptions& connection, const std::string& batch_id);

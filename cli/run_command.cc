@@ -6,7 +6,6 @@
 #include <cstdio>
 #include <filesystem>
 #include <memory>
-#include <set>
 #include <system_error>
 #include <utility>
 
@@ -16,8 +15,9 @@
 #include "cli/content_dir.h"
 #include "cli/follow.h"
 #include "cli/output.h"
+#include "cli/progress.h"
+#include "cli/report_files.h"
 #include "cli/terminal.h"
-#include "common/file.h"
 #include "common/status_macros.h"
 #include "coordinator/server.h"
 #include "worker/agent.h"
@@ -31,30 +31,6 @@ absl::StatusOr<fs::path> NewStateDir() {
   std::string path = (fs::temp_directory_path() / "assay-run-XXXXXX").string();
   if (mkdtemp(path.data()) == nullptr) return absl::ErrnoToStatus(errno, absl::StrCat("making ", path));
   return fs::path(path);
-}
-
-absl::Status WriteReport(Connection& connection, const std::string& batch_id, v1::ReportFormat format,
-                         const fs::path& path) {
-  ASSAY_ASSIGN_OR_RETURN(std::string report, connection.GetReport(batch_id, format, 0));
-  return WriteFileAtomically(path, report);
-}
-
-absl::Status WriteReports(Connection& connection, const std::vector<v1::GetBatchResponse>& batches,
-                          const fs::path& dir) {
-  ASSAY_RETURN_IF_ERROR(WriteReport(connection, "", v1::MARKDOWN, dir / "report.md"));
-  ASSAY_RETURN_IF_ERROR(WriteReport(connection, "", v1::HTML, dir / "report.html"));
-  ASSAY_RETURN_IF_ERROR(WriteReport(connection, "", v1::JSON, dir / "report.json"));
-  ASSAY_RETURN_IF_ERROR(WriteReport(connection, "", v1::JUNIT, dir / "junit.xml"));
-  ASSAY_RETURN_IF_ERROR(WriteReport(connection, "", v1::ROADMAP, dir / "ROADMAP.md"));
-  std::set<std::string> names;
-  for (const v1::GetBatchResponse& batch : batches) {
-    std::string name = fs::path(batch.batch().name()).stem().string();
-    // Two folders may each have a batch_1_models.json.
-    if (!names.insert(name).second) absl::StrAppend(&name, "-", batch.batch().batch_id());
-    ASSAY_RETURN_IF_ERROR(WriteReport(connection, batch.batch().batch_id(), v1::MARKDOWN,
-                                      dir / "batches" / absl::StrCat(name, ".md")));
-  }
-  return absl::OkStatus();
 }
 
 struct Ending {
@@ -112,8 +88,9 @@ absl::StatusOr<Ending> Run(const RunOptions& options, Interrupt& interrupt) {
     total += batch.total();
   }
   Progress progress(stdout, TerminalOf(stdout), total);
-  absl::StatusOr<std::vector<v1::GetBatchResponse>> ended =
-      Follow(connection, batch_ids, progress, interrupt);
+  absl::StatusOr<std::vector<v1::GetBatchResponse>> ended = Follow(
+      connection, batch_ids, [&](const v1::BatchEvent& event) { progress.Show(event); }, interrupt);
+  progress.Clear();
   if (!ended.ok()) {
     agent->Stop();
     server->Shutdown();
@@ -126,7 +103,7 @@ absl::StatusOr<Ending> Run(const RunOptions& options, Interrupt& interrupt) {
     std::printf("%s\n", BatchLine(batch.batch()).c_str());
     jobs.insert(jobs.end(), batch.job().begin(), batch.job().end());
   }
-  ASSAY_RETURN_IF_ERROR(WriteReports(connection, *ended, options.output_dir));
+  ASSAY_RETURN_IF_ERROR(WriteReportFiles(connection, *ended, options.output_dir));
   ASSAY_ASSIGN_OR_RETURN(std::string table, connection.GetReport("", v1::TEXT, 0));
   ASSAY_RETURN_IF_ERROR(Write("", absl::StrCat("\n", table, "\nReports are in ", options.output_dir, "\n")));
   server->Shutdown();

@@ -52,9 +52,10 @@ absl::StatusOr<v1::Target> TargetOf(const v1::SubmitBatchRequest& request) {
 // `errors` are for the status's details.
 absl::StatusOr<BatchSubmission> SubmissionOf(const v1::SubmitBatchRequest& request, const Content& content,
                                              absl::Time now, std::vector<v1::FileError>* errors) {
-  if (request.name().size() > kMaxNameBytes || request.submitter().size() > kMaxNameBytes) {
+  if (std::max({request.name().size(), request.submitter().size(), request.request_id().size()}) >
+      kMaxNameBytes) {
     return absl::InvalidArgumentError(
-        absl::StrCat("name or submitter is longer than ", kMaxNameBytes, " bytes"));
+        absl::StrCat("name, submitter or request_id is longer than ", kMaxNameBytes, " bytes"));
   }
   if (request.content().size() > generator::kMaxBatchFileBytes) {
     return absl::InvalidArgumentError(absl::StrCat("the file has ", request.content().size(),

@@ -69,6 +69,12 @@ absl::StatusOr<v1::Batch> RecordStore::SubmitBatch(const BatchSubmission& submis
     return absl::AlreadyExistsError(
         absl::StrCat("request_id '", submission.request_id, "' was used for another batch: use a new one"));
   }
+  std::set<absl::string_view> names;
+  for (const NewJob& job : submission.jobs) {
+    if (!names.insert(job.model.name()).second) {
+      return absl::InvalidArgumentError(absl::StrCat("model '", job.model.name(), "' is in the batch twice"));
+    }
+  }
   ASSAY_ASSIGN_OR_RETURN(std::optional<BatchRecord> same_id, FindBatch(submission.batch_id));
   if (same_id) return absl::UnavailableError("batch id taken: try again");
 

@@ -47,8 +47,8 @@ struct BatchSubmission {
   std::string batch_id;        // proposed; a repetition gets the first one's
   std::string name;
   std::string submitter;
-  v1::Target target;         // device and dtype are set
-  std::vector<NewJob> jobs;  // names are unique
+  v1::Target target;  // device and dtype are set
+  std::vector<NewJob> jobs;
 };
 
 // What the scheduler needs to know of a job that waits.
@@ -111,7 +111,8 @@ class Store {
   virtual void Rollback() = 0;
 
   // Creates the batch and its jobs, QUEUED in their order. A repeated request_id gives the batch of the first
-  // time; ALREADY_EXISTS where its digest is another. A batch without jobs ends at once.
+  // time; ALREADY_EXISTS where its digest is another. INVALID_ARGUMENT: a model is named twice. A batch
+  // without jobs ends at once.
   virtual absl::StatusOr<v1::Batch> SubmitBatch(const BatchSubmission& submission, absl::Time now) = 0;
 
   // Ends every job that is not DONE as CANCELLED, and the batch with them. Repeating it changes nothing.

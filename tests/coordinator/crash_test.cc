@@ -111,7 +111,7 @@ void SubmitAll(const std::shared_ptr<grpc::Channel>& channel, World& world) {
 // whatever is under way.
 void Work(Process& process, World& world, int enough, bool to_the_end) {
   std::vector<v1::AttemptRef> owed;
-  for (const auto& [job, attempt] : world.spool) owed.push_back(RefTo(job, attempt));
+  for (const auto& [job, attempt] : world.spool) owed.push_back(Ref(job, attempt));
   FakeWorker worker(process.channel(), HelloOf("w", "one instance", 4, owed));
   for (const v1::AttemptRef& attempt : owed) worker.SendResult(attempt, v1::PASSED);
   int sent = 0;

@@ -9,16 +9,10 @@
 
 #include "assay/v1/worker.grpc.pb.h"
 #include "grpcpp/grpcpp.h"
+#include "tests/coordinator/samples.h"
 #include "tests/matchers.h"
 
 namespace assay::coordinator {
-
-inline v1::AttemptRef RefTo(const std::string& job_id, uint64_t attempt) {
-  v1::AttemptRef ref;
-  ref.set_job_id(job_id);
-  ref.set_attempt(attempt);
-  return ref;
-}
 
 inline v1::Hello HelloOf(const std::string& worker, const std::string& instance, uint32_t cpu_slots,
                          const std::vector<v1::AttemptRef>& attempts = {}) {

@@ -7,6 +7,7 @@
 
 #include "common/digest.h"
 #include "common/file.h"
+#include "grpcpp/generic/generic_stub.h"
 #include "grpcpp/impl/codegen/client_unary_call.h"
 #include "tests/coordinator/server_fixture.h"
 
@@ -155,7 +156,8 @@ TEST_F(BatchServiceTest, CancellingStopsWhatRunsAndEndsTheRest) {
   ASSERT_TRUE(ack.has_value());
   EXPECT_FALSE(ack->counted());
   EXPECT_THAT(ack->reason(), HasSubstr("cancelled"));
-  for (const v1::Job& job : Get(batch).job()) EXPECT_EQ(job.result().outcome(), v1::CANCELLED);
+  const v1::GetBatchResponse got = Get(batch);
+  for (const v1::Job& job : got.job()) EXPECT_EQ(job.result().outcome(), v1::CANCELLED);
   auto [events, status] = Watch(batch, 0);
   EXPECT_TRUE(status.ok());
   EXPECT_TRUE(events.back().batch().cancelled());
@@ -306,6 +308,37 @@ TEST_F(ServerTest, SaysThatItIsHealthy) {
   grpc::Slice bytes;
   ASSERT_TRUE(response.DumpToSingleSlice(&bytes).ok());
   EXPECT_EQ(std::string(bytes.begin(), bytes.end()), std::string("\x08\x01"));  // status: SERVING
+}
+
+TEST_F(ServerTest, TellsWhatItServes) {
+  grpc::CompletionQueue queue;
+  auto await = [&] {
+    void* tag = nullptr;
+    bool ok = false;
+    return queue.Next(&tag, &ok) && ok;
+  };
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::minutes(1));
+  auto call = grpc::GenericStub(channel_).PrepareCall(
+      &context, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", &queue);
+  call->StartCall(nullptr);
+  ASSERT_TRUE(await());
+  grpc::Slice list_services("\x3a\x01*");  // ServerReflectionRequest{list_services: "*"}
+  call->Write(grpc::ByteBuffer(&list_services, 1), nullptr);
+  ASSERT_TRUE(await());
+  grpc::ByteBuffer response;
+  call->Read(&response, nullptr);
+  ASSERT_TRUE(await());
+  grpc::Slice bytes;
+  ASSERT_TRUE(response.DumpToSingleSlice(&bytes).ok());
+  const std::string services(bytes.begin(), bytes.end());
+  for (const char* service : {"BatchService", "BlobService", "WorkerService"}) {
+    EXPECT_THAT(services, HasSubstr(absl::StrCat("assay.v1.", service)));
+  }
+  context.TryCancel();
+  grpc::Status status;
+  call->Finish(&status, nullptr);
+  await();
 }
 
 TEST_F(ServerTest, ListensBeyondLoopbackOnlyWhenToldTo) {

@@ -10,7 +10,8 @@
 #include "coordinator/schedule.h"
 #include "coordinator/store/memory_store.h"
 #include "coordinator/store/sqlite_store.h"
-#include "tests/coordinator/store_conformance.h"
+#include "tests/coordinator/samples.h"
+#include "tests/matchers.h"
 
 namespace assay::coordinator {
 namespace {
@@ -272,7 +273,7 @@ class Simulation {
   std::map<std::string, std::pair<uint64_t, v1::Outcome>> counted_;
 };
 
-void Run(const std::function<std::unique_ptr<Store>()>& make, uint64_t seeds) {
+void Simulate(const std::function<std::unique_ptr<Store>()>& make, uint64_t seeds) {
   for (uint64_t seed = 1; seed <= seeds; ++seed) {
     SCOPED_TRACE(absl::StrCat("seed ", seed));
     Simulation simulation(make(), seed);
@@ -290,11 +291,11 @@ void Run(const std::function<std::unique_ptr<Store>()>& make, uint64_t seeds) {
 }
 
 TEST(SimulationTest, EveryJobEndsExactlyOnceInMemory) {
-  Run([] { return NewMemoryStore(kMaxAttempts); }, 100);
+  Simulate([] { return NewMemoryStore(kMaxAttempts); }, 100);
 }
 
 TEST(SimulationTest, EveryJobEndsExactlyOnceInSqlite) {
-  Run(
+  Simulate(
       []() -> std::unique_ptr<Store> {
         auto store = OpenSqliteStore(":memory:", kMaxAttempts);
         EXPECT_THAT(store, IsOk());

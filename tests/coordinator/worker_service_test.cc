@@ -73,7 +73,7 @@ TEST_F(WorkerServiceTest, HeartbeatsKeepAnAttempt) {
     clock_.Advance(kLease / 2);
     ASSERT_TRUE(worker.SendHeartbeat({start->attempt()}));
     // Answered in order: what comes back after it was seen after the heartbeat.
-    ASSERT_TRUE(worker.SendResult(RefTo("no such job", 1), v1::PASSED));
+    ASSERT_TRUE(worker.SendResult(Ref("no such job", 1), v1::PASSED));
     ASSERT_TRUE(worker.AwaitAck().has_value());
   }
   EXPECT_EQ(Get(batch).job(0).attempt(), 1);

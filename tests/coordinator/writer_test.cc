@@ -5,7 +5,8 @@
 
 #include "absl/synchronization/notification.h"
 #include "coordinator/store/memory_store.h"
-#include "tests/coordinator/store_conformance.h"
+#include "tests/coordinator/samples.h"
+#include "tests/matchers.h"
 
 namespace assay::coordinator {
 namespace {

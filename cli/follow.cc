@@ -11,13 +11,17 @@
 
 namespace assay::cli {
 
+namespace {
+// What SubmitBatch takes.
+constexpr size_t kMaxBatchFileBytes = size_t{1} << 20;
+}  // namespace
+
 absl::Status SubmitFiles(Connection& connection, const Submission& submission,
                          std::vector<v1::Batch>* batches, std::vector<v1::FileError>* errors) {
   std::vector<v1::SubmitBatchRequest> requests;
   for (const std::string& file : submission.files) {
     v1::SubmitBatchRequest& request = requests.emplace_back();
-    // The coordinator takes 1 MiB; it says so better than a local limit could.
-    ASSAY_ASSIGN_OR_RETURN(*request.mutable_content(), ReadFile(file, size_t{8} << 20));
+    ASSAY_ASSIGN_OR_RETURN(*request.mutable_content(), ReadFile(file, kMaxBatchFileBytes));
     request.set_name(std::filesystem::path(file).filename().string());
     request.set_submitter(submission.submitter);
     *request.mutable_target() = submission.target;

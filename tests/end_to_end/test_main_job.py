@@ -126,6 +126,7 @@ class MainJob(unittest.TestCase):
             "twice.json": ('{"decoder_only": [\n{"name": "a-b", "template": "gpt2", "task": "t"},\n'
                            '{"name": "a_b", "template": "gpt2", "task": "t"}]}', ":3:"),
             "type.json": ('{"decoder_only": [{"name": 7, "template": "gpt2", "task": "t"}]}', "decoder_only[0].name"),
+            "large.json": ('{"decoder_only": [' + " " * (1 << 20) + "]}", "at most 1048576"),
             "keys.json": ('{"decoder_only": [{"name": "a", "name": "b", "template": "gpt2", "task": "t"}]}', "name"),
         }
         with Stack(workers=0) as stack, tempfile.TemporaryDirectory() as folder:

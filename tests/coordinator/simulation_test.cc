@@ -223,6 +223,10 @@ class Simulation {
           },
           acknowledgement_arrives && Below(2) == 0);
       if (absl::IsUnavailable(ack.status())) continue;
+      auto before = counted_.find(attempt.first);
+      if (before != counted_.end() && before->second.first == attempt.second) {
+        EXPECT_TRUE(ack.ok() && ack->counted()) << "a repeated result was not given the first answer";
+      }
       if (ack.ok() && ack->counted()) {
         auto [known, fresh] = counted_.try_emplace(attempt.first, attempt.second, outcome);
         EXPECT_EQ(known->second.first, attempt.second) << "two attempts at one job were counted";

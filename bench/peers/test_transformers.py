@@ -1,32 +1,41 @@
 """The peer: pytest over transformers, one process. Builds the same tiny models, two forwards each, finite and equal.
 
+torch, transformers and what every model of it shares are imported before the first test. The library imports a
+model's own module only when it is asked for: in its test, or, with ASSAY_PEER_IMPORTS=before, ahead of all tests.
 Models whose library code is broken carry the exporter's repairs, as they could not run at all otherwise.
     PYTHONPATH=exporter exporter/.venv/bin/python -m pytest -q -p no:cacheprovider bench/peers/test_transformers.py
 """
 
 import contextlib
 import json
+import os
 import pathlib
 
 import pytest
 import torch
-import transformers  # noqa: F401  (its import is part of what the peer costs)
+import transformers.masking_utils
+import transformers.modeling_utils  # noqa: F401
 
 from assay_exporter import builders, catalogue, inputs, patches, wrapper
 
 torch.set_num_threads(1)
 BATCHES = pathlib.Path(__file__).resolve().parents[2] / "models" / "batches"
-NAMES = [
-    model["name"]
+ENTRIES = [
+    catalogue.load(model["name"])
     for file in sorted(BATCHES.glob("batch_*_models.json"))
     for models in json.loads(file.read_text()).values()
     for model in models
 ]
+if os.environ.get("ASSAY_PEER_IMPORTS", "in tests") == "before":
+    for entry in ENTRIES:
+        for name in entry.patch:
+            patches.load(name)
+        for path in filter(None, (entry.model_class, entry.config_class)):
+            builders.resolve(path)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_two_forwards_are_finite_and_equal(name):
-    entry = catalogue.load(name)
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_two_forwards_are_finite_and_equal(entry):
     with contextlib.ExitStack() as stack, torch.no_grad():
         for patch in map(patches.load, entry.patch):
             if patches.repairs(patch):

@@ -3,6 +3,7 @@
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
 
+#include <algorithm>
 #include <cstring>
 #include <type_traits>
 #include <vector>
@@ -24,39 +25,75 @@ inline uint64_t Mix(uint64_t z) {
 
 inline uint64_t Word(uint64_t key, uint64_t i) { return Mix(key + (i + 1) * kGolden); }
 
-template <typename T>
-void Normal(const v1::MockRule::Normal& rule, uint64_t key, size_t n, T* out) {
-  const float scale = rule.std() * 2.6428996e-05f;
-  const float mean = rule.mean();
-  const auto value = [key, scale](size_t i) {
-    const uint64_t z = Word(key, i);
+// The hot loops exist once for each kind of CPU: the 64-bit products want AVX-512's. Only integers,
+// conversions and single float32 operations, so that the bits are the same in all. Sanitizers run before such
+// a choice can be made.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && \
+    !defined(__SANITIZE_THREAD__)
+#define ASSAY_EACH_CPU __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define ASSAY_EACH_CPU
+#endif
+
+// Elements [first, first + n) of a normal tensor.
+ASSAY_EACH_CPU void NormalFloats(uint64_t key, size_t first, size_t n, float scale, float mean, float* out) {
+  for (size_t i = 0; i < n; ++i) {
+    const uint64_t z = Word(key, first + i);
     const int32_t sum = static_cast<int32_t>(z & 0xffff) + static_cast<int32_t>((z >> 16) & 0xffff) +
                         static_cast<int32_t>((z >> 32) & 0xffff) + static_cast<int32_t>(z >> 48) - 131070;
-    return static_cast<float>(sum) * scale;
-  };
-  // Two loops, so that the sign of a zero is not touched by an addition of zero.
-  if (mean == 0.0f) {
-    for (size_t i = 0; i < n; ++i) out[i] = static_cast<T>(value(i));
+    out[i] = static_cast<float>(sum) * scale;
+  }
+  // Apart, so that the sign of a zero is not touched by an addition of zero.
+  if (mean != 0.0f) {
+    for (size_t i = 0; i < n; ++i) out[i] += mean;
+  }
+}
+
+// Elements [first, first + n) of a uniform tensor; `first` is even.
+ASSAY_EACH_CPU void UniformFloats(uint64_t key, size_t first, size_t n, float step, float low, float* out) {
+  for (size_t i = 0; i < n / 2; ++i) {
+    const uint64_t z = Word(key, first / 2 + i);
+    // At most 2^24 - 1, so the conversions are exact.
+    out[2 * i] = static_cast<float>(static_cast<int32_t>(static_cast<uint32_t>(z) >> 8)) * step + low;
+    out[2 * i + 1] = static_cast<float>(static_cast<int32_t>(z >> 40)) * step + low;
+  }
+  if (n % 2 == 1) {
+    const uint64_t z = Word(key, (first + n) / 2);
+    out[n - 1] = static_cast<float>(static_cast<int32_t>(static_cast<uint32_t>(z) >> 8)) * step + low;
+  }
+}
+
+// Calls make(first, count, floats) for piece after piece of n elements and casts each to T.
+template <typename T, typename Make>
+void InPieces(size_t n, T* out, const Make& make) {
+  if constexpr (std::is_same_v<T, float>) {
+    make(0, n, out);
   } else {
-    for (size_t i = 0; i < n; ++i) out[i] = static_cast<T>(value(i) + mean);
+    constexpr size_t kPiece = 1024;
+    float piece[kPiece];
+    for (size_t first = 0; first < n; first += kPiece) {
+      const size_t count = std::min(kPiece, n - first);
+      make(first, count, piece);
+      for (size_t i = 0; i < count; ++i) out[first + i] = static_cast<T>(piece[i]);
+    }
   }
 }
 
 template <typename T>
+void Normal(const v1::MockRule::Normal& rule, uint64_t key, size_t n, T* out) {
+  const float scale = rule.std() * 2.6428996e-05f;
+  InPieces(n, out, [&](size_t first, size_t count, float* floats) {
+    NormalFloats(key, first, count, scale, rule.mean(), floats);
+  });
+}
+
+template <typename T>
 void Uniform(const v1::MockRule::Uniform& rule, uint64_t key, size_t n, T* out) {
-  const float low = rule.low();
   const float step =
       static_cast<float>((static_cast<double>(rule.high()) - static_cast<double>(rule.low())) * 0x1p-24);
-  // At most 2^24 - 1, so the conversion is exact.
-  const auto value = [low, step](uint32_t lane) {
-    return static_cast<float>(static_cast<int32_t>(lane >> 8)) * step + low;
-  };
-  for (size_t i = 0; i + 1 < n; i += 2) {
-    const uint64_t z = Word(key, i / 2);
-    out[i] = static_cast<T>(value(static_cast<uint32_t>(z)));
-    out[i + 1] = static_cast<T>(value(static_cast<uint32_t>(z >> 32)));
-  }
-  if (n % 2 == 1) out[n - 1] = static_cast<T>(value(static_cast<uint32_t>(Word(key, n / 2))));
+  InPieces(n, out, [&](size_t first, size_t count, float* floats) {
+    UniformFloats(key, first, count, step, rule.low(), floats);
+  });
 }
 
 // To half precision through float32, the way of the library and of numpy; elsewhere directly.

@@ -1,6 +1,7 @@
 // Mock values are the same bits as the exporter's.
 #include "engine/mock.h"
 
+#include <c10/util/BFloat16.h>
 #include <google/protobuf/text_format.h>
 #include <google/protobuf/util/json_util.h>
 
@@ -139,6 +140,22 @@ TEST(MockTest, AnElementDoesNotDependOnHowManyThereAre) {
     for (size_t n = 0; n < 40; ++n) {
       ASSERT_THAT(FillMock("w", 1, Rule(rule), v1::FLOAT, {static_cast<int64_t>(n)}, some.data()), IsOk());
       for (size_t i = 0; i < n; ++i) ASSERT_EQ(some[i], all[i]) << rule << " " << n << " " << i;
+    }
+  }
+}
+
+// Narrow dtypes are made piece by piece: the same values, rounded.
+TEST(MockTest, OtherDtypesAreTheSameValues) {
+  for (const char* rule : {"normal { std: 0.5 mean: 1 }", "uniform { low: -1 high: 1 }"}) {
+    std::vector<float> floats(3001);
+    std::vector<double> doubles(3001);
+    std::vector<c10::BFloat16> halves(3001);
+    ASSERT_THAT(FillMock("w", 1, Rule(rule), v1::FLOAT, {3001}, floats.data()), IsOk());
+    ASSERT_THAT(FillMock("w", 1, Rule(rule), v1::DOUBLE, {3001}, doubles.data()), IsOk());
+    ASSERT_THAT(FillMock("w", 1, Rule(rule), v1::BFLOAT16, {3001}, halves.data()), IsOk());
+    for (size_t i = 0; i < floats.size(); ++i) {
+      ASSERT_EQ(doubles[i], floats[i]) << rule << " " << i;
+      ASSERT_EQ(halves[i], static_cast<c10::BFloat16>(floats[i])) << rule << " " << i;
     }
   }
 }

@@ -8,6 +8,7 @@
 #include "common/exit_code.h"
 #include "common/logging.h"
 #include "engine/run_test.h"
+#include "host/memory_group.h"
 #include "host/protection.h"
 #include "host/run_files.h"
 #include "host/serve.h"
@@ -35,6 +36,8 @@ int main(int argc, char** argv) {
                  "cpu: a process a test. cuda: one process for all, on the first CUDA device")
       ->check(CLI::IsMember({"cpu", "cuda"}));
   app.add_option("--log-level", log_level, "debug, info, warn or error");
+  std::string cgroup;
+  app.add_option("--cgroup", cgroup, "A delegated cgroup v2 folder without processes, for limits on memory");
   bool resident = false;
   app.add_flag("--resident", resident, "One process for all tests on the CPU too, as on CUDA");
 
@@ -70,6 +73,13 @@ int main(int argc, char** argv) {
   processes.runner = engine::RunTest;
   processes.describe = engine::Describe;
   processes.allow_cuda = device == "cuda";
+  if (!cgroup.empty()) {
+    if (absl::Status prepared = host::PrepareDelegated(cgroup); prepared.ok()) {
+      processes.cgroup = cgroup;
+    } else {
+      spdlog::warn("memory is only watched: {}", std::string(prepared.message()));
+    }
+  }
   processes.resident = processes.allow_cuda || resident;
   if (!processes.resident && !files.in_process) engine::WarmUp();
 

@@ -14,7 +14,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "common/logging.h"
 #include "host/memory.h"
+#include "host/memory_group.h"
 
 namespace assay::host {
 namespace {
@@ -60,8 +62,9 @@ struct TestProcesses::Child {
   int requests = -1;  // write end, of a resident child
   FrameReader frames;
   uint64_t inherited_bytes = 0;  // what it held when it was forked
-  bool gone = false;             // reaped
-  bool retiring = false;         // resident: no further test
+  std::unique_ptr<MemoryGroup> group;
+  bool gone = false;      // reaped
+  bool retiring = false;  // resident: no further test
 
   // Of the test that runs in it; id is empty where none does.
   std::string id;
@@ -153,6 +156,17 @@ TestProcesses::Child* TestProcesses::Fork(const v1::RunTest* request) {
   child.requests = requests[1];
   children_.push_back(std::move(owned));
   if (request) Begin(child, *request);
+  if (pid > 0 && request && !options_.cgroup.empty()) {
+    auto group =
+        MemoryGroup::Make(options_.cgroup, absl::StrCat("test-", parent, "-", pid), child.memory_limit);
+    absl::Status joined = group.ok() ? (*group)->Add(pid) : group.status();
+    if (joined.ok()) {
+      child.group = *std::move(group);
+    } else {
+      // The watch on resident memory holds in any case.
+      spdlog::warn("memory is only watched: {}", std::string(joined.message()));
+    }
+  }
   if (pid < 0) {
     child.gone = child.retiring = true;
     CloseFd(child.events);
@@ -372,6 +386,10 @@ void TestProcesses::Reap(Child& child) {
   if (child.stopped) {
     result.set_outcome(child.stopped->first);
     result.set_message(child.stopped->second);
+  } else if (child.group && child.group->KilledForMemory()) {
+    result.set_outcome(v1::OUT_OF_MEMORY);
+    result.set_message(absl::StrFormat("the kernel refused it more memory than its limit of %d MiB",
+                                       child.memory_limit >> 20));
   } else if (reaped == child.pid && WIFSIGNALED(status)) {
     int signal_number = WTERMSIG(status);
     result.set_outcome(v1::CRASHED);

@@ -29,6 +29,9 @@ struct ProcessOptions {
   // Used where a test's Limits say 0.
   uint32_t default_timeout_ms = 60'000;
   uint64_t default_memory_bytes = uint64_t{4} << 30;
+  // A delegated cgroup v2 folder that passed PrepareDelegated: the kernel then keeps a fresh child's limit,
+  // too. Empty: resident memory is only looked at. Not for resident processes, whose tests differ in limits.
+  std::string cgroup;
   // Resident memory is looked at this often.
   std::chrono::milliseconds memory_interval{20};
   // Of a test's output, this much is passed on; the rest is read and dropped.

@@ -66,6 +66,26 @@ function(assay_target_defaults target)
   target_include_directories(${target} PRIVATE ${CMAKE_SOURCE_DIR})
 endfunction()
 
+# What ThreadSanitizer must be told of Debian's Abseil: part of every executable of such a build.
+if(ASSAY_SANITIZE STREQUAL "thread")
+  add_library(assay_tsan_mutex OBJECT ${CMAKE_SOURCE_DIR}/common/tsan_mutex.cc)
+  target_link_libraries(assay_tsan_mutex PRIVATE absl::synchronization absl::time)
+  assay_target_defaults(assay_tsan_mutex)
+  foreach(symbol
+      Mutex4LockEv Mutex6UnlockEv Mutex7TryLockEv Mutex5AwaitERKNS0_9ConditionE
+      Mutex16AwaitWithTimeoutERKNS0_9ConditionENS0_8DurationE
+      Mutex17AwaitWithDeadlineERKNS0_9ConditionENS0_4TimeE)
+    target_link_options(assay_tsan_mutex INTERFACE -Wl,--wrap=_ZN4absl7debian35${symbol})
+  endforeach()
+endif()
+
+function(assay_executable_defaults target)
+  assay_target_defaults(${target})
+  if(TARGET assay_tsan_mutex)
+    target_link_libraries(${target} PRIVATE assay_tsan_mutex absl::synchronization)
+  endif()
+endfunction()
+
 # assay_library(NAME engine SRCS a.cc b.cc DEPS assay_common): static library assay_<NAME>.
 function(assay_library)
   cmake_parse_arguments(arg "" "NAME" "SRCS;DEPS" ${ARGN})
@@ -81,7 +101,7 @@ function(assay_binary)
   add_executable(${arg_NAME} ${arg_SRCS})
   set_target_properties(${arg_NAME} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
   target_link_libraries(${arg_NAME} PRIVATE ${arg_DEPS})
-  assay_target_defaults(${arg_NAME})
+  assay_executable_defaults(${arg_NAME})
 endfunction()
 
 # assay_test(NAME store_test SRCS store_test.cc DEPS assay_coordinator [TIMEOUT s] [LABELS x]): one ctest entry.
@@ -90,7 +110,7 @@ function(assay_test)
   cmake_parse_arguments(arg "" "NAME;TIMEOUT" "SRCS;DEPS;LABELS" ${ARGN})
   add_executable(${arg_NAME} ${arg_SRCS})
   target_link_libraries(${arg_NAME} PRIVATE ${arg_DEPS} GTest::gmock GTest::gtest_main)
-  assay_target_defaults(${arg_NAME})
+  assay_executable_defaults(${arg_NAME})
   if(NOT arg_TIMEOUT)
     set(arg_TIMEOUT 120)
   endif()

@@ -15,7 +15,7 @@ namespace {
 // Keep a message of the control stream well under 1 MiB.
 constexpr int kMaxStartsAMessage = 256;
 constexpr int kMaxAbandonsAMessage = 1024;
-// Looked at beyond the free slots, as some of the first may not go to the workers that are free.
+// Looked at beyond what could be placed, as some of the first may not go to the workers that are free.
 constexpr size_t kLookahead = 64;
 
 void SendDesired(WorkerLink& link, const v1::DesiredState& desired) {
@@ -58,6 +58,10 @@ Dispatcher::Dispatcher(Writer* writer, Options options,
   writer_->AfterCommit([this](const std::set<std::string>& touched) { SendDecided(touched); });
 }
 
+std::vector<WorkerView> Dispatcher::Views() const {
+  return fleet_.Views(Now() - options_.lease, options_.ahead_per_slot);
+}
+
 absl::Status Dispatcher::FillSlots(Store& store) {
   // Decisions that were never committed are not made.
   for (const RunningAttempt& attempt : decided_) fleet_.Free(attempt.attempt);
@@ -66,16 +70,17 @@ absl::Status Dispatcher::FillSlots(Store& store) {
   outbox_.clear();
   if (!wake_) return absl::OkStatus();
 
-  const std::vector<WorkerView> workers = fleet_.Views(Now() - options_.lease);
-  size_t free = 0;
+  const std::vector<WorkerView> workers = Views();
+  size_t slots = 0, open = 0;
   for (const WorkerView& worker : workers) {
-    if (!worker.draining) free += worker.cpu.free + worker.cuda.free;
+    slots += worker.cpu.total + worker.cuda.total;
+    if (!worker.draining) open += worker.cpu.free + worker.cuda.free + worker.cpu.ahead + worker.cuda.ahead;
   }
-  if (free == 0) {
+  if (open == 0) {
     wake_ = false;
     return absl::OkStatus();
   }
-  ASSAY_ASSIGN_OR_RETURN(std::vector<QueuedJob> queued, store.Queued(free + kLookahead));
+  ASSAY_ASSIGN_OR_RETURN(std::vector<QueuedJob> queued, store.Queued(open + slots + kLookahead));
   WarnOfStranded(queued, workers);
   if (!queued.empty()) {
     ASSAY_ASSIGN_OR_RETURN(std::vector<RunningAttempt> attempts, store.Running());
@@ -324,7 +329,7 @@ void Dispatcher::GetBatch(std::string batch_id, std::function<void(absl::StatusO
         BatchView view;
         ASSAY_ASSIGN_OR_RETURN(view.batch, store.GetBatch(batch_id));
         ASSAY_ASSIGN_OR_RETURN(view.jobs, store.ListJobs(batch_id));
-        const std::vector<WorkerView> workers = fleet_.Views(Now() - options_.lease);
+        const std::vector<WorkerView> workers = Views();
         for (v1::Job& job : view.jobs) {
           if (job.state() == v1::QUEUED) job.set_waiting(WhyNobodyTakes(job.target().device(), workers));
         }

@@ -31,6 +31,7 @@ class Dispatcher {
  public:
   struct Options {
     absl::Duration lease = absl::Seconds(10);
+    uint32_t ahead_per_slot = 1;
     std::string name;              // told to workers
     const Clock* clock = nullptr;  // must outlive the dispatcher, as all below
     const Content* content = nullptr;
@@ -59,6 +60,7 @@ class Dispatcher {
   // What this transaction decided to tell a worker; sent once it is committed.
   using Outbox = std::map<std::string, v1::DesiredState>;
 
+  std::vector<WorkerView> Views() const;
   absl::Status FillSlots(Store& store);
   void SendDecided(const std::set<std::string>& touched);
   void Heartbeat(std::shared_ptr<WorkerLink> link, v1::Heartbeat heartbeat, std::function<void()> done);

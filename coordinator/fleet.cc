@@ -46,7 +46,7 @@ void Fleet::Free(const v1::AttemptRef& attempt) {
   }
 }
 
-std::vector<WorkerView> Fleet::Views(absl::Time silent_before) const {
+std::vector<WorkerView> Fleet::Views(absl::Time silent_before, uint32_t ahead_per_slot) const {
   std::vector<WorkerView> views;
   for (const auto& [name, session] : sessions_) {
     if (session.last_heard <= silent_before) continue;
@@ -57,11 +57,14 @@ std::vector<WorkerView> Fleet::Views(absl::Time silent_before) const {
       SlotCount& count = device.device().kind() == "cuda" ? view.cuda : view.cpu;
       count.total += device.slots();
     }
-    view.cpu.free = view.cpu.total;
-    view.cuda.free = view.cuda.total;
+    for (SlotCount* count : {&view.cpu, &view.cuda}) {
+      count->free = count->total;
+      count->ahead = count->total * ahead_per_slot;
+    }
     for (const auto& [job, attempt] : session.running) {
       SlotCount& count = SlotsFor(attempt.device, view);
-      if (count.free > 0) --count.free;
+      uint32_t& taken_from = count.free > 0 ? count.free : count.ahead;
+      if (taken_from > 0) --taken_from;
     }
   }
   return views;

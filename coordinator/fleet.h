@@ -47,8 +47,9 @@ class Fleet {
   // Of whatever worker. Nothing happens where the job's attempt there is another one.
   void Free(const v1::AttemptRef& attempt);
 
-  // Of those heard of after `silent_before`: what is sent to the others may never arrive.
-  std::vector<WorkerView> Views(absl::Time silent_before) const;
+  // Of those heard of after `silent_before`: what is sent to the others may never arrive. `ahead_per_slot`:
+  // attempts that a worker may hold beyond its slots, a slot.
+  std::vector<WorkerView> Views(absl::Time silent_before, uint32_t ahead_per_slot) const;
   const std::map<std::string, Session>& sessions() const { return sessions_; }
 
  private:

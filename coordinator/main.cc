@@ -34,6 +34,9 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--max-attempts", options.max_attempts, "attempts a job gets where its worker is lost")
       ->capture_default_str();
+  app.add_option("--ahead-per-slot", options.ahead_per_slot,
+                 "jobs a worker is given beyond each slot while many wait")
+      ->capture_default_str();
   app.add_option("--port-file", port_file, "file that gets the port once it is served");
   app.add_option("--log-level", log_level, "debug, info, warn or error")->capture_default_str();
   try {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <deque>
 #include <optional>
+#include <set>
 #include <tuple>
 #include <utility>
 
@@ -53,6 +54,31 @@ std::optional<Placement> PlaceFirst(Line& line, std::vector<WorkerView>& workers
   return std::nullopt;
 }
 
+// Fills the workers' free slots with at most `limit` of the jobs, which are in their order; counts what it
+// takes and whose it is.
+std::vector<Placement> Fill(const std::vector<QueuedJob>& queued, std::map<std::string, uint32_t>& running,
+                            std::vector<WorkerView>& workers, size_t limit) {
+  std::map<Priority, std::map<std::string, Line>> lines;
+  for (const QueuedJob& job : queued) lines[job.priority][job.submitter].push_back(job);
+  std::vector<Placement> placements;
+  for (auto& [priority, by_submitter] : lines) {
+    while (!by_submitter.empty() && placements.size() < limit) {
+      auto next =
+          std::min_element(by_submitter.begin(), by_submitter.end(), [&](const auto& a, const auto& b) {
+            return std::make_tuple(running[a.first], a.second.front().order) <
+                   std::make_tuple(running[b.first], b.second.front().order);
+          });
+      std::optional<Placement> placement = PlaceFirst(next->second, workers);
+      if (placement) {
+        ++running[next->first];
+        placements.push_back(*std::move(placement));
+      }
+      if (!placement || next->second.empty()) by_submitter.erase(next);
+    }
+  }
+  return placements;
+}
+
 }  // namespace
 
 const SlotCount& SlotsFor(v1::DeviceChoice device, const WorkerView& worker) {
@@ -73,23 +99,22 @@ std::vector<Placement> Schedule(std::vector<QueuedJob> queued, std::map<std::str
     return std::make_tuple(a.priority, -a.expected_seconds, a.order) <
            std::make_tuple(b.priority, -b.expected_seconds, b.order);
   });
-  std::map<Priority, std::map<std::string, Line>> lines;
-  for (QueuedJob& job : queued) lines[job.priority][job.submitter].push_back(std::move(job));
+  std::vector<Placement> placements = Fill(queued, running, workers, queued.size());
 
-  std::vector<Placement> placements;
-  for (auto& [priority, by_submitter] : lines) {
-    while (!by_submitter.empty()) {
-      auto next =
-          std::min_element(by_submitter.begin(), by_submitter.end(), [&](const auto& a, const auto& b) {
-            return std::make_tuple(running[a.first], a.second.front().order) <
-                   std::make_tuple(running[b.first], b.second.front().order);
-          });
-      std::optional<Placement> placement = PlaceFirst(next->second, workers);
-      if (placement) {
-        ++running[next->first];
-        placements.push_back(*std::move(placement));
-      }
-      if (!placement || next->second.empty()) by_submitter.erase(next);
+  size_t slots = 0;
+  for (WorkerView& worker : workers) {
+    if (!worker.draining) slots += worker.cpu.total + worker.cuda.total;
+    worker.cpu.free = worker.cpu.ahead;
+    worker.cuda.free = worker.cuda.ahead;
+  }
+  std::set<std::string> placed;
+  for (const Placement& placement : placements) placed.insert(placement.job_id);
+  queued.erase(std::remove_if(queued.begin(), queued.end(),
+                              [&](const QueuedJob& job) { return placed.count(job.job_id) > 0; }),
+               queued.end());
+  if (queued.size() > slots) {
+    for (Placement& ahead : Fill(queued, running, workers, queued.size() - slots)) {
+      placements.push_back(std::move(ahead));
     }
   }
   return placements;

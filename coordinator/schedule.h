@@ -14,6 +14,8 @@ namespace assay::coordinator {
 struct SlotCount {
   uint32_t total = 0;
   uint32_t free = 0;
+  // Attempts that may be given ahead of a slot, so that the next test is ready when one is free.
+  uint32_t ahead = 0;
 };
 
 // A worker as the scheduler sees it.

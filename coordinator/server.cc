@@ -127,6 +127,7 @@ absl::Status Server::State::OpenStore() {
   writer = std::make_unique<Writer>(std::move(store));
   Dispatcher::Options dispatch;
   dispatch.lease = options.lease;
+  dispatch.ahead_per_slot = options.ahead_per_slot;
   dispatch.name = "assay-coordinator";
   dispatch.clock = options.clock;
   dispatch.content = content.get();

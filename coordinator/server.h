@@ -27,6 +27,9 @@ struct ServerOptions {
   absl::Duration lease = absl::Seconds(10);
   // Attempts a job gets where its worker is lost or the infrastructure fails. From 1.
   uint32_t max_attempts = 3;
+  // Jobs that a worker is given beyond each of its slots while many wait, so that it fetches and generates
+  // the next test while one runs. 0: none.
+  uint32_t ahead_per_slot = 1;
   // How often leases are looked at. Nothing else waits for it.
   absl::Duration lease_tick = absl::Seconds(1);
   // Times of leases and records; must outlive the server. Null: the machine's clock.

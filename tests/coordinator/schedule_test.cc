@@ -88,6 +88,22 @@ TEST(ScheduleTest, AJobGoesElsewhereAfterItsWorkerFailedItWhereThereIsAnElsewher
   EXPECT_THAT(Schedule({job}, {}, {Worker("a", 4), Worker("b", 0, 1)}), ElementsAre(Placement{"j", "a"}));
 }
 
+TEST(ScheduleTest, WorkIsGivenAheadOnlyWhileMoreWaitsThanThereAreSlots) {
+  std::vector<WorkerView> workers = {Worker("a", 1), Worker("b", 1)};
+  for (WorkerView& worker : workers) worker.cpu.ahead = 1;
+  auto placed = [&](int jobs) {
+    std::vector<QueuedJob> queued;
+    for (int i = 0; i < jobs; ++i) queued.push_back(Waiting(absl::StrCat("j", i), i));
+    return Schedule(queued, {}, workers);
+  };
+  EXPECT_EQ(placed(4).size(), 2);  // the other two go to whoever is free first
+  EXPECT_EQ(placed(5).size(), 3);
+  EXPECT_EQ(placed(6).size(), 4);
+  EXPECT_EQ(placed(20).size(), 4);
+  EXPECT_THAT(placed(6), ElementsAre(Placement{"j0", "a"}, Placement{"j1", "b"}, Placement{"j2", "a"},
+                                     Placement{"j3", "b"}));
+}
+
 TEST(ScheduleTest, SaysWhyAJobCanGoNowhere) {
   EXPECT_THAT(WhyNobodyTakes(v1::CUDA, {Worker("a", 4)}), HasSubstr("cuda"));
   EXPECT_THAT(WhyNobodyTakes(v1::CPU, {}), HasSubstr("no worker is connected"));

@@ -35,6 +35,24 @@ TEST_F(WorkerServiceTest, FillsSlotsAndNoMore) {
   EXPECT_EQ(workers.worker(0).running_job_size(), 2);
 }
 
+TEST_F(WorkerServiceTest, TheNextJobComesAheadWhileManyWait) {
+  Submit({"bert", "roberta", "albert", "electra"});
+  FakeWorker worker(channel_, HelloOf("w", "i", 1));
+  auto first = worker.AwaitStart(), ahead = worker.AwaitStart();
+  ASSERT_TRUE(first.has_value() && ahead.has_value());
+  ASSERT_TRUE(worker.SendResult(first->attempt(), v1::PASSED));
+  auto third = worker.AwaitStart();
+  ASSERT_TRUE(third.has_value());
+  ASSERT_TRUE(worker.SendResult(ahead->attempt(), v1::PASSED));
+  // The last one waits for a slot. Answered in order: what was decided before is here when this is answered.
+  ASSERT_TRUE(worker.AwaitAck() && worker.AwaitAck());
+  ASSERT_TRUE(worker.SendResult(Ref("no such job", 1), v1::PASSED));
+  ASSERT_TRUE(worker.AwaitAck());
+  EXPECT_THAT(worker.starts(), IsEmpty());
+  ASSERT_TRUE(worker.SendResult(third->attempt(), v1::PASSED));
+  EXPECT_TRUE(worker.AwaitStart());
+}
+
 TEST_F(WorkerServiceTest, AJobOfASilentWorkerGoesToAnother) {
   const std::string batch = Submit({"bert"});
   FakeWorker silent(channel_, HelloOf("silent", "i", 1));

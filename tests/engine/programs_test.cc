@@ -19,8 +19,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Five times the largest difference that was measured between instruction sets and thread counts, relative to
-// the largest magnitude of the tensor (docs/tolerances.md).
+// Three times the largest difference of any node that was measured between instruction sets and thread
+// counts, relative to the largest magnitude of the tensor (docs/tolerances.md has those of outputs).
 constexpr double kTolerance = 1e-5;
 
 std::vector<std::string> NamesIn(const char* folder, const std::string& extension) {

@@ -22,8 +22,7 @@ std::string V(uint32_t value) { return "value: " + std::to_string(value); }
 // Builds, binds mock weights and runs.
 absl::StatusOr<std::vector<at::Tensor>> RunProgram(const v1::Program& program,
                                                    const std::vector<at::Tensor>& inputs,
-                                                   Observer* observer = nullptr,
-                                                   const Placement& placement = {}) {
+                                                   Observer* observer) {
   auto plan = Plan::Build(program, Placement());
   if (!plan.ok()) return plan.status();
   auto weights = MockWeights(program.manifest(), 1);

@@ -3,8 +3,10 @@
 //   run N       runs it N times; answers with the thread's processor time in nanoseconds, all N together
 // One line of answer each, "ok …" or "error …". One thread, no observer.
 #include <ATen/Parallel.h>
+#include <malloc.h>
 #include <time.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -75,6 +77,11 @@ absl::StatusOr<int64_t> RunMany(const Subject& subject, int64_t runs) {
 }
 
 int Main() {
+  // As in the test host: freed memory stays with the process, or its pages are taken from the kernel again in
+  // every run.
+  mallopt(M_MMAP_THRESHOLD, 64 << 20);
+  mallopt(M_TRIM_THRESHOLD, 256 << 20);
+  mallopt(M_TOP_PAD, 8 << 20);
   at::set_num_threads(1);
   Subject subject;
   const auto refuse = [](const absl::Status& status) {

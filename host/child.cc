@@ -9,8 +9,9 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
-#include "host/framing.h"
+#include "common/framing.h"
 #include "host/memory.h"
+#include "host/pipe.h"
 
 namespace assay::host {
 namespace {
@@ -34,7 +35,7 @@ class PipeSink final : public engine::TestSink {
   void Send(const v1::HostEvent& event) {
     fflush(nullptr);
     // Without a parent there is no one to run for.
-    if (!WriteAll(fd_, Frame(event)).ok()) _exit(1);
+    if (!WriteFrame(fd_, event).ok()) _exit(1);
   }
 
  private:
@@ -89,16 +90,17 @@ void RunChild(const ChildOptions& options, const v1::RunTest* test) {
   ready.mutable_ready()->set_torch_version(who.torch_version());
   if (who.has_device()) *ready.mutable_ready()->add_device() = who.device();
   sink.Send(ready);
-  FrameReader requests;
+  FrameReader requests(kMaxMessageBytes);
+  std::string frame;
   char buffer[1 << 16];
   for (ssize_t got; (got = read(options.requests_fd, buffer, sizeof buffer)) > 0;) {
-    requests.Feed({buffer, static_cast<size_t>(got)});
+    requests.Append({buffer, static_cast<size_t>(got)});
     for (;;) {
-      auto frame = requests.Next();
-      if (!frame.ok()) _exit(2);
-      if (!frame->has_value()) break;
+      absl::StatusOr<bool> whole = requests.Next(frame);
+      if (!whole.ok()) _exit(2);
+      if (!*whole) break;
       v1::RunTest request;
-      if (!request.ParseFromString(**frame)) _exit(2);
+      if (!request.ParseFromString(frame)) _exit(2);
       run(request);
     }
   }

@@ -10,8 +10,9 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "common/framing.h"
 #include "common/status_macros.h"
-#include "host/framing.h"
+#include "host/pipe.h"
 #include "host/signals.h"
 
 namespace assay::host {
@@ -36,7 +37,7 @@ absl::Status Take(const v1::HostRequest& request, TestProcesses& processes) {
 
 absl::Status Serve(const ServeOptions& options) {
   absl::Status broken;
-  auto send = [&](const v1::HostEvent& event) { broken.Update(WriteAll(options.events_fd, Frame(event))); };
+  auto send = [&](const v1::HostEvent& event) { broken.Update(WriteFrame(options.events_fd, event)); };
 
   std::vector<std::string> warnings =
       RefusedProtections(options.processes.allow_cuda ? ProtectionFor::kCuda : ProtectionFor::kCpu);
@@ -65,7 +66,8 @@ absl::Status Serve(const ServeOptions& options) {
   }
 
   fcntl(options.requests_fd, F_SETFL, fcntl(options.requests_fd, F_GETFL) | O_NONBLOCK);
-  FrameReader requests;
+  FrameReader requests(kMaxMessageBytes);
+  std::string frame;
   char buffer[1 << 16];
   std::vector<pollfd> fds;
   while (broken.ok()) {
@@ -79,17 +81,15 @@ absl::Status Serve(const ServeOptions& options) {
     processes.Step();
     if (fds[0].revents == 0) continue;
     ssize_t got = read(options.requests_fd, buffer, sizeof buffer);
-    if (got == 0)
-      return requests.AtBoundary() ? absl::OkStatus() : absl::InvalidArgumentError("half a request");
+    if (got == 0) return requests.empty() ? absl::OkStatus() : absl::InvalidArgumentError("half a request");
     if (got < 0) continue;
-    requests.Feed({buffer, static_cast<size_t>(got)});
+    requests.Append({buffer, static_cast<size_t>(got)});
     for (;;) {
-      auto frame = requests.Next();
-      ASSAY_RETURN_IF_ERROR(frame.status());
-      if (!frame->has_value()) break;
+      absl::StatusOr<bool> whole = requests.Next(frame);
+      if (!whole.ok()) return absl::InvalidArgumentError(whole.status().message());
+      if (!*whole) break;
       v1::HostRequest request;
-      if (!request.ParseFromString(**frame))
-        return absl::InvalidArgumentError("a request that is no message");
+      if (!request.ParseFromString(frame)) return absl::InvalidArgumentError("a request that is no message");
       ASSAY_RETURN_IF_ERROR(Take(request, processes));
     }
   }

@@ -14,9 +14,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "common/framing.h"
 #include "common/logging.h"
 #include "host/memory.h"
 #include "host/memory_group.h"
+#include "host/pipe.h"
 
 namespace assay::host {
 namespace {
@@ -60,7 +62,7 @@ struct TestProcesses::Child {
   int events = -1;    // read end
   int output = -1;    // read end; standard output and error
   int requests = -1;  // write end, of a resident child
-  FrameReader frames;
+  FrameReader frames{kMaxMessageBytes};
   uint64_t inherited_bytes = 0;  // what it held when it was forked
   std::unique_ptr<MemoryGroup> group;
   bool gone = false;      // reaped
@@ -121,7 +123,7 @@ void TestProcesses::StartResident() {
   waiting_.pop_front();
   Begin(*resident, request);
   // A child that is gone shows by the end of its events; the test then gets its outcome there.
-  (void)WriteAll(resident->requests, Frame(request));
+  (void)WriteFrame(resident->requests, request);
 }
 
 TestProcesses::Child* TestProcesses::Fork(const v1::RunTest* request) {
@@ -325,6 +327,7 @@ void TestProcesses::ReadOutput(Child& child) {
 
 void TestProcesses::ReadEvents(Child& child) {
   char buffer[1 << 16];
+  std::string frame;
   for (;;) {
     ssize_t got = read(child.events, buffer, sizeof buffer);
     if (got < 0 && errno == EINTR) continue;
@@ -333,16 +336,16 @@ void TestProcesses::ReadEvents(Child& child) {
       CloseFd(child.events);
       return;
     }
-    child.frames.Feed({buffer, static_cast<size_t>(got)});
+    child.frames.Append({buffer, static_cast<size_t>(got)});
     for (;;) {
-      auto frame = child.frames.Next();
+      absl::StatusOr<bool> whole = child.frames.Next(frame);
       v1::HostEvent event;
-      if (!frame.ok() || (frame->has_value() && !event.ParseFromString(**frame))) {
+      if (!whole.ok() || (*whole && !event.ParseFromString(frame))) {
         Stop(child, v1::CRASHED, "its process wrote what is no event: its memory may be damaged");
         CloseFd(child.events);
         return;
       }
-      if (!frame->has_value()) break;
+      if (!*whole) break;
       TakeEvent(child, std::move(event));
       if (child.events < 0) return;
     }

@@ -14,7 +14,6 @@
 #include "absl/strings/string_view.h"
 #include "assay/v1/host.pb.h"
 #include "host/child.h"
-#include "host/framing.h"
 
 namespace assay::host {
 

@@ -19,7 +19,7 @@
 #include "absl/time/time.h"
 #include "assay/v1/host.pb.h"
 #include "assay/v1/result.pb.h"
-#include "worker/framing.h"
+#include "common/framing.h"
 #include "worker/subprocess.h"
 
 namespace assay::worker {

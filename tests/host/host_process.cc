@@ -99,7 +99,11 @@ HostProcess::~HostProcess() {
   close(events_);
 }
 
-void HostProcess::Send(const v1::HostRequest& request) { SendBytes(Frame(request)); }
+void HostProcess::Send(const v1::HostRequest& request) {
+  std::string bytes;
+  AppendFrame(request, bytes);
+  SendBytes(bytes);
+}
 
 void HostProcess::SendBytes(const std::string& bytes) {
   if (!WriteAll(requests_, bytes).ok()) Die("it takes no requests");
@@ -111,12 +115,13 @@ void HostProcess::CloseRequests() {
 }
 
 v1::HostEvent HostProcess::Next() {
+  std::string frame;
   for (;;) {
-    auto frame = frames_.Next();
-    if (!frame.ok()) Die(frame.status().ToString());
+    absl::StatusOr<bool> whole = frames_.Next(frame);
+    if (!whole.ok()) Die(whole.status().ToString());
     v1::HostEvent event;
-    if (frame->has_value()) {
-      if (!event.ParseFromString(**frame)) Die("no event");
+    if (*whole) {
+      if (!event.ParseFromString(frame)) Die("no event");
       return event;
     }
     pollfd ready{events_, POLLIN, 0};
@@ -124,7 +129,7 @@ v1::HostEvent HostProcess::Next() {
     char buffer[1 << 16];
     ssize_t got = read(events_, buffer, sizeof buffer);
     if (got <= 0) return event;
-    frames_.Feed({buffer, static_cast<size_t>(got)});
+    frames_.Append({buffer, static_cast<size_t>(got)});
   }
 }
 

@@ -7,7 +7,8 @@
 #include <vector>
 
 #include "assay/v1/host.pb.h"
-#include "host/framing.h"
+#include "common/framing.h"
+#include "host/pipe.h"
 
 namespace assay::host {
 
@@ -48,7 +49,7 @@ class HostProcess {
   pid_t pid_ = -1;
   int requests_ = -1;
   int events_ = -1;
-  FrameReader frames_;
+  FrameReader frames_{kMaxMessageBytes};
 };
 
 // True once the process `pid` is gone or a zombie.

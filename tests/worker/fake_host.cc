@@ -22,13 +22,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "assay/v1/host.pb.h"
-#include "worker/framing.h"
+#include "common/framing.h"
 #include "worker/subprocess.h"
 
 namespace {
 
-using assay::worker::AppendFrame;
-using assay::worker::FrameReader;
+using assay::AppendFrame;
+using assay::FrameReader;
 namespace v1 = assay::v1;
 
 std::mutex mutex;

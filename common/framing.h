@@ -3,14 +3,13 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "google/protobuf/message_lite.h"
 
-namespace assay::worker {
+namespace assay {
 
 // A message larger than this is a fault of the sender, not something to allocate.
 inline constexpr size_t kMaxFrameBytes = size_t{64} << 20;
@@ -18,7 +17,7 @@ inline constexpr size_t kMaxFrameBytes = size_t{64} << 20;
 // Appends the framed message to `out`.
 void AppendFrame(const google::protobuf::MessageLite& message, std::string& out);
 
-// Cuts a byte stream into frames. Not thread-safe.
+// Cuts a byte stream, taken in pieces of any size, into frames. Not thread-safe.
 class FrameReader {
  public:
   explicit FrameReader(size_t max_frame_bytes = kMaxFrameBytes) : max_frame_bytes_(max_frame_bytes) {}
@@ -26,7 +25,8 @@ class FrameReader {
   void Append(absl::string_view bytes);
 
   // Moves the next whole frame into `frame`; false: more bytes are needed.
-  //   DATA_LOSS  the stream is not what it should be. Nothing after this can be trusted.
+  //   DATA_LOSS  the stream is not what it should be. Nothing after this can be trusted, and every later call
+  //              says so too.
   absl::StatusOr<bool> Next(std::string& frame);
 
   // True where the stream may end: no half frame is left.
@@ -38,4 +38,4 @@ class FrameReader {
   size_t start_ = 0;  // what lies before it has been handed out
 };
 
-}  // namespace assay::worker
+}  // namespace assay

@@ -1,11 +1,14 @@
-#include "worker/framing.h"
+#include "common/framing.h"
 
 #include <random>
+#include <string>
+#include <vector>
 
 #include "assay/v1/host.pb.h"
+#include "google/protobuf/util/delimited_message_util.h"
 #include "tests/matchers.h"
 
-namespace assay::worker {
+namespace assay {
 namespace {
 
 using ::testing::HasSubstr;
@@ -19,7 +22,7 @@ v1::HostEvent Log(size_t bytes) {
 
 TEST(Framing, GivesBackWhatWasWrittenHoweverItIsCut) {
   std::string stream;
-  const size_t sizes[] = {0, 1, 100, 127, 128, 20000, 70000};
+  const size_t sizes[] = {0, 1, 100, 127, 128, 20000, 70000, 3'000'000};
   for (size_t size : sizes) AppendFrame(Log(size), stream);
   for (size_t piece : {size_t{1}, size_t{7}, size_t{4096}, stream.size()}) {
     FrameReader reader;
@@ -40,6 +43,16 @@ TEST(Framing, GivesBackWhatWasWrittenHoweverItIsCut) {
   }
 }
 
+TEST(Framing, IsTheFormThatProtobufItselfReads) {
+  std::string stream;
+  AppendFrame(Log(300), stream);
+  google::protobuf::io::ArrayInputStream input(stream.data(), static_cast<int>(stream.size()));
+  v1::HostEvent event;
+  bool clean_end = false;
+  ASSERT_TRUE(google::protobuf::util::ParseDelimitedFromZeroCopyStream(&event, &input, &clean_end));
+  EXPECT_EQ(event.log().text().size(), 300u);
+}
+
 TEST(Framing, AnEmptyMessageIsAFrame) {
   std::string stream, frame = "old";
   AppendFrame(v1::HostEvent(), stream);
@@ -51,17 +64,20 @@ TEST(Framing, AnEmptyMessageIsAFrame) {
 
 TEST(Framing, HalfAFrameIsNotEmpty) {
   std::string stream, frame;
-  AppendFrame(Log(10), stream);
-  FrameReader reader;
-  reader.Append(stream.substr(0, stream.size() - 1));
-  EXPECT_THAT(reader.Next(frame), IsOkAndHolds(false));
-  EXPECT_FALSE(reader.empty());
+  AppendFrame(Log(300), stream);
+  for (size_t cut : {size_t{1}, size_t{10}, stream.size() - 1}) {
+    FrameReader reader;
+    reader.Append(stream.substr(0, cut));
+    EXPECT_THAT(reader.Next(frame), IsOkAndHolds(false));
+    EXPECT_FALSE(reader.empty());
+  }
 }
 
 TEST(Framing, RefusesALengthThatDoesNotEnd) {
   FrameReader reader;
   reader.Append(std::string(16, '\xff'));
   std::string frame;
+  EXPECT_THAT(reader.Next(frame), StatusIs(absl::StatusCode::kDataLoss, HasSubstr("does not end")));
   EXPECT_THAT(reader.Next(frame), StatusIs(absl::StatusCode::kDataLoss, HasSubstr("does not end")));
 }
 
@@ -70,6 +86,18 @@ TEST(Framing, RefusesAFrameAboveTheLimitWithoutWaitingForIt) {
   reader.Append(std::string("\x65", 1));  // 101
   std::string frame;
   EXPECT_THAT(reader.Next(frame), StatusIs(absl::StatusCode::kDataLoss, HasSubstr("101 bytes")));
+}
+
+TEST(Framing, RefusesALengthAboveTheLimitBeforeItsLastByte) {
+  // All there is of the third says 2 MiB less a byte; more bytes could only make it more.
+  for (const std::string& bytes :
+       {std::string("\xff\xff\xff\xff\x0f"), std::string(4, '\xff'), std::string(3, '\xff')}) {
+    FrameReader reader(size_t{1} << 20);
+    reader.Append(bytes);
+    std::string frame;
+    EXPECT_THAT(reader.Next(frame), StatusIs(absl::StatusCode::kDataLoss, HasSubstr("at most")));
+    EXPECT_THAT(reader.Next(frame), StatusIs(absl::StatusCode::kDataLoss, HasSubstr("at most")));
+  }
 }
 
 TEST(Framing, RandomBytesNeitherCrashNorHang) {
@@ -98,4 +126,4 @@ TEST(Framing, RandomBytesNeitherCrashNorHang) {
 }
 
 }  // namespace
-}  // namespace assay::worker
+}  // namespace assay

@@ -17,8 +17,9 @@
 #include "absl/strings/str_join.h"
 #include "common/status_macros.h"
 #include "engine/alter.h"
+#include "engine/tensors.h"
 #include "engine/tolerance.h"
-#include "engine/validate.h"
+#include "engine/validate_check.h"
 
 namespace assay::engine {
 namespace {
@@ -47,17 +48,6 @@ struct Finding {
 };
 
 using Tensors = std::vector<at::Tensor>;
-
-template <typename Specs>
-absl::StatusOr<int> Index(const Specs& specs, absl::string_view field, const std::string& name) {
-  std::vector<std::string> known;
-  for (int i = 0; i < specs.size(); ++i) {
-    if (specs[i].name() == name) return i;
-    known.push_back(specs[i].name());
-  }
-  return absl::InvalidArgumentError(
-      absl::StrCat(field, ": the program has no '", name, "', only ", absl::StrJoin(known, ", ")));
-}
 
 // One check at work. Names were validated before.
 class Check {
@@ -100,8 +90,8 @@ class Check {
   }
 
  private:
-  int InputIndex(const std::string& name) const { return *Index(manifest_.inputs(), "input", name); }
-  int OutputIndex(const std::string& name) const { return *Index(manifest_.outputs(), "output", name); }
+  int InputIndex(const std::string& name) const { return *FindInput(manifest_, "input", name); }
+  int OutputIndex(const std::string& name) const { return *FindOutput(manifest_, "output", name); }
   const v1::InputSpec& Spec(int input) const { return manifest_.inputs(input); }
   std::string OutputName(int output) const {
     return absl::StrCat("'", manifest_.outputs(output).name(), "'");
@@ -442,60 +432,6 @@ v1::Outcome OutcomeOf(const absl::Status& status) {
     default:
       return v1::FAILED;
   }
-}
-
-absl::Status ValidateCheck(const v1::Check& check, const v1::Manifest& manifest) {
-  auto input = [&](const std::string& name) { return Index(manifest.inputs(), "input", name).status(); };
-  auto mask = [&](const std::string& name) { return Index(manifest.inputs(), "mask", name).status(); };
-  auto output = [&](const std::string& name) { return Index(manifest.outputs(), "output", name).status(); };
-  auto tolerance = [](const v1::Tolerance& asked) { return FactorsFor(asked, Placement{}).status(); };
-  absl::Status status;
-  switch (check.kind_case()) {
-    case v1::Check::kGolden:
-      status = tolerance(check.golden().tolerance());
-      break;
-    case v1::Check::kCausality:
-      status.Update(input(check.causality().input()));
-      status.Update(output(check.causality().output()));
-      status.Update(tolerance(check.causality().tolerance()));
-      break;
-    case v1::Check::kPaddingInvariance:
-      status.Update(input(check.padding_invariance().input()));
-      status.Update(mask(check.padding_invariance().mask()));
-      status.Update(output(check.padding_invariance().output()));
-      status.Update(tolerance(check.padding_invariance().tolerance()));
-      break;
-    case v1::Check::kBatchInvariance:
-      status = tolerance(check.batch_invariance().tolerance());
-      break;
-    case v1::Check::kEncoderInfluence:
-      status.Update(input(check.encoder_influence().input()));
-      status.Update(output(check.encoder_influence().output()));
-      break;
-    case v1::Check::kInputInfluence:
-      status.Update(input(check.input_influence().input()));
-      status.Update(output(check.input_influence().output()));
-      break;
-    case v1::Check::kBoxRange:
-      status = output(check.box_range().output());
-      break;
-    case v1::Check::kSimilaritySymmetry:
-      status.Update(Index(manifest.outputs(), "first", check.similarity_symmetry().first()).status());
-      status.Update(Index(manifest.outputs(), "second", check.similarity_symmetry().second()).status());
-      status.Update(tolerance(check.similarity_symmetry().tolerance()));
-      break;
-    case v1::Check::kShapes:
-    case v1::Check::kFinite:
-    case v1::Check::kNotConstant:
-    case v1::Check::kDeterministic:
-    case v1::Check::kWeightsBound:
-      break;
-    case v1::Check::KIND_NOT_SET:
-      status = absl::InvalidArgumentError("no kind, or one that this engine does not know");
-      break;
-  }
-  if (status.ok()) return status;
-  return absl::Status(status.code(), absl::StrCat("check '", check.name(), "': ", status.message()));
 }
 
 v1::CheckResult RunCheck(const v1::Check& check, const BoundCase& bound) {

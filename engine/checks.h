@@ -23,10 +23,6 @@ struct BoundCase {
   const std::vector<at::Tensor>& outputs;  // of `inputs`
 };
 
-// OK if every name that the check uses is in the manifest and its figures can be meant; INVALID_ARGUMENT
-// names the check and the field. Needs no run, so that a wrong test is refused before any time is spent.
-absl::Status ValidateCheck(const v1::Check& check, const v1::Manifest& manifest);
-
 // FAILED where the check does not hold or cannot be applied to this program: never a silent pass. A run that
 // fails on the way gives its own outcome (OUT_OF_MEMORY, UNSUPPORTED, FAILED). No exceptions.
 v1::CheckResult RunCheck(const v1::Check& check, const BoundCase& bound);

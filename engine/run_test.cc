@@ -28,9 +28,11 @@
 #include "engine/checks.h"
 #include "engine/cuda_device.h"
 #include "engine/diagnosis.h"
+#include "engine/evidence.h"
 #include "engine/plan.h"
 #include "engine/program.h"
 #include "engine/validate.h"
+#include "engine/validate_check.h"
 #include "engine/weights.h"
 
 namespace assay::engine {
@@ -217,9 +219,11 @@ class TestRun {
     provenance.set_torch_version(TorchVersion());
 
     ASSAY_RETURN_IF_ERROR(ValidateTest(test_));
+    provenance.set_dtype(test_.set_up().dtype());
     ASSAY_ASSIGN_OR_RETURN(placement_, Place(test_.set_up(), options_));
     *provenance.mutable_device() = Describe(placement_.device.is_cuda() ? v1::CUDA : v1::CPU).device();
     ASSAY_ASSIGN_OR_RETURN(program_, Load(test_, options_));
+    ASSAY_RETURN_IF_ERROR(ValidateEvidence(test_, program_));
     ASSAY_RETURN_IF_ERROR(ValidateChecks(test_, program_.manifest()));
     seed_ = test_.set_up().has_seed() ? test_.set_up().seed() : program_.manifest().mock_seed();
     provenance.set_mock_seed(seed_);

@@ -3,7 +3,6 @@
 //   run N       runs it N times; answers with the thread's processor time in nanoseconds, all N together
 // One line of answer each, "ok …" or "error …". One thread, no observer.
 #include <ATen/Parallel.h>
-#include <malloc.h>
 #include <time.h>
 
 #include <algorithm>
@@ -21,6 +20,7 @@
 #include "common/status_macros.h"
 #include "engine/plan.h"
 #include "engine/program.h"
+#include "engine/run_test.h"
 #include "engine/tensors.h"
 #include "engine/weights.h"
 
@@ -79,9 +79,7 @@ absl::StatusOr<int64_t> RunMany(const Subject& subject, int64_t runs) {
 int Main() {
   // As in the test host: freed memory stays with the process, or its pages are taken from the kernel again in
   // every run.
-  mallopt(M_MMAP_THRESHOLD, 64 << 20);
-  mallopt(M_TRIM_THRESHOLD, 256 << 20);
-  mallopt(M_TOP_PAD, 8 << 20);
+  assay::engine::KeepMemory();
   at::set_num_threads(1);
   Subject subject;
   const auto refuse = [](const absl::Status& status) {

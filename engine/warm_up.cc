@@ -12,6 +12,7 @@
 #include <ATen/ops/zeros.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
+#include <malloc.h>
 
 #include "common/digest.h"
 #include "engine/run_test.h"
@@ -43,6 +44,12 @@ void LookAtATest() {
 }
 
 }  // namespace
+
+void KeepMemory() {
+  mallopt(M_MMAP_THRESHOLD, 64 << 20);
+  mallopt(M_TRIM_THRESHOLD, 256 << 20);
+  mallopt(M_TOP_PAD, 8 << 20);
+}
 
 void WarmUp() {
   LookAtATest();

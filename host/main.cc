@@ -68,6 +68,7 @@ int main(int argc, char** argv) {
   host::ScrubEnvironment();
   // Before any operator runs: a child that uses OpenMP threads after its parent did hangs.
   engine::SetThreads(1);
+  engine::KeepMemory();
 
   host::ProcessOptions processes;
   processes.runner = engine::RunTest;

@@ -127,7 +127,9 @@ std::unique_ptr<AttemptRunner::Lane> AttemptRunner::StartLane(std::vector<std::s
 }
 
 absl::Status AttemptRunner::StartHosts() {
-  const std::vector<std::string> environment = ScrubEnvironment(OwnEnvironment());
+  std::vector<std::string> environment = ScrubEnvironment(OwnEnvironment());
+  // LibTorch's symbols are bound once, at the host's start; bound lazily, every child would bind them anew.
+  environment.push_back("LD_BIND_NOW=1");
   lanes_.push_back(StartLane({}, WithVisibleGpus(environment, ""), options_.slots, false));
   std::vector<std::string> names;
   if (!options_.cpu_only) names = options_.gpus.has_value() ? *options_.gpus : FindGpus(environment);

@@ -21,6 +21,7 @@
 
 #include "engine/build.h"
 #include "tests/engine/program_maker.h"
+#include "tests/engine/run_program.h"
 #include "tests/matchers.h"
 
 namespace assay::engine {
@@ -28,22 +29,6 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-
-std::string V(uint32_t value) { return "value: " + std::to_string(value); }
-
-// Builds, binds mock weights and runs.
-absl::StatusOr<std::vector<at::Tensor>> RunProgram(const v1::Program& program,
-                                                   const std::vector<at::Tensor>& inputs,
-                                                   Observer* observer = nullptr,
-                                                   const Placement& placement = {}) {
-  auto plan = Plan::Build(program, placement);
-  if (!plan.ok()) return plan.status();
-  auto weights = MockWeights(program.manifest(), 1);
-  if (!weights.ok()) return weights.status();
-  const absl::Status bound = (*plan)->Bind(*weights);
-  if (!bound.ok()) return bound;
-  return (*plan)->Run(inputs, observer);
-}
 
 TEST(PlanTest, RunsWhatTheProgramSays) {
   const v1::Program program = SmallProgram();

@@ -117,13 +117,11 @@ v1::Program SmallProgram() {
   const uint32_t x = maker.Input("x", v1::FLOAT, {2, 3}, true);
   const uint32_t w = maker.Weight("dense.weight", v1::FLOAT, {4, 3});
   const uint32_t offset = maker.Constant("offset", {4}, {0.5f, -0.5f, 1.0f, 0.0f});
-  const auto value = [](uint32_t number) { return "value: " + std::to_string(number); };
   const uint32_t product =
-      maker.Node("linear", "aten::linear", {{"input", value(x)}, {"weight", value(w)}}, 1, false, "dense");
-  const uint32_t sum =
-      maker.Node("add", "aten::add.Tensor", {{"self", value(product)}, {"other", value(offset)}});
-  const uint32_t logits = maker.Node(
-      "gelu", "aten::gelu", {{"self", value(sum)}, {"approximate", "text: 'tanh'"}}, 1, false, "act");
+      maker.Node("linear", "aten::linear", {{"input", V(x)}, {"weight", V(w)}}, 1, false, "dense");
+  const uint32_t sum = maker.Node("add", "aten::add.Tensor", {{"self", V(product)}, {"other", V(offset)}});
+  const uint32_t logits =
+      maker.Node("gelu", "aten::gelu", {{"self", V(sum)}, {"approximate", "text: 'tanh'"}}, 1, false, "act");
   maker.Output("logits", logits, {2, 4});
   return maker.Finish();
 }

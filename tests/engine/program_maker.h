@@ -10,6 +10,9 @@
 
 namespace assay::engine {
 
+// The text form of an Argument that is a value's number.
+inline std::string V(uint32_t value) { return "value: " + std::to_string(value); }
+
 class ProgramMaker {
  public:
   // Inputs, weights and constants first. Each gives its value number. Golden inputs are made by `rule` (text

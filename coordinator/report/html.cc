@@ -53,11 +53,6 @@ std::string Badge(absl::string_view outcome, absl::string_view extra = "") {
   return absl::StrCat("<span class=\"o ", ClassOf(outcome), "\">", outcome, XmlText(extra), "</span>");
 }
 
-const v1::CatalogueEntry* EntryOf(const Scope& scope, const v1::Job& job) {
-  auto found = scope.input->catalogue.find(job.model().name());
-  return found == scope.input->catalogue.end() ? nullptr : &found->second;
-}
-
 void AppendTile(absl::string_view what, size_t part, size_t of, std::string& out) {
   absl::StrAppend(&out, "<div class=\"tile\"><b>", part, "</b>", what, " <span class=\"dim\">of ", of, ", ",
                   Percent(part, of), "</span></div>\n");
@@ -170,7 +165,7 @@ void AppendResults(const Scope& scope, std::string& out) {
       "weights</th><th>real weights</th><th class=\"n\">checks applied / possible</th><th>target</th><th "
       "class=\"n\">time</th><th>detail</th></tr>\n";
   for (const v1::Job* job : scope.jobs) {
-    const CheckCount checks = CountChecks(*job, EntryOf(scope, *job));
+    const CheckCount checks = CountChecks(*job, scope.EntryOf(*job));
     absl::StrAppend(&out, "<tr><td>", XmlText(job->model().name()), "</td><td>",
                     Badge(JobWord(*job), scope.IsFlaky(*job) ? " flaky" : ""), "</td><td>",
                     XmlText(MockWord(*job)), "</td><td>", XmlText(RealWord(*job)), "</td><td class=\"n\">",

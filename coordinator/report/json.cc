@@ -72,9 +72,7 @@ Json ProvenanceJson(const v1::Provenance& from) {
 }
 
 Json JobJson(const Scope& scope, const v1::Job& job) {
-  auto found = scope.input->catalogue.find(job.model().name());
-  const CheckCount checks =
-      CountChecks(job, found == scope.input->catalogue.end() ? nullptr : &found->second);
+  const CheckCount checks = CountChecks(job, scope.EntryOf(job));
   Json json = {{"job_id", job.job_id()},
                {"batch_id", job.batch_id()},
                {"model", job.model().name()},

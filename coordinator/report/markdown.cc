@@ -8,11 +8,6 @@
 namespace assay::report {
 namespace {
 
-const v1::CatalogueEntry* EntryOf(const Scope& scope, const v1::Job& job) {
-  auto found = scope.input->catalogue.find(job.model().name());
-  return found == scope.input->catalogue.end() ? nullptr : &found->second;
-}
-
 std::string Row(const std::vector<std::string>& cells) {
   return absl::StrCat("| ", absl::StrJoin(cells, " | "), " |\n");
 }
@@ -68,10 +63,10 @@ void AppendJobs(const Scope& scope, std::string& out) {
       "target | "
       "time | worker |\n|---|---|---|---|---|---:|---|---|---|---:|---|\n";
   for (const v1::Job* job : scope.jobs) {
-    const CheckCount checks = CountChecks(*job, EntryOf(scope, *job));
+    const CheckCount checks = CountChecks(*job, scope.EntryOf(*job));
     std::string outcome = JobWord(*job) == "PASSED" ? "PASSED" : absl::StrCat("**", JobWord(*job), "**");
     if (scope.IsFlaky(*job)) outcome += " (flaky)";
-    const v1::CatalogueEntry* entry = EntryOf(scope, *job);
+    const v1::CatalogueEntry* entry = scope.EntryOf(*job);
     out +=
         Row({MarkdownText(job->model().name()), entry == nullptr ? "-" : MarkdownText(entry->model_class()),
              outcome, MarkdownText(MockWord(*job)), MarkdownText(RealWord(*job)),
@@ -136,7 +131,7 @@ void AppendStatistics(const Scope& scope, std::string& out) {
   }
   size_t applied = 0, possible = 0;
   for (const v1::Job* job : scope.jobs) {
-    const CheckCount checks = CountChecks(*job, EntryOf(scope, *job));
+    const CheckCount checks = CountChecks(*job, scope.EntryOf(*job));
     applied += checks.applied;
     possible += checks.possible;
   }

@@ -19,8 +19,7 @@ std::vector<Remark> MakeRemarks(const Scope& scope) {
     auto remark = [&](absl::string_view kind, std::string text) {
       remarks.push_back({name, std::string(kind), std::move(text)});
     };
-    auto found = scope.input->catalogue.find(name);
-    const v1::CatalogueEntry* entry = found == scope.input->catalogue.end() ? nullptr : &found->second;
+    const v1::CatalogueEntry* entry = scope.EntryOf(*job);
     // Jobs are by model: what is true of the model is said once.
     if (name != previous) {
       const std::string& original = !job->model().original_name().empty() || entry == nullptr
@@ -69,6 +68,11 @@ std::vector<Remark> MakeRemarks(const Scope& scope) {
 }
 
 }  // namespace
+
+const v1::CatalogueEntry* Scope::EntryOf(const v1::Job& job) const {
+  auto found = input->catalogue.find(job.model().name());
+  return found == input->catalogue.end() ? nullptr : &found->second;
+}
 
 bool Scope::IsFlaky(const v1::Job& job) const {
   if (job.flaky()) return job.result().outcome() == v1::PASSED;

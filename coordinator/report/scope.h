@@ -30,7 +30,10 @@ struct Scope {
   std::vector<PlannedBatch> plan;
   std::vector<NextModel> next;  // the ten most urgent
   std::vector<Remark> remarks;  // on the models of `jobs`
+
   bool IsFlaky(const v1::Job& job) const;
+  // The catalogue entry of the job's model; nullptr: it has none.
+  const v1::CatalogueEntry* EntryOf(const v1::Job& job) const;
 };
 
 // NOT_FOUND where batch_id names no batch of the input. The input must outlive the scope.

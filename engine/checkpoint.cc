@@ -192,9 +192,8 @@ absl::Status ReadFileInto(const fs::path& path, std::map<std::string, Checkpoint
   for (const auto& [name, json] : header->items()) {
     if (name == "__metadata__") {
       if (!json.is_object()) return Invalid(place, ": __metadata__ is no object");
-      const auto kind = json.find("assay.weights");
-      synthetic =
-          synthetic || (kind != json.end() && kind->is_string() && kind->get<std::string>() == "synthetic");
+      // Trained checkpoints do not have the key, so that a marker that is misspelled hides nothing.
+      synthetic = synthetic || json.contains("assay.weights");
       continue;
     }
     absl::StatusOr<Section> section = ReadEntry(json, data);

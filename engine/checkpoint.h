@@ -45,7 +45,7 @@ class Checkpoint {
   static absl::StatusOr<Checkpoint> Open(const std::filesystem::path& folder);
 
   const std::map<std::string, CheckpointTensor>& tensors() const { return tensors_; }
-  // True if the checkpoint says in its metadata ("assay.weights": "synthetic") that its values are random.
+  // True if the metadata of the checkpoint has "assay.weights" ("synthetic"): its values are random.
   bool synthetic() const { return synthetic_; }
   // SHA-256 over names, dtypes, shapes and data of all tensors, in order of name. Reads everything once.
   std::string Digest() const;

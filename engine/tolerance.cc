@@ -12,6 +12,10 @@
 namespace assay::engine {
 namespace {
 
+bool IsHalf(const Placement& placement) {
+  return placement.dtype == at::ScalarType::BFloat16 || placement.dtype == at::ScalarType::Half;
+}
+
 Factors Defaults(const Placement& placement) {
   if (placement.dtype == at::ScalarType::BFloat16) return {8e-2, 0};
   if (placement.dtype == at::ScalarType::Half) return {1e-2, 0};
@@ -25,11 +29,15 @@ absl::StatusOr<Factors> FactorsFor(const v1::Tolerance& asked, const Placement& 
   Factors factors = Defaults(placement);
   if (asked.has_scale()) factors.scale = asked.scale();
   if (asked.has_rounding()) factors.rounding = asked.rounding();
-  if (!std::isfinite(factors.scale) || factors.scale < 0) {
-    return absl::InvalidArgumentError(absl::StrCat("tolerance.scale is ", factors.scale));
+  // Written so that NaN is refused.
+  const double most = IsHalf(placement) ? kMaxHalfScale : kMaxScale;
+  if (!(factors.scale >= 0 && factors.scale <= most)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tolerance.scale is ", factors.scale, ", must be 0 to ", most));
   }
-  if (!std::isfinite(factors.rounding) || factors.rounding < 0) {
-    return absl::InvalidArgumentError(absl::StrCat("tolerance.rounding is ", factors.rounding));
+  if (!(factors.rounding >= 0 && factors.rounding <= kMaxRoundingFactor)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tolerance.rounding is ", factors.rounding, ", must be 0 to ", kMaxRoundingFactor));
   }
   return factors;
 }

@@ -13,8 +13,16 @@
 
 namespace assay::engine {
 
+// Bounds of what a test or a program may ask for: beyond them a fault would pass for rounding. Half precision
+// has a coarser mantissa, so that its scale may be larger.
+inline constexpr double kMaxScale = 1e-3;
+inline constexpr double kMaxHalfScale = 0.1;
+inline constexpr double kMaxRoundingFactor = 64;
+// Of a golden's float64_error in max|b|: nearly ten times the largest of any program (docs/tolerances.md).
+inline constexpr double kMaxRoundingShare = 2e-5;
+
 // The two factors, with what the test leaves open filled from the placement's defaults. INVALID_ARGUMENT for
-// a factor that is negative or not finite.
+// a factor that is negative, not finite or beyond its bound.
 struct Factors {
   double scale = 0;
   double rounding = 0;

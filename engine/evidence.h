@@ -1,0 +1,19 @@
+// Whether a pass of this program would say anything about this model.
+#pragma once
+
+#include "absl/status/status.h"
+#include "assay/v1/program.pb.h"
+#include "assay/v1/test.pb.h"
+
+namespace assay::engine {
+
+// INVALID_ARGUMENT where a run could agree with the golden and yet prove nothing of the test's model:
+// - the program is another model's, or another class's than the test names;
+// - the golden has no floating point output, or one that is empty, constant, NaN or infinite, so that a dead
+//   model would agree with it;
+// - the golden calls more of an output rounding than any float32 run has, so that everything would agree;
+// - a floating point output is computed from no input or from no weight.
+// `program` has passed ValidateProgram.
+absl::Status ValidateEvidence(const v1::ModelTest& test, const v1::Program& program);
+
+}  // namespace assay::engine

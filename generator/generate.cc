@@ -59,6 +59,11 @@ absl::Status ApplyEntry(const v1::CatalogueEntry& entry, const JobSpec& job, v1:
     return Wrong(job, absl::StrCat("the batch names template ", Quoted(test.template_()),
                                    ", its catalogue entry ", Quoted(entry.template_())));
   }
+  // The program runs the entry's task; under another name its pass would be shown for what never ran.
+  if (entry.task() != test.task()) {
+    return Wrong(job, absl::StrCat("the batch names task ", Quoted(test.task()), ", its catalogue entry ",
+                                   Quoted(entry.task())));
+  }
   test.set_model_class(entry.model_class());
   test.set_checkpoint(entry.checkpoint());
   test.set_deviation(entry.deviation());

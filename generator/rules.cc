@@ -25,9 +25,11 @@ constexpr uint32_t kMaxThreads = 256;
 constexpr uint32_t kMaxTimeoutMs = 24 * 60 * 60 * 1000;
 constexpr uint64_t kMinMemory = uint64_t{1} << 20;
 constexpr uint64_t kMaxMemory = uint64_t{1} << 44;
-// A tenth of the largest value is no agreement any more.
-constexpr double kMaxScale = 0.1;
-constexpr double kMaxRounding = 1e4;
+// The engine's own bounds, so that they are told before a test runs (docs/tolerances.md). Beyond them a fault
+// would pass for rounding; half precision has a coarser mantissa.
+constexpr double kMaxScale = 1e-3;
+constexpr double kMaxHalfScale = 0.1;
+constexpr double kMaxRounding = 64;
 
 void Add(Problems* problems, Path path, std::string message) {
   problems->push_back({std::move(path), std::move(message)});
@@ -80,7 +82,7 @@ void ExamineTolerance(const v1::Tolerance& tolerance, const Path& path, Problems
           absl::StrCat("must be above 0 and at most ", most, ", is ", value));
     }
   };
-  examine(tolerance.has_scale(), tolerance.scale(), "scale", kMaxScale);
+  examine(tolerance.has_scale(), tolerance.scale(), "scale", kMaxHalfScale);
   examine(tolerance.has_rounding(), tolerance.rounding(), "rounding", kMaxRounding);
   if (!tolerance.has_scale() && !tolerance.has_rounding()) {
     Add(problems, path, "sets nothing: leave it out for the engine's default");
@@ -126,6 +128,21 @@ void ExamineLimits(const v1::Limits& limits, const Path& path, Problems* problem
     Add(problems, Join(path, "memory_bytes"),
         absl::StrCat("must be ", kMinMemory, " (1 MiB) to ", kMaxMemory, " (16 TiB), is ",
                      limits.memory_bytes()));
+  }
+}
+
+// What float32 may not have, though half precision may.
+void ExamineFloat32Tolerance(const v1::Check& check, const Path& path, Problems* problems) {
+  const std::string kind_name = KindOf(check);
+  if (kind_name.empty()) return;
+  const Message& kind =
+      check.GetReflection()->GetMessage(check, v1::Check::descriptor()->FindFieldByName(kind_name));
+  const FieldDescriptor* field = kind.GetDescriptor()->FindFieldByName("tolerance");
+  if (field == nullptr) return;
+  const auto& tolerance = dynamic_cast<const v1::Tolerance&>(kind.GetReflection()->GetMessage(kind, field));
+  if (tolerance.scale() > kMaxScale && tolerance.scale() <= kMaxHalfScale) {
+    Add(problems, Join(Join(Join(path, kind_name), "tolerance"), "scale"),
+        absl::StrCat("must be at most ", kMaxScale, " in float32, is ", tolerance.scale()));
   }
 }
 
@@ -338,7 +355,12 @@ std::vector<Problem> ExaminePlanned(const v1::ModelTest& test) {
     if (!cases.insert(one.name()).second) {
       Add(&problems, Join(Join({}, "case", i), "name"), absl::StrCat("a second case ", Quoted(one.name())));
     }
-    for (const v1::Check& check : one.check()) present.insert({one.name(), check.name()});
+    for (int k = 0; k < one.check_size(); ++k) {
+      present.insert({one.name(), one.check(k).name()});
+      if (test.set_up().dtype() == v1::FLOAT32) {
+        ExamineFloat32Tolerance(one.check(k), Join(Join({}, "case", i), "check", k), &problems);
+      }
+    }
   }
   Named absent;
   for (int i = 0; i < test.absent_size(); ++i) {

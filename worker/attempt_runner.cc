@@ -389,6 +389,7 @@ void AttemptRunner::Finish(const std::shared_ptr<Attempt>& attempt, v1::TestResu
   provenance.set_program_digest(assignment.program_digest());
   provenance.set_test_digest(attempt->prepared.digest);
   provenance.set_worker(options_.name);
+  provenance.set_dtype(attempt->prepared.test.set_up().dtype());
   bool abandoned;
   {
     absl::MutexLock lock(&mutex_);

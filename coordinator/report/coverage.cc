@@ -35,11 +35,30 @@ bool SameInputs(const v1::Provenance& a, const v1::Provenance& b) {
          a.device().driver() == b.device().driver();
 }
 
+// What a case says of itself is believed as far as its checks bear it out.
+bool Holds(const v1::CaseResult& one) {
+  bool any = false;
+  for (const v1::CheckResult& check : one.check()) {
+    if (check.outcome() != v1::PASSED && check.outcome() != v1::SKIPPED) return false;
+    any |= check.outcome() == v1::PASSED;
+  }
+  return any && one.outcome() == v1::PASSED;
+}
+
+// A golden that was compared has left the error that was found, within the one that was allowed.
+bool HasMeasured(const v1::CaseResult& one) {
+  return std::any_of(one.check().begin(), one.check().end(), [](const v1::CheckResult& check) {
+    return check.outcome() == v1::PASSED && check.has_error() && check.has_tolerance() &&
+           check.error() <= check.tolerance();
+  });
+}
+
 TargetResult Judge(const v1::Job& job, const std::string& device, const std::vector<const v1::Job*>& older) {
   TargetResult result;
   result.device = device;
-  result.target = absl::StrCat(device, "/", DtypeWord(job.target().dtype()));
+  result.target = absl::StrCat(device, "/", DtypeWord(DtypeOf(job)));
   result.job = &job;
+  result.full_precision = DtypeWord(DtypeOf(job)) == DtypeWord(v1::FLOAT32);
   const v1::TestResult& test = job.result();
   if (test.outcome() == v1::PASSED) {
     result.flaky = job.flaky();
@@ -53,12 +72,8 @@ TargetResult Judge(const v1::Job& job, const std::string& device, const std::vec
   const bool ran_to_its_end = test.outcome() == v1::PASSED || test.outcome() == v1::FAILED;
   if (!ran_to_its_end || test.provenance().program_digest().empty()) return result;
   for (const v1::CaseResult& one : test.case_()) {
-    const bool passed = one.outcome() == v1::PASSED &&
-                        std::any_of(one.check().begin(), one.check().end(), [](const v1::CheckResult& check) {
-                          return check.outcome() == v1::PASSED;
-                        });
-    if (!passed) continue;
-    const bool golden = one.evidence() == v1::GOLDEN;
+    if (!Holds(one)) continue;
+    const bool golden = one.evidence() == v1::GOLDEN && HasMeasured(one);
     if (one.weights() == v1::MOCK && one.name() == kMockCase && golden) result.mock_passed = true;
     if (one.weights() == v1::REAL && golden) result.real_passed = true;
     if (one.weights() == v1::REAL && !golden) result.real_structural = true;
@@ -71,7 +86,7 @@ TargetResult Judge(const v1::Job& job, const std::string& device, const std::vec
 // The newest result for each target. `jobs` are a model's done ones, oldest first.
 std::vector<TargetResult> Decide(const std::vector<const v1::Job*>& jobs) {
   std::map<std::string, std::vector<const v1::Job*>> by_dtype;
-  for (const v1::Job* job : jobs) by_dtype[std::string(DtypeWord(job->target().dtype()))].push_back(job);
+  for (const v1::Job* job : jobs) by_dtype[std::string(DtypeWord(DtypeOf(*job)))].push_back(job);
   std::vector<TargetResult> results;
   for (const auto& [dtype, of_dtype] : by_dtype) {
     std::set<std::string> devices;
@@ -105,6 +120,8 @@ std::string WhyMissing(const ModelCoverage& coverage) {
       reasons.push_back(absl::StrCat(OutcomeWord(test.outcome()), " on ", result.target));
     } else if (test.provenance().program_digest().empty()) {
       reasons.push_back(absl::StrCat("PASSED on ", result.target, " without a program"));
+    } else if (result.covered) {
+      reasons.push_back(absl::StrCat("PASSED on ", result.target, ", but only float32 covers"));
     } else {
       reasons.push_back(absl::StrCat("PASSED on ", result.target, ", but no golden was compared"));
     }
@@ -124,19 +141,22 @@ ModelCoverage CoverModel(TrackedModel model, const ReportInput& input, std::vect
     if (!job->model().template_().empty()) coverage.template_name = job->model().template_();
     if (!job->model().original_name().empty()) coverage.original_name = job->model().original_name();
     if (!job->result().provenance().test_digest().empty()) coverage.generated = true;
-    if (Judge(*job, DeviceOf(*job), {}).covered) {
+    const TargetResult alone = Judge(*job, DeviceOf(*job), {});
+    if (alone.covered && alone.full_precision) {
       coverage.first_covered = std::min(coverage.first_covered, TimeOf(job->end_time()));
     }
   }
   coverage.model = std::move(model);
   coverage.results = Decide(jobs);
   for (const TargetResult& result : coverage.results) {
+    coverage.flaky |= result.flaky;
+    // In half precision a hundredth of the largest number is allowed: told in the matrix, but no coverage.
+    if (!result.full_precision) continue;
     coverage.mock_passed |= result.mock_passed;
     coverage.real_passed |= result.real_passed;
     coverage.real_structural |= result.real_structural;
     coverage.synthetic |= result.synthetic;
     coverage.covered |= result.covered;
-    coverage.flaky |= result.flaky;
   }
   coverage.why_missing = WhyMissing(coverage);
   return coverage;
@@ -158,7 +178,7 @@ TallyByWord CountByDevice(const std::vector<ModelCoverage>& models) {
   std::map<std::string, Tally> by_device;
   for (const ModelCoverage& model : models) {
     for (const TargetResult& result : model.results) {
-      Tally& tally = by_device[result.device];
+      Tally& tally = by_device[result.full_precision ? result.device : result.target];
       const std::string& name = model.model.name;
       if (!result.job->result().provenance().test_digest().empty()) {
         tally.generated.insert(name);

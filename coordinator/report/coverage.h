@@ -23,7 +23,9 @@ struct TargetResult {
   std::string target;            // "cpu/float32"
   const v1::Job* job = nullptr;  // never null; lives in the ReportInput
   bool flaky = false;            // passed, after a failure at the same inputs
-  // Each needs a test that ran to its end, a program, and a case that PASSED with at least one check:
+  bool full_precision = false;   // float32. Other dtypes are shown, and cover no model
+  // Each needs a test that ran to its end, a program, and a case that PASSED with at least one check, all of
+  // which held; a golden that was compared shows in an error within its tolerance:
   bool mock_passed = false;      // test_model_with_mock, mock weights, golden compared
   bool real_passed = false;      // real weights, numbers compared with a reference
   bool real_structural = false;  // real weights, no reference to compare with
@@ -61,7 +63,8 @@ struct Coverage {
   std::vector<ModelCoverage> models;  // in the registry's order
   Tally total;
   TallyByWord by_priority, by_arch_type, by_template;
-  // What the results on this kind of device show; tracked are all models, for each may be run on each.
+  // What the results on this kind of device show, half precision apart ("cpu/bfloat16"); tracked are all
+  // models, for each may be run on each.
   TallyByWord by_device;
   // Ran, but stand in no registry; never part of the sets above.
   std::vector<ModelCoverage> untracked;

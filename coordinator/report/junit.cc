@@ -54,7 +54,7 @@ class Suite {
     absl::StrAppend(
         &cases_, "    <testcase", Attribute("name", name),
         Attribute("classname", absl::StrCat("assay.", job.model().template_(), ".", job.model().name(), ".",
-                                            DeviceOf(job), "_", DtypeWord(job.target().dtype()))),
+                                            DeviceOf(job), "_", DtypeWord(DtypeOf(job)))),
         absl::StrFormat(" time=\"%.6f\"", seconds));
     std::string inside;
     if (verdict == "FAILED") {

@@ -50,6 +50,11 @@ absl::string_view DtypeWord(v1::Dtype dtype) {
   }
 }
 
+v1::Dtype DtypeOf(const v1::Job& job) {
+  const v1::Dtype ran = job.result().provenance().dtype();
+  return ran != v1::DTYPE_UNSPECIFIED ? ran : job.target().dtype();
+}
+
 std::string DeviceOf(const v1::Job& job) {
   const std::string& kind = job.result().provenance().device().kind();
   if (!kind.empty()) return kind;
@@ -63,9 +68,7 @@ std::string DeviceOf(const v1::Job& job) {
   }
 }
 
-std::string TargetOf(const v1::Job& job) {
-  return absl::StrCat(DeviceOf(job), "/", DtypeWord(job.target().dtype()));
-}
+std::string TargetOf(const v1::Job& job) { return absl::StrCat(DeviceOf(job), "/", DtypeWord(DtypeOf(job))); }
 
 std::string TimeText(absl::Time time) {
   return absl::FormatTime("%Y-%m-%d %H:%M:%S", time, absl::UTCTimeZone());
@@ -75,8 +78,6 @@ std::string TimeText(const google::protobuf::Timestamp& time) {
   if (time.seconds() == 0 && time.nanos() == 0) return "-";
   return TimeText(TimeOf(time));
 }
-
-std::string DayText(absl::Time time) { return absl::FormatTime("%Y-%m-%d", time, absl::UTCTimeZone()); }
 
 absl::Time TimeOf(const google::protobuf::Timestamp& time) {
   return absl::FromUnixSeconds(time.seconds()) + absl::Nanoseconds(time.nanos());

@@ -23,6 +23,8 @@ absl::string_view EvidenceWord(v1::Evidence evidence);
 absl::string_view WeightsWord(v1::WeightsKind weights);
 // "float32", "bfloat16", "float16"; unset is float32, the default of a batch.
 absl::string_view DtypeWord(v1::Dtype dtype);
+// That the job ran in, else that it asks for.
+v1::Dtype DtypeOf(const v1::Job& job);
 
 // The device that a job ran on ("cpu", "cuda"); where its result does not tell, the one it was to run on, and
 // "auto" where that was left open.
@@ -33,8 +35,6 @@ std::string TargetOf(const v1::Job& job);
 // UTC. "2026-01-02 03:04:05"; "-" for an unset time.
 std::string TimeText(const google::protobuf::Timestamp& time);
 std::string TimeText(absl::Time time);
-// "2025-04-05".
-std::string DayText(absl::Time time);
 absl::Time TimeOf(const google::protobuf::Timestamp& time);
 
 // "0.031 s".

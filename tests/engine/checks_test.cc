@@ -217,7 +217,7 @@ TEST(Golden, TheTestsToleranceDecides) {
   v1::Program bert = RealProgram("bert");
   ArgumentOf(bert, NodeRunning(bert, "aten::gelu"), "approximate").set_text("tanh");
   ExpectFails(bert, kGolden, "allowed");
-  ExpectHolds(bert, "check { name: 'golden' golden { tolerance { scale: 0.5 } } }");
+  ExpectHolds(bert, "check { name: 'golden' golden { tolerance { scale: 0.001 } } }");
   ExpectFails(bert, "check { name: 'golden' golden { tolerance { scale: -1 } } }", "tolerance.scale is -1");
 }
 
@@ -304,6 +304,25 @@ TEST(Tolerance, LeftOpenIsTheEnginesDefaultAndNonsenseIsRefused) {
   asked.set_rounding(-0.5);
   EXPECT_THAT(FactorsFor(asked, Placement{}),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("tolerance.rounding is -0.5")));
+}
+
+TEST(Tolerance, IsBoundedSoThatNoFaultPassesForRounding) {
+  v1::Tolerance asked;
+  asked.set_scale(0.05);
+  EXPECT_THAT(
+      FactorsFor(asked, Placement{}),
+      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("tolerance.scale is 0.05, must be 0 to 0.001")));
+  EXPECT_THAT(FactorsFor(asked, Placement{at::kCPU, at::kBFloat16}), IsOk());
+  asked.set_scale(std::numeric_limits<double>::quiet_NaN());
+  EXPECT_THAT(FactorsFor(asked, Placement{}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("scale")));
+  asked.clear_scale();
+  asked.set_rounding(65);
+  EXPECT_THAT(FactorsFor(asked, Placement{}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("tolerance.rounding is 65")));
+  // From the test's file to its verdict, in the dtype that it runs in.
+  ExpectFails(RealProgram("bert"), "check { name: 'golden' golden { tolerance { scale: 0.05 } } }",
+              "tolerance.scale is 0.05");
 }
 
 }  // namespace

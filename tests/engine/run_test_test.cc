@@ -3,6 +3,7 @@
 
 #include <cstring>
 #include <filesystem>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -115,6 +116,14 @@ TEST(Loading, ASyntheticCheckpointNeverCountsAsReal) {
   EXPECT_EQ(result.case_(0).weights(), v1::SYNTHETIC);
 }
 
+TEST(Loading, AMisspelledMarkerDoesNotMakeASyntheticCheckpointReal) {
+  WrittenTest written = BertWithLoading();
+  written.options.checkpoint_dir = WriteCheckpoint("misspelled", RealProgram("bert"), AsItIs, "Synthetic ");
+  v1::TestResult result = RunAltered(written);
+  EXPECT_EQ(result.case_(0).outcome(), v1::PASSED) << result.case_(0).message();
+  EXPECT_EQ(result.case_(0).weights(), v1::SYNTHETIC);
+}
+
 TEST(Loading, ACheckpointOfAnotherConfigurationIsSkippedAndSaysWhichKey) {
   WrittenTest written = BertWithLoading();
   const std::string missing = "bert.encoder.layer.1.output.dense.weight";
@@ -183,6 +192,91 @@ TEST(RunTest, AnotherProgramThanTheTestsIsNotRun) {
   v1::TestResult result = RunAltered(written);
   EXPECT_EQ(result.outcome(), v1::INFRASTRUCTURE_ERROR);
   EXPECT_THAT(result.message(), HasSubstr("the test was made for"));
+}
+
+// Programs with which everything could agree, or that are not the test's: nothing of them runs.
+struct WorthlessProgram {
+  const char* name;
+  void (*change)(v1::Program& program);
+  const char* message;
+};
+class WorthlessPrograms : public ::testing::TestWithParam<WorthlessProgram> {};
+
+TEST_P(WorthlessPrograms, AreNoEvidence) {
+  v1::Program program = RealProgram("bert");
+  GetParam().change(program);
+  v1::TestResult result = RunAltered(program, kGolden);
+  EXPECT_EQ(result.outcome(), v1::FAILED);
+  EXPECT_THAT(result.message(), HasSubstr(GetParam().message));
+  EXPECT_EQ(result.case__size(), 0);
+}
+
+// Lets every number of the golden's first output be `value`.
+void FillGolden(v1::Program& program, float value) {
+  std::string& data = *program.mutable_golden()->mutable_outputs(0)->mutable_tensor()->mutable_data();
+  for (size_t at = 0; at < data.size(); at += sizeof value)
+    std::memcpy(data.data() + at, &value, sizeof value);
+}
+
+// The first output as a node of its own makes it, out of nothing but graph input `from`.
+void ComputeOutputFrom(v1::Program& program, v1::GraphInput::Kind from) {
+  for (const v1::GraphInput& input : program.graph().inputs()) {
+    if (input.kind() == from) return program.mutable_graph()->mutable_outputs(0)->set_value(input.value());
+  }
+  FAIL() << "no such input";
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, WorthlessPrograms,
+    ::testing::Values(
+        WorthlessProgram{
+            "EverythingIsRounding",
+            [](v1::Program& p) { p.mutable_golden()->mutable_outputs(0)->set_float64_error(1e9); },
+            "golden output logits: float64_error 1e+09"},
+        WorthlessProgram{"ConstantGolden", [](v1::Program& p) { FillGolden(p, 0); },
+                         "golden output logits is constant"},
+        WorthlessProgram{"NanGolden",
+                         [](v1::Program& p) { FillGolden(p, std::numeric_limits<float>::quiet_NaN()); },
+                         "golden output logits has NaN"},
+        WorthlessProgram{"EmptyGolden",
+                         [](v1::Program& p) {
+                           v1::Tensor& tensor = *p.mutable_golden()->mutable_outputs(0)->mutable_tensor();
+                           p.mutable_manifest()->mutable_outputs(0)->set_shape(0, 0);
+                           tensor.set_shape(0, 0);
+                           tensor.clear_data();
+                         },
+                         "golden output logits is empty"},
+        WorthlessProgram{"WholeNumbersOnly",
+                         [](v1::Program& p) {
+                           p.mutable_manifest()->mutable_outputs(0)->set_dtype(v1::INT);
+                           p.mutable_golden()->mutable_outputs(0)->mutable_tensor()->set_dtype(v1::INT);
+                           p.mutable_golden()->mutable_outputs(0)->clear_float64_error();
+                         },
+                         "no floating point output"},
+        WorthlessProgram{"NoWeightMatters",
+                         [](v1::Program& p) { ComputeOutputFrom(p, v1::GraphInput::USER_INPUT); },
+                         "output logits is computed from no weight"},
+        WorthlessProgram{"NoInputMatters",
+                         [](v1::Program& p) { ComputeOutputFrom(p, v1::GraphInput::WEIGHT); },
+                         "output logits is computed from no input"}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+TEST(RunTest, TheProgramOfAnotherModelIsNoEvidence) {
+  WrittenTest written = WriteTest(RealProgram("bert"), kGolden);
+  written.test.set_model_class(RealProgram("bert").manifest().architecture());
+  EXPECT_EQ(RunAltered(written).outcome(), v1::PASSED);
+  written.test.set_model_class("transformers.XmodForMaskedLM");
+  EXPECT_THAT(RunAltered(written).message(), HasSubstr("the test of 'transformers.XmodForMaskedLM'"));
+  written.test.set_name("xmod");
+  v1::TestResult result = RunAltered(written);
+  EXPECT_EQ(result.outcome(), v1::FAILED);
+  EXPECT_THAT(result.message(), HasSubstr("the program is of model 'bert', the test of 'xmod'"));
+}
+
+TEST(RunTest, TellsTheDtypeThatItRanIn) {
+  WrittenTest written = WriteTest(RealProgram("bert"), kGolden);
+  written.test.mutable_set_up()->set_dtype(v1::DTYPE_BFLOAT16);
+  EXPECT_EQ(RunAltered(written).provenance().dtype(), v1::DTYPE_BFLOAT16);
 }
 
 TEST(RunTest, AMissingProgramFileIsTheMachinesFault) {

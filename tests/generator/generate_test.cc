@@ -207,6 +207,8 @@ TEST(Generate, RefusesPartsThatDoNotBelongTogether) {
   };
   refused("given the catalogue entry of", [](auto&, auto& entry, auto&) { entry.set_name("olmo"); });
   refused("its catalogue entry 'bert'", [](auto&, auto& entry, auto&) { entry.set_template_("bert"); });
+  refused("the batch names task 'text-generation', its catalogue entry 'fill-mask'",
+          [](auto&, auto& entry, auto&) { entry.set_task("fill-mask"); });
   refused("the batch names 'bert'", [](auto&, auto&, auto& job) { job.model.set_template_("bert"); });
   refused("is abstract", [](auto& resolved, auto&, auto&) { resolved.set_abstract(true); });
   refused("is not resolved", [](auto& resolved, auto&, auto&) { resolved.set_base("base"); });

@@ -119,6 +119,8 @@ TEST(VerifyTest, EveryRuleFires) {
        "case[1].check[0].golden.tolerance.scale", "above 0"},
       {"golden {\n", "golden {\n      tolerance {\n        scale: 0.2\n      }\n",
        "case[1].check[0].golden.tolerance.scale", "at most 0.1"},
+      {"golden {\n", "golden {\n      tolerance {\n        scale: 0.05\n      }\n",
+       "case[1].check[0].golden.tolerance.scale", "at most 0.001 in float32"},
       {"golden {\n", "golden {\n      tolerance {\n        rounding: nan\n      }\n",
        "case[1].check[0].golden.tolerance.rounding", "above 0"},
       {"golden {\n", "golden {\n      tolerance {\n        rounding: inf\n      }\n",

@@ -115,6 +115,40 @@ std::vector<Recorded> AllRecorded() {
   all.push_back({"PassedWithoutChecks",
                  {With(PassedJob("1", "olmo", 1), [](v1::Job& job) { MockCaseOf(job)->clear_check(); })},
                  kNothing});
+  // A worker that says PASSED is believed as far as its checks bear it out.
+  all.push_back({"PassedWithACheckThatFailed",
+                 {With(PassedJob("1", "olmo", 1),
+                       [](v1::Job& job) {
+                         v1::CheckResult& check = *MockCaseOf(job)->add_check();
+                         check.set_name("finite");
+                         check.set_outcome(v1::FAILED);
+                       })},
+                 kNothing});
+  all.push_back({"PassedWithAGoldenThatMeasuredNothing",
+                 {With(PassedJob("1", "olmo", 1),
+                       [](v1::Job& job) { MockCaseOf(job)->mutable_check(0)->clear_error(); })},
+                 kNothing});
+  all.push_back({"PassedBeyondItsTolerance",
+                 {With(PassedJob("1", "olmo", 1),
+                       [](v1::Job& job) { MockCaseOf(job)->mutable_check(0)->set_error(0.5); })},
+                 kNothing});
+  // What is right to a tenth covers no model, whether the job asked for it or its template did.
+  all.push_back(
+      {"PassedInHalfPrecisionOnly",
+       {With(PassedJob("1", "olmo", 1), [](v1::Job& job) { job.mutable_target()->set_dtype(v1::FLOAT16); })},
+       kNothing});
+  all.push_back({"FailedInFloat32AndPassedInHalfPrecision",
+                 {FailedJob("1", "olmo", 1, v1::FAILED),
+                  With(PassedJob("2", "olmo", 2),
+                       [](v1::Job& job) { job.mutable_target()->set_dtype(v1::DTYPE_BFLOAT16); })},
+                 kNothing});
+  all.push_back({"RanInAnotherDtypeThanItSays",
+                 {With(PassedJob("1", "olmo", 1),
+                       [](v1::Job& job) {
+                         job.mutable_target()->clear_dtype();
+                         job.mutable_result()->mutable_provenance()->set_dtype(v1::DTYPE_BFLOAT16);
+                       })},
+                 kNothing});
   all.push_back({"PassedWithItsOnlyCasesSkipped",
                  {With(PassedJob("1", "olmo", 1),
                        [](v1::Job& job) {
@@ -244,6 +278,20 @@ TEST(Coverage, SaysWhyAModelIsMissing) {
   EXPECT_EQ(coverage.Find("bert")->why_missing, "INFRASTRUCTURE_ERROR on auto/float32");
   EXPECT_EQ(coverage.Find("command_r")->why_missing, "");
   EXPECT_EQ(coverage.Find("nobody"), nullptr);
+}
+
+TEST(Coverage, HalfPrecisionStandsApart) {
+  ReportInput input = MixedInput();
+  v1::Job half = PassedJob("job-20", "esm", 20);
+  half.mutable_target()->set_dtype(v1::DTYPE_BFLOAT16);
+  input.jobs.push_back(half);
+  const Coverage coverage = ComputeCoverage(input);
+  EXPECT_EQ(coverage.total.covered.count("esm"), 0u);
+  EXPECT_THAT(coverage.Find("esm")->why_missing,
+              HasSubstr("PASSED on cpu/bfloat16, but only float32 covers"));
+  for (const auto& [device, tally] : coverage.by_device) {
+    EXPECT_EQ(tally.covered.count("esm"), device == "cpu/bfloat16" ? 1u : 0u) << device;
+  }
 }
 
 TEST(CountChecks, TellsAppliedFromPossible) {

@@ -15,6 +15,8 @@
 namespace assay::cli {
 namespace {
 
+// Of a unary call that finds the coordinator unavailable.
+constexpr int kTries = 5;
 // A report over many batches is larger than gRPC's 4 MiB.
 constexpr int kMaxAnswerBytes = 256 << 20;
 constexpr absl::Duration kFirstBackoff = absl::Milliseconds(100);
@@ -48,7 +50,7 @@ grpc::Status Call(const ConnectionOptions& options, Stub* stub,
     grpc::ClientContext context;
     context.set_deadline(absl::ToChronoTime(absl::Now() + options.deadline));
     grpc::Status status = (stub->*method)(&context, request, response);
-    if (status.error_code() != grpc::StatusCode::UNAVAILABLE || attempt >= options.tries) return status;
+    if (status.error_code() != grpc::StatusCode::UNAVAILABLE || attempt >= kTries) return status;
     absl::SleepFor(Jittered(backoff));
     backoff = std::min(backoff * 2, kLongestBackoff);
   }

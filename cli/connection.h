@@ -17,7 +17,6 @@ struct ConnectionOptions {
   std::string address = "127.0.0.1:7420";
   absl::Duration deadline = absl::Seconds(30);  // of each try of a unary call
   absl::Duration give_up = absl::Seconds(60);   // a watch that can reach no coordinator for so long ends
-  int tries = 5;                                // of a unary call that finds the coordinator unavailable
 };
 
 // Errors name the address where the coordinator cannot be reached. Thread-safe.
@@ -26,7 +25,7 @@ class Connection {
   explicit Connection(ConnectionOptions options);
 
   // Whole or not at all. Tries again with the same request_id while the coordinator is unavailable. `errors`
-  // holds every error that a refused file has.
+  // holds those of a refused file, as its BatchRefused does.
   absl::StatusOr<v1::Batch> Submit(const v1::SubmitBatchRequest& request, std::vector<v1::FileError>* errors);
   absl::StatusOr<v1::GetBatchResponse> GetBatch(const std::string& batch_id);
   // Newest first; 0: all.

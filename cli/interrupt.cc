@@ -70,11 +70,6 @@ Interrupt::~Interrupt() {
   delete signals_;
 }
 
-bool Interrupt::raised() const {
-  absl::MutexLock lock(&mutex_);
-  return raised_;
-}
-
 void Interrupt::OnRaise(std::function<void()> callback) {
   absl::MutexLock lock(&mutex_);
   callback_ = std::move(callback);

@@ -18,8 +18,6 @@ class Interrupt {
   Interrupt(const Interrupt&) = delete;
   Interrupt& operator=(const Interrupt&) = delete;
 
-  bool raised() const;
-
   // Runs `callback` when the signal comes, or now if it has come. Replaces the callback before it. When this
   // returns, the callback before it does not run any more.
   void OnRaise(std::function<void()> callback);
@@ -28,7 +26,7 @@ class Interrupt {
   struct Signals;
   void Raise();
 
-  mutable absl::Mutex mutex_;
+  absl::Mutex mutex_;
   bool raised_ ABSL_GUARDED_BY(mutex_) = false;
   std::function<void()> callback_ ABSL_GUARDED_BY(mutex_);
   Signals* signals_;

@@ -38,8 +38,8 @@ v1::TestResult RunTest(const v1::ModelTest& test, const RunOptions& options, Tes
 // a child that uses OpenMP threads after its parent did hangs.
 void SetThreads(int threads);
 
-// Lets the heap keep what tensors of a few hundred KB give back: by default each is a mapping of its own, whose
-// pages every run of a plan would take from the kernel again. Call once, at start.
+// Lets the heap keep what tensors of a few hundred KB give back: by default each is a mapping of its own,
+// whose pages every run of a plan would take from the kernel again. Call once, at start.
 void KeepMemory();
 
 // Loads what a first test would otherwise load lazily (dispatcher tables, kernels' code pages), on one

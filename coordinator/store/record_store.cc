@@ -176,9 +176,10 @@ absl::StatusOr<AdoptedAttempts> RecordStore::AdoptAttempts(absl::string_view wor
   std::set<std::pair<std::string, uint64_t>> named;
   for (const v1::AttemptRef& attempt : attempts) {
     if (!named.emplace(attempt.job_id(), attempt.attempt()).second) continue;
-    ASSAY_ASSIGN_OR_RETURN(std::optional<JobRecord> record, FindJob(attempt.job_id()));
     ASSAY_ASSIGN_OR_RETURN(std::optional<AnswerRecord> answer, FindAnswer(attempt));
-    if (!record || answer || !IsNewest(*record, attempt) || record->job.state() == v1::DONE ||
+    if (answer) continue;
+    ASSAY_ASSIGN_OR_RETURN(std::optional<JobRecord> record, FindJob(attempt.job_id()));
+    if (!record || !IsNewest(*record, attempt) || record->job.state() == v1::DONE ||
         record->job.worker() != worker) {
       adopted.abandon.push_back(attempt);
       continue;

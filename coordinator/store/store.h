@@ -135,9 +135,10 @@ class Store {
 
   // A worker has connected and names everything that it runs or has a result of. The newest attempts at jobs
   // that have not ended are its to keep (also where the lease had run out, but the job was not handed out
-  // again); the others it should abandon. Attempts that it holds here and does not name are taken from it:
-  // with `restarted` (it is a new process) they count as lost, else their assignment never arrived, and they
-  // do not.
+  // again). Those whose result was answered are neither: the worker sends it again and gets the same answer.
+  // The others it should abandon. Attempts that it holds here and does not name are taken from it: with
+  // `restarted` (it is a new process) they count as lost, else their assignment never arrived, and they do
+  // not.
   virtual absl::StatusOr<AdoptedAttempts> AdoptAttempts(absl::string_view worker, bool restarted,
                                                         const std::vector<v1::AttemptRef>& attempts,
                                                         absl::Time now, absl::Time until) = 0;

@@ -83,6 +83,9 @@ class Check {
         return SimilaritySymmetry(check_.similarity_symmetry());
       case v1::Check::kWeightsBound:
         return WeightsBound();
+      case v1::Check::kAnswers:
+      case v1::Check::kWeightsSound:
+        return absl::UnimplementedError("this engine does not have the check yet");
       case v1::Check::KIND_NOT_SET:
         break;
     }

@@ -24,7 +24,7 @@
 #include "common/file.h"
 #include "common/status_macros.h"
 #include "engine/build.h"
-#include "engine/checkpoint.h"
+#include "checkpoint/checkpoint.h"
 #include "engine/checks.h"
 #include "engine/cuda_device.h"
 #include "engine/diagnosis.h"
@@ -301,7 +301,7 @@ class TestRun {
     }
     // A checkpoint that lies about itself is a fault, not an absence.
     ASSAY_RETURN_IF_ERROR(checkpoint.status());
-    Fit fit = checkpoint->Match(program_.manifest());
+    checkpoint::Fit fit = checkpoint->Match(program_.manifest());
     if (!fit.fits()) {
       done.set_message(
           absl::StrCat("the checkpoint does not fit the program's configuration: ", fit.Describe()));

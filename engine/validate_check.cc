@@ -81,6 +81,8 @@ absl::Status ValidateCheck(const v1::Check& check, const v1::Manifest& manifest)
     case v1::Check::kNotConstant:
     case v1::Check::kDeterministic:
     case v1::Check::kWeightsBound:
+    case v1::Check::kWeightsSound:
+    case v1::Check::kAnswers:
       break;
     case v1::Check::KIND_NOT_SET:
       status = absl::InvalidArgumentError("no kind, or one that this engine does not know");

@@ -25,12 +25,12 @@ absl::StatusOr<Weights> MockWeights(const v1::Manifest& manifest, uint64_t seed)
 }
 
 absl::StatusOr<Weights> CheckpointWeights(const v1::Manifest& manifest, const Checkpoint& checkpoint) {
-  const Fit fit = checkpoint.Match(manifest);
+  const checkpoint::Fit fit = checkpoint.Match(manifest);
   if (!fit.fits()) return absl::InvalidArgumentError(fit.Describe());
   Weights weights;
   weights.reserve(manifest.weights_size());
   for (const v1::WeightSpec& spec : manifest.weights()) {
-    const CheckpointTensor& stored = *checkpoint.Find(manifest, spec.name());
+    const checkpoint::CheckpointTensor& stored = *checkpoint.Find(manifest, spec.name());
     ASSAY_ASSIGN_OR_RETURN(const at::ScalarType dtype, TorchDtype(stored.dtype));
     const at::TensorOptions options = at::TensorOptions().dtype(dtype);
     if (spec.dtype() == v1::BOOL &&

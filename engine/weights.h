@@ -8,10 +8,12 @@
 
 #include "absl/status/statusor.h"
 #include "assay/v1/program.pb.h"
-#include "engine/checkpoint.h"
+#include "checkpoint/checkpoint.h"
 #include "engine/tensors.h"
 
 namespace assay::engine {
+
+using checkpoint::Checkpoint;
 
 using Weights = std::vector<at::Tensor>;
 

@@ -1,5 +1,5 @@
 // Checkpoint folders: what fits is bound where it lies, what lies about itself is refused by name.
-#include "engine/checkpoint.h"
+#include "checkpoint/checkpoint.h"
 
 #include <ATen/ops/equal.h>
 #include <ATen/ops/tensor.h>

@@ -15,7 +15,7 @@
 #include "absl/types/span.h"
 #include "assay/v1/program.pb.h"
 
-namespace assay::engine {
+namespace assay::checkpoint {
 
 // One tensor of a checkpoint, in a mapping that `owner` keeps alive.
 struct CheckpointTensor {
@@ -61,4 +61,4 @@ class Checkpoint {
   bool synthetic_ = false;
 };
 
-}  // namespace assay::engine
+}  // namespace assay::checkpoint

@@ -1,4 +1,4 @@
-#include "engine/checkpoint.h"
+#include "checkpoint/checkpoint.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -17,11 +17,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/digest.h"
+#include "common/dtype.h"
 #include "common/file.h"
 #include "common/status_macros.h"
-#include "engine/validate.h"
 
-namespace assay::engine {
+namespace assay::checkpoint {
 namespace {
 
 namespace fs = std::filesystem;
@@ -342,4 +342,4 @@ std::string Checkpoint::Digest() const {
   return digest.FinishHex();
 }
 
-}  // namespace assay::engine
+}  // namespace assay::checkpoint

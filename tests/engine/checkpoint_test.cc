@@ -22,6 +22,7 @@ namespace assay::engine {
 namespace {
 
 namespace fs = std::filesystem;
+using checkpoint::Fit;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;

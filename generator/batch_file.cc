@@ -1,6 +1,7 @@
 #include "generator/batch_file.h"
 
 #include <algorithm>
+#include <functional>
 #include <iterator>
 #include <map>
 #include <optional>
@@ -11,6 +12,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "common/digest.h"
+#include "generator/checkpoint_ref.h"
 #include "generator/names.h"
 #include "generator/rules.h"
 #include "generator/verify.h"
@@ -198,8 +201,8 @@ class BatchReader final : public nlohmann::json_sax<nlohmann::json> {
       key_ = name;
       const auto [first, fresh] = keys_.emplace(name, offset);
       if (!fresh) Error(offset, FieldPath(name), SecondTime(first->second));
-      static const auto* const kKnown =
-          new std::vector<std::string>{"name", "original_name", "task", "template"};
+      static const auto* const kKnown = new std::vector<std::string>{
+          "checkpoint", "name", "original_name", "task", "template", "weights_digest"};
       if (std::find(kKnown->begin(), kKnown->end(), name) == kKnown->end()) {
         const std::string nearest = NearestName(name, *kKnown);
         Error(offset, FieldPath(name),
@@ -310,7 +313,29 @@ class BatchReader final : public nlohmann::json_sax<nlohmann::json> {
     };
     v1::ModelRef model;
     model.set_arch_type(arch_type_);
-    if (const auto* name = text("name", true)) {
+    const auto* checkpoint = text("checkpoint", false);
+    if (checkpoint != nullptr) {
+      absl::StatusOr<v1::CheckpointRef> ref = ParseCheckpointName(checkpoint->value);
+      if (ref.ok()) {
+        *model.mutable_checkpoint() = *std::move(ref);
+      } else {
+        wrong(*checkpoint, "checkpoint", ref.status().message());
+      }
+    }
+    if (const auto* digest = text("weights_digest", false)) {
+      if (model_.fields.count("checkpoint") == 0) {
+        wrong(*digest, "weights_digest", "pins the weights of a checkpoint: there is none");
+      } else if (!IsDigest(digest->value)) {
+        wrong(*digest, "weights_digest",
+              absl::StrCat("must be a SHA-256 in 64 lower-case hex digits, is ", Quoted(digest->value)));
+      } else {
+        model.mutable_checkpoint()->set_weights_digest(digest->value);
+      }
+    }
+    // Beside a checkpoint the name may be left out: then its last part is the name.
+    if (model_.fields.count("name") == 0 && model_.fields.count("checkpoint") > 0) {
+      if (checkpoint != nullptr && !model.checkpoint().id().empty()) DeriveName(*checkpoint, model, wrong);
+    } else if (const auto* name = text("name", true)) {
       model.set_name(NormaliseName(name->value));
       if (model.name() != name->value) model.set_original_name(name->value);
       if (name->value.empty()) {
@@ -319,9 +344,11 @@ class BatchReader final : public nlohmann::json_sax<nlohmann::json> {
         wrong(*name, "name",
               absl::StrCat("must be lower-case letters, digits, underscores and hyphens, at most ",
                            kMaxNameLength, ", is ", Quoted(name->value)));
-      } else if (const auto [first, fresh] = names_.emplace(model.name(), name->offset); !fresh) {
-        wrong(*name, "name", absl::StrCat("model ", model.name(), " is named ", SecondTime(first->second)));
+      } else {
+        TakeName(*name, "name", model, "", wrong);
       }
+    }
+    if (!model.name().empty()) {
       if (const auto* original = text("original_name", false); original != nullptr && fine) {
         if (NormaliseName(original->value) != model.name()) {
           wrong(*original, "original_name",
@@ -349,6 +376,34 @@ class BatchReader final : public nlohmann::json_sax<nlohmann::json> {
       }
     }
     if (fine) models_.push_back(std::move(model));
+  }
+
+  using Wrong =
+      std::function<void(const OpenModel::Field&, const std::string& key, absl::string_view message)>;
+
+  void DeriveName(const OpenModel::Field& checkpoint, v1::ModelRef& model, const Wrong& wrong) {
+    absl::StatusOr<std::string> name = NameOfCheckpoint(model.checkpoint().id());
+    if (!name.ok()) {
+      wrong(checkpoint, "checkpoint", name.status().message());
+      return;
+    }
+    model.set_name(*std::move(name));
+    TakeName(checkpoint, "checkpoint", model, "; give one of them a name of its own", wrong);
+  }
+
+  // Names are unique in a batch; who had it first is told by place and, where it has one, by checkpoint.
+  void TakeName(const OpenModel::Field& field, const std::string& key, const v1::ModelRef& model,
+                absl::string_view advice, const Wrong& wrong) {
+    const auto [first, fresh] = names_.emplace(model.name(), Named{field.offset, model.checkpoint().id()});
+    if (fresh) return;
+    std::string message =
+        absl::StrCat("model ", model.name(), " is named ", SecondTime(first->second.offset));
+    if (!first->second.checkpoint.empty() || model.has_checkpoint()) {
+      const auto shown = [](const std::string& id) { return id.empty() ? "no checkpoint" : Quoted(id); };
+      absl::StrAppend(&message, ": here for ", shown(model.checkpoint().id()), ", there for ",
+                      shown(first->second.checkpoint));
+    }
+    wrong(field, key, absl::StrCat(message, advice));
   }
 
   std::string SecondTime(size_t first) const {
@@ -395,7 +450,11 @@ class BatchReader final : public nlohmann::json_sax<nlohmann::json> {
   OpenModel model_;
   std::map<std::string, size_t> arch_types_;  // where each was first seen
   std::map<std::string, size_t> keys_;        // of the open model
-  std::map<std::string, size_t> names_;
+  struct Named {
+    size_t offset;
+    std::string checkpoint;  // empty: none
+  };
+  std::map<std::string, Named> names_;
 
   std::vector<v1::ModelRef> models_;
   std::vector<Found> errors_;

@@ -1,5 +1,5 @@
-// Batch files as users write them: {arch_type: [{name, template, task, original_name?}]}. Pure, safe from any
-// thread.
+// Batch files as users write them: {arch_type: [{name, template, task, original_name?, checkpoint?,
+// weights_digest?}]}, the name being optional beside a checkpoint. Pure, safe from any thread.
 #pragma once
 
 #include <set>
@@ -17,7 +17,9 @@ namespace assay::generator {
 inline constexpr size_t kMaxBatchFileBytes = size_t{1} << 20;
 
 struct BatchFile {
-  std::vector<v1::ModelRef> models;  // in the file's order, names normalised and unique
+  // In the file's order, names normalised and unique. ModelRef.checkpoint is set where the entry names one:
+  // id, revision (what stood behind '@'), weights_digest (pinned).
+  std::vector<v1::ModelRef> models;
 };
 
 // The batch, whole or not at all. `file` is only for the errors. `template_names` are those a batch may name.

@@ -7,6 +7,7 @@
 #include "absl/strings/string_view.h"
 #include "assay/v1/batch.pb.h"
 #include "assay/v1/catalogue.pb.h"
+#include "assay/v1/result.pb.h"
 #include "assay/v1/template.pb.h"
 #include "assay/v1/test.pb.h"
 
@@ -19,6 +20,10 @@ struct JobSpec {
   std::string template_digest;
   std::string catalogue_digest;
   std::string program_digest;
+  // Of a job with a checkpoint; null: there is none. They live as long as Generate runs.
+  const v1::CheckpointRef* checkpoint = nullptr;          // resolved: exactly what is loaded
+  const v1::ExportResult* export_result = nullptr;        // what was made for it; comes with `checkpoint`
+  const v1::CheckpointEntry* checkpoint_entry = nullptr;  // what the project knows of it
 };
 
 // The test of `job`. `resolved` is a template as ResolveTemplate gives it, `entry` the model's catalogue

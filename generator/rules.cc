@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
@@ -191,12 +192,20 @@ void ExamineEssential(const v1::ModelTest& test, const Named& absent, absl::stri
   Add(problems, {}, absl::StrCat("has no case ", case_name));
 }
 
-void ExamineDigest(absl::string_view digest, bool required, const std::string& field, Problems* problems) {
-  if (digest.empty() && !required) return;
-  if (!IsDigest(digest)) {
-    Add(problems, Join({}, field),
-        absl::StrCat("must be a SHA-256 in 64 lower-case hex digits, is ", Quoted(digest)));
-  }
+// What may stand behind the '@' of a checkpoint: a branch, tag, commit or "refs/pr/3", by git's own rules as
+// far as they matter to a path and a URL.
+bool IsRevision(absl::string_view revision) {
+  return revision.size() <= 200 && absl::ascii_isalnum(revision[0]) && revision.back() != '/' &&
+         !absl::StrContains(revision, "..") && !absl::StrContains(revision, "//") &&
+         std::all_of(revision.begin(), revision.end(), [](char c) {
+           return absl::ascii_isalnum(c) || absl::string_view("._-/").find(c) != absl::string_view::npos;
+         });
+}
+
+bool IsCommit(absl::string_view commit) {
+  return commit.size() == 40 && std::all_of(commit.begin(), commit.end(), [](char c) {
+           return absl::ascii_isdigit(c) || (c >= 'a' && c <= 'f');
+         });
 }
 
 }  // namespace
@@ -335,6 +344,61 @@ void ExamineCheckpoint(absl::string_view id, const Path& path, Problems* problem
   if (!fine) Add(problems, path, absl::StrCat("must be like 'name' or 'organisation/name', is ", Quoted(id)));
 }
 
+void ExamineCheckpointRef(const v1::CheckpointRef& ref, const Path& path, Problems* problems) {
+  const absl::string_view id = ref.id();
+  const bool folder = absl::StartsWith(id, "/");
+  if (id.empty()) {
+    Add(problems, Join(path, "id"), "is missing");
+  } else if (folder) {
+    for (const absl::string_view part : absl::StrSplit(id, '/')) {
+      if (part == "." || part == "..") {
+        Add(problems, Join(path, "id"), absl::StrCat("has ", Quoted(part), " in its path: ", Quoted(id)));
+        break;
+      }
+    }
+    if (id == "/") Add(problems, Join(path, "id"), "is the root of all folders");
+  } else {
+    Problems of_id;
+    ExamineCheckpoint(id, path, &of_id);
+    if (!of_id.empty()) {
+      Add(problems, Join(path, "id"),
+          absl::StrCat("must be like 'owner/name', 'owner/name@revision' or an absolute folder, is ",
+                       Quoted(id)));
+    }
+  }
+  if (!ref.revision().empty() && folder) {
+    Add(problems, Join(path, "revision"), "is of a hub: a folder has none");
+  } else if (!ref.revision().empty() && !IsRevision(ref.revision())) {
+    Add(problems, Join(path, "revision"),
+        absl::StrCat("must be a branch, tag or commit, is ", Quoted(ref.revision())));
+  }
+  if (!ref.commit().empty() && (folder || !IsCommit(ref.commit()))) {
+    Add(problems, Join(path, "commit"),
+        absl::StrCat("must be 40 lower-case hex digits, and is only of a hub; is ", Quoted(ref.commit())));
+  }
+  ExamineDigest(ref.weights_digest(), Join(path, "weights_digest"), problems);
+}
+
+void ExamineDigest(absl::string_view digest, const Path& path, Problems* problems) {
+  if (digest.empty() || IsDigest(digest)) return;
+  Add(problems, path, absl::StrCat("must be a SHA-256 in 64 lower-case hex digits, is ", Quoted(digest)));
+}
+
+void ExamineKnownAnswers(const google::protobuf::RepeatedPtrField<v1::KnownAnswer>& known, const Path& path,
+                         const std::string& field, Problems* problems) {
+  std::set<std::string> names;
+  for (int i = 0; i < known.size(); ++i) {
+    const Path at = Join(path, field, i);
+    if (!IsName(known[i].answer())) {
+      Add(problems, Join(at, "answer"), absl::StrCat("must name an answer, is ", Quoted(known[i].answer())));
+    }
+    if (known[i].text().empty()) Add(problems, Join(at, "text"), "is missing: what is known");
+    if (!names.insert(known[i].answer()).second) {
+      Add(problems, Join(at, "answer"), absl::StrCat(Quoted(known[i].answer()), " is known twice"));
+    }
+  }
+}
+
 std::vector<Problem> ExaminePlanned(const v1::ModelTest& test) {
   Problems problems;
   if (test.has_set_up()) {
@@ -404,9 +468,10 @@ std::vector<Problem> ExamineTest(const v1::ModelTest& test) {
     ExamineClass(test.model_class(), Join({}, "model_class"), &problems);
   }
   ExamineCheckpoint(test.checkpoint(), Join({}, "checkpoint"), &problems);
-  ExamineDigest(test.template_digest(), true, "template_digest", &problems);
-  ExamineDigest(test.catalogue_digest(), false, "catalogue_digest", &problems);
-  ExamineDigest(test.program_digest(), false, "program_digest", &problems);
+  if (test.template_digest().empty()) Add(&problems, Join({}, "template_digest"), "is missing: a SHA-256");
+  ExamineDigest(test.template_digest(), Join({}, "template_digest"), &problems);
+  ExamineDigest(test.catalogue_digest(), Join({}, "catalogue_digest"), &problems);
+  ExamineDigest(test.program_digest(), Join({}, "program_digest"), &problems);
   Problems planned = ExaminePlanned(test);
   problems.insert(problems.end(), std::make_move_iterator(planned.begin()),
                   std::make_move_iterator(planned.end()));

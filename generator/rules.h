@@ -51,6 +51,15 @@ void ExamineClass(absl::string_view name, const Path& path, std::vector<Problem>
 // "name" or "organisation/name" of the hub; it becomes a folder below a worker's checkpoint root.
 void ExamineCheckpoint(absl::string_view id, const Path& path, std::vector<Problem>* problems);
 
+// An id as above or an absolute folder without "..", a revision such as a branch, tag or commit, a commit in
+// 40 and a weights digest in 64 hex digits. All but the id may be empty.
+void ExamineCheckpointRef(const v1::CheckpointRef& ref, const Path& path, std::vector<Problem>* problems);
+// SHA-256 in 64 lower-case hex digits, or empty.
+void ExamineDigest(absl::string_view digest, const Path& path, std::vector<Problem>* problems);
+// Each has an answer's name and a text, and each answer is known once.
+void ExamineKnownAnswers(const google::protobuf::RepeatedPtrField<v1::KnownAnswer>& known, const Path& path,
+                         const std::string& field, std::vector<Problem>* problems);
+
 // A whole test: all of the above, and how the parts belong together.
 std::vector<Problem> ExamineTest(const v1::ModelTest& test);
 

@@ -2,8 +2,10 @@
 // has them run by test hosts, and gives every result back exactly as often as the coordinator needs to see
 // it.
 //
-//   assignment ─▶ fetch blobs ─▶ generate, verify ─▶ wait for a slot ─▶ test host ─▶ spool ─▶ log, result ─▶
-//   ack
+//   assignment ─▶ fetch blobs ─▶ find checkpoint ─▶ generate, verify ─▶ wait for a slot ─▶ test host ─▶ spool
+//   ─▶ log, result ─▶ ack
+//   assignment of an export stage ─▶ fetch blobs ─▶ find checkpoint ─▶ exporter, where nothing is cached ─▶
+//   spool …
 #pragma once
 
 #include <cstdint>
@@ -16,20 +18,34 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "hub/hub.h"
+#include "worker/exporter.h"
 
 namespace assay::worker {
 
 struct AgentOptions {
-  std::string coordinator;                // host:port; several, separated by commas, are tried in turn
-  std::string name;                       // stable name of the node
-  std::filesystem::path state_dir;        // blob cache and spool; one agent at a time
-  uint32_t slots = 1;                     // tests that run at once on the CPU; a GPU always has one slot
-  std::filesystem::path host_binary;      // assay-host
-  std::filesystem::path checkpoint_root;  // holds <org>/<name> folders; empty: no checkpoints
-  bool cpu_only = false;                  // leave GPUs alone
+  std::string coordinator;            // host:port; several, separated by commas, are tried in turn
+  std::string name;                   // stable name of the node
+  std::filesystem::path state_dir;    // blob cache and spool; one agent at a time
+  uint32_t slots = 1;                 // tests that run at once on the CPU; a GPU always has one slot
+  std::filesystem::path host_binary;  // assay-host
+  bool cpu_only = false;              // leave GPUs alone
   // GPUs to use, as CUDA_VISIBLE_DEVICES names them; unset: those that this process may see.
   std::optional<std::vector<std::string>> gpus;
-  std::vector<std::string> labels;  // "key=value"
+  // "key=value". Where `exporter` has a folder, "exporter=<version of transformers>" comes by itself.
+  std::vector<std::string> labels;
+
+  // Where checkpoints are. Ids are looked for as <checkpoint_root>/<org>/<name> first (empty: not), then by
+  // the hub's client in its cache and on the hub.
+  std::filesystem::path checkpoint_root;
+  hub::HubOptions hub = hub::HubOptions::FromEnvironment();
+  // Checkpoints named by an absolute folder must lie below one of these …
+  std::vector<std::filesystem::path> checkpoint_folders;
+  // … or may lie anywhere, where the batch's author and the worker's owner are the same person.
+  bool any_checkpoint_folder = false;
+  // Export stages; without a folder of its own this worker takes none. exporter.allow_pickle also lets the
+  // hub's client fetch pickles.
+  ExporterOptions exporter;
 
   uint64_t cache_bytes = uint64_t{2} << 30;
   // How long past its own limit a test may stay silent before its host is killed.

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <linux/audit.h>
+#include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/landlock.h>
 #include <linux/seccomp.h>
@@ -11,6 +12,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -39,6 +41,8 @@ bool Limit(int resource, rlim_t value) {
   return setrlimit(static_cast<__rlimit_resource>(resource), &limit) == 0;
 }
 
+constexpr uint64_t kTruncate = uint64_t{1} << 14;  // LANDLOCK_ACCESS_FS_TRUNCATE, of Landlock 3 (kernel 6.2)
+
 // Landlock (kernel 5.13): no rule allows anything, so no file can be written, made, renamed or removed.
 bool DenyFileChanges() {
   landlock_ruleset_attr rules{};
@@ -51,6 +55,32 @@ bool DenyFileChanges() {
   if (fd < 0) return false;
   bool held = syscall(SYS_landlock_restrict_self, fd, 0) == 0;
   close(static_cast<int>(fd));
+  return held;
+}
+
+// Root without capabilities is a user like any other; with no_new_privs no program gives them back. With them
+// a process may read others' memory and environment whatever Landlock says (CAP_PERFMON, kernel 6.15).
+bool DropCapabilities() {
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {};
+  return syscall(SYS_capset, &header, none) == 0;
+}
+
+// One rule: `path` and all below it. A path that is not there needs no rule.
+bool Allow(int rules, const std::string& path, uint64_t access) {
+  const int fd = open(path.c_str(), O_PATH | O_CLOEXEC);
+  if (fd < 0) return errno == ENOENT || errno == ENOTDIR || errno == EACCES;
+  struct stat info {};
+  bool held = fstat(fd, &info) == 0;
+  constexpr uint64_t kOfFiles =
+      LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE | kTruncate;
+  landlock_path_beneath_attr rule{};
+  rule.allowed_access = S_ISDIR(info.st_mode) ? access : access & kOfFiles;
+  rule.parent_fd = fd;
+  held = held && syscall(SYS_landlock_add_rule, rules, LANDLOCK_RULE_PATH_BENEATH, &rule, 0) == 0;
+  const int error = errno;
+  close(fd);
+  errno = error;
   return held;
 }
 
@@ -102,8 +132,6 @@ bool DenySystemCalls(ProtectionFor device) {
   }
   // A ring could make sockets behind the filter's back.
   filter.Deny(SYS_io_uring_setup, ENOSYS);
-  filter.Deny(SYS_execve);
-  filter.Deny(SYS_execveat);
   filter.Deny(SYS_ptrace);
   filter.Deny(SYS_process_vm_readv);
   filter.Deny(SYS_process_vm_writev);
@@ -113,6 +141,9 @@ bool DenySystemCalls(ProtectionFor device) {
   filter.Deny(SYS_unshare);
   filter.Deny(SYS_setns);
   filter.Deny(SYS_mount);
+  if (device == ProtectionFor::kProgram) return filter.Install();
+  filter.Deny(SYS_execve);
+  filter.Deny(SYS_execveat);
   filter.Deny(SYS_fork);
   filter.Deny(SYS_vfork);
   // Threads, but no processes. clone3's flags lie in memory, where a filter cannot look: without it, the C
@@ -142,8 +173,36 @@ std::vector<std::string> Protect(ProtectionFor device) {
     want(Limit(RLIMIT_FSIZE, 0), "no file grows (RLIMIT_FSIZE)");
     want(DenyFileChanges(), "no file is changed (Landlock)");
   }
-  want(DenySystemCalls(device), "no network, programs or processes (seccomp)");
+  if (device == ProtectionFor::kProgram) want(DropCapabilities(), "no capabilities (capset)");
+  want(DenySystemCalls(device), device == ProtectionFor::kProgram
+                                    ? "no network (seccomp)"
+                                    : "no network, programs or processes (seccomp)");
   return refused;
+}
+
+bool ShowOnly(const ShownFiles& files) {
+  const long version = syscall(SYS_landlock_create_ruleset, nullptr, 0, LANDLOCK_CREATE_RULESET_VERSION);
+  if (version < 0) return false;
+  constexpr uint64_t kRead =
+      LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR;
+  uint64_t all = kRead | LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_REMOVE_DIR |
+                 LANDLOCK_ACCESS_FS_REMOVE_FILE | LANDLOCK_ACCESS_FS_MAKE_CHAR | LANDLOCK_ACCESS_FS_MAKE_DIR |
+                 LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_MAKE_SOCK | LANDLOCK_ACCESS_FS_MAKE_FIFO |
+                 LANDLOCK_ACCESS_FS_MAKE_BLOCK | LANDLOCK_ACCESS_FS_MAKE_SYM;
+  if (version >= 2) all |= LANDLOCK_ACCESS_FS_REFER;
+  if (version >= 3) all |= kTruncate;
+  landlock_ruleset_attr handled{};
+  handled.handled_access_fs = all;
+  const int rules = static_cast<int>(syscall(SYS_landlock_create_ruleset, &handled, sizeof handled, 0));
+  if (rules < 0) return false;
+  bool held = true;
+  for (const std::string& path : files.read) held = held && Allow(rules, path, kRead);
+  for (const std::string& path : files.write) held = held && Allow(rules, path, all);
+  held = held && syscall(SYS_landlock_restrict_self, rules, 0) == 0;
+  const int error = errno;
+  close(rules);
+  errno = error;
+  return held;
 }
 
 std::vector<std::string> RefusedProtections(ProtectionFor device) {

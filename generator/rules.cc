@@ -23,9 +23,7 @@ using google::protobuf::Message;
 constexpr size_t kMaxStringBytes = 4096;
 constexpr int kMaxPosition = 1'000'000;
 constexpr uint32_t kMaxThreads = 256;
-constexpr uint32_t kMaxTimeoutMs = 24 * 60 * 60 * 1000;
 constexpr uint64_t kMinMemory = uint64_t{1} << 20;
-constexpr uint64_t kMaxMemory = uint64_t{1} << 44;
 // The engine's own bounds, so that they are told before a test runs (docs/tolerances.md). Beyond them a fault
 // would pass for rounding; half precision has a coarser mantissa.
 constexpr double kMaxScale = 1e-3;
@@ -125,9 +123,9 @@ void ExamineLimits(const v1::Limits& limits, const Path& path, Problems* problem
     Add(problems, Join(path, "timeout_ms"),
         absl::StrCat("must be 1 to ", kMaxTimeoutMs, " (a day), is ", limits.timeout_ms()));
   }
-  if (limits.memory_bytes() < kMinMemory || limits.memory_bytes() > kMaxMemory) {
+  if (limits.memory_bytes() < kMinMemory || limits.memory_bytes() > kMaxMemoryBytes) {
     Add(problems, Join(path, "memory_bytes"),
-        absl::StrCat("must be ", kMinMemory, " (1 MiB) to ", kMaxMemory, " (16 TiB), is ",
+        absl::StrCat("must be ", kMinMemory, " (1 MiB) to ", kMaxMemoryBytes, " (16 TiB), is ",
                      limits.memory_bytes()));
   }
 }
@@ -164,16 +162,59 @@ void ExamineCase(const v1::Case& one, const Path& path, Problems* problems) {
     if (!names.insert(check.name()).second) {
       Add(problems, Join(at, "name"), absl::StrCat("a second check ", Quoted(check.name()), " in this case"));
     }
-    if (check.has_golden() && one.weights() != v1::MOCK) {
-      Add(problems, Join(at, "golden"), "only mock weights have a golden");
-    }
-    if (check.has_weights_bound() && one.weights() == v1::MOCK) {
-      Add(problems, Join(at, "weights_bound"), "mock weights come from no checkpoint");
+    const bool of_checkpoint = check.has_weights_bound() || check.has_weights_sound() || check.has_answers();
+    if (of_checkpoint && one.weights() == v1::MOCK) {
+      Add(problems, Join(at, KindOf(check)), "mock weights come from no checkpoint");
     }
   }
 }
 
 using Named = std::set<std::pair<std::string, std::string>>;  // case, check
+
+// A case with a program of its own runs a checkpoint, and only such a case has a golden beside its program.
+void ExamineTrained(const v1::ModelTest& test, Problems* problems) {
+  if (test.has_trained()) ExamineCheckpointRef(test.trained(), Join({}, "trained"), problems);
+  bool any = false;
+  for (int i = 0; i < test.case__size(); ++i) {
+    const v1::Case& one = test.case_(i);
+    const Path at = Join({}, "case", i);
+    ExamineDigest(one.program_digest(), Join(at, "program_digest"), problems);
+    ExamineDigest(one.golden_digest(), Join(at, "golden_digest"), problems);
+    if (one.weights() == v1::MOCK) {
+      if (!one.program_digest().empty() || !one.golden_digest().empty()) {
+        Add(problems, at, "has a program or golden of its own: mock weights run the test's program");
+      }
+      continue;
+    }
+    any |= !one.program_digest().empty();
+    if (!one.program_digest().empty() && !test.has_trained()) {
+      Add(problems, Join(at, "program_digest"), "is a checkpoint's, and the test names none in trained");
+    }
+    if (!one.golden_digest().empty() && one.program_digest().empty()) {
+      Add(problems, Join(at, "golden_digest"), "is of no program: the case has none of its own");
+    }
+    bool golden = false;
+    for (int k = 0; k < one.check_size(); ++k) {
+      const v1::Check& check = one.check(k);
+      golden |= check.has_golden();
+      if ((check.has_golden() || check.has_answers()) && one.golden_digest().empty()) {
+        Add(problems, Join(Join(at, "check", k), KindOf(check)),
+            "the case has no golden of its own to be held against");
+      }
+    }
+    // A pass without numbers compared is weaker, and has to say why it is so.
+    const bool said =
+        std::any_of(test.absent().begin(), test.absent().end(), [&](const v1::AbsentCheck& absent) {
+          return absent.case_name() == one.name() && absent.check() == "golden";
+        });
+    if (!one.program_digest().empty() && !golden && !said) {
+      Add(problems, at, "has no check of kind golden, and no absent entry says why");
+    }
+  }
+  if (test.has_trained() && !any) {
+    Add(problems, Join({}, "trained"), "no case has the checkpoint's program");
+  }
+}
 
 // The one check that a case is about must be in it, or be absent with a reason.
 void ExamineEssential(const v1::ModelTest& test, const Named& absent, absl::string_view case_name,
@@ -189,6 +230,9 @@ void ExamineEssential(const v1::ModelTest& test, const Named& absent, absl::stri
     }
     return;
   }
+  // A model that the catalogue has no program of runs its checkpoint alone.
+  const bool checkpoint_alone = case_name == kMockCase && test.has_trained() && test.program_digest().empty();
+  if (checkpoint_alone && absent.count({std::string(case_name), std::string(kind_name)}) > 0) return;
   Add(problems, {}, absl::StrCat("has no case ", case_name));
 }
 
@@ -292,6 +336,7 @@ void ExamineCheck(const v1::Check& check, const Path& path, Problems* problems) 
       Add(problems, Join(at, "masked"), absl::StrCat("must be 1 to ", kMaxPosition, ", is ", masked));
     }
   }
+  if (check.has_answers()) ExamineKnownAnswers(check.answers().known(), at, "known", problems);
   if (check.has_batch_invariance() && check.batch_invariance().row() > kMaxPosition) {
     Add(problems, Join(at, "row"), absl::StrCat("must be at most ", kMaxPosition));
   }
@@ -475,7 +520,23 @@ std::vector<Problem> ExamineTest(const v1::ModelTest& test) {
   Problems planned = ExaminePlanned(test);
   problems.insert(problems.end(), std::make_move_iterator(planned.begin()),
                   std::make_move_iterator(planned.end()));
+  ExamineTrained(test, &problems);
   return problems;
+}
+
+std::vector<std::string> TensorNamesOf(const v1::Check& check) {
+  std::vector<std::string> names;
+  const std::string kind_name = KindOf(check);
+  if (kind_name.empty()) return names;
+  const Message& kind =
+      check.GetReflection()->GetMessage(check, v1::Check::descriptor()->FindFieldByName(kind_name));
+  for (int i = 0; i < kind.GetDescriptor()->field_count(); ++i) {
+    const FieldDescriptor* field = kind.GetDescriptor()->field(i);
+    if (field->cpp_type() == FieldDescriptor::CPPTYPE_STRING && !field->is_repeated()) {
+      names.push_back(kind.GetReflection()->GetString(kind, field));
+    }
+  }
+  return names;
 }
 
 std::string KindOf(const v1::Check& check) {

@@ -18,6 +18,10 @@ inline constexpr absl::string_view kMockCase = "test_model_with_mock";
 // Larger templates, entries and tests are refused, in bytes.
 inline constexpr size_t kMaxTextBytes = size_t{1} << 20;
 
+// Most that a test may ask for.
+inline constexpr uint64_t kMaxMemoryBytes = uint64_t{1} << 44;
+inline constexpr uint32_t kMaxTimeoutMs = 24 * 60 * 60 * 1000;
+
 // One step from a message to one of its fields; index is -1 for a field that is not repeated.
 struct Step {
   std::string field;
@@ -63,10 +67,14 @@ void ExamineKnownAnswers(const google::protobuf::RepeatedPtrField<v1::KnownAnswe
 // A whole test: all of the above, and how the parts belong together.
 std::vector<Problem> ExamineTest(const v1::ModelTest& test);
 
-// set_up, limits, cases and absent checks alone: the part of a test that its template decides.
+// set_up, limits, cases and absent checks alone: the part of a test that its template decides. That the
+// loading case has a golden to be held against is only known of a whole test.
 std::vector<Problem> ExaminePlanned(const v1::ModelTest& test);
 
 // The kind's field name: "golden", "causality", …; empty where none is set.
 std::string KindOf(const v1::Check& check);
+
+// The program's inputs and outputs that a check names; empty: it is about all of them, or about weights.
+std::vector<std::string> TensorNamesOf(const v1::Check& check);
 
 }  // namespace assay::generator

@@ -89,10 +89,12 @@ TEST_F(ContentTest, EveryFamilyHasTheChecksThatTheyAllShare) {
          {"golden", "shapes", "finite", "not_constant", "deterministic", "batch_invariance"}) {
       EXPECT_THAT(mock, Contains(check)) << name;
     }
-    for (const char* check : {"weights_bound", "shapes", "finite", "not_constant", "deterministic"}) {
+    for (const char* check : {"weights_bound", "weights_sound", "golden", "answers", "shapes", "finite",
+                              "not_constant", "deterministic"}) {
       EXPECT_THAT(loading, Contains(check)) << name;
     }
     EXPECT_GT(mock.size(), 6u) << name << " has no check of its own";
+    EXPECT_GT(loading.size(), 8u) << name << " has no check of its own with trained weights";
   }
 }
 

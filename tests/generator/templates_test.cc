@@ -145,8 +145,8 @@ TEST(ResolveTemplate, RefusesWhatDoesNotFitItsBase) {
       {"set_up { threads: 100000 }", "set_up.threads"},
       {"limits { timeout_ms: 4000000000 }", "limits.timeout_ms"},
       {"case { name: 'test_model_loading' weights: MOCK }", "must be REAL or SYNTHETIC"},
-      {"case { name: 'test_model_loading' check { name: 'golden' golden {} } }",
-       "only mock weights have a golden"},
+      {"case { name: 'test_model_with_mock' check { name: 'answers' answers {} } }",
+       "mock weights come from no checkpoint"},
   };
   for (const BadTemplate& bad : kBad) {
     EXPECT_THAT(ResolveChild(bad.lines), StatusIs(kInvalid, AllOf(HasSubstr("child"), HasSubstr(bad.error))))

@@ -113,7 +113,7 @@ TEST(VerifyTest, EveryRuleFires) {
        "has no kind"},
       {golden_check, absl::StrReplaceAll(golden_check, {{"name: \"golden\"", "name: \"the golden\""}}),
        "case[1].check[0].name", "lower-case"},
-      {bound_check, bound_check + golden_check, "case[0].check[1].golden", "only mock weights"},
+      {bound_check, bound_check + golden_check, "case[0].check[1].golden", "no golden of its own"},
       {golden_check, golden_check + bound_check, "case[1].check[1].weights_bound", "no checkpoint"},
       {"golden {\n", "golden {\n      tolerance {\n        scale: 0\n      }\n",
        "case[1].check[0].golden.tolerance.scale", "above 0"},

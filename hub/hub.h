@@ -120,9 +120,11 @@ class Hub {
                                      const FindOptions& find_options = {}) = 0;
 };
 
-// A local folder. Its canonical path, and that of every file to be loaded from it, must lie below one of
-// `roots` (none: anywhere). INVALID_ARGUMENT: not absolute. NOT_FOUND: no such folder. PERMISSION_DENIED: it,
-// or what a link in it leads to, lies below none of the roots; named.
+// A local folder. Its canonical path must lie below one of `roots` (none: anywhere), and what links in it
+// lead to must lie below the folder itself or, for a snapshot in a cache, below its repository's folder.
+// Lists config, tokenizer and weight files that are there; whether they make a checkpoint is for their reader
+// to say. INVALID_ARGUMENT: not absolute. NOT_FOUND: no such folder. PERMISSION_DENIED: below none of the
+// roots. FAILED_PRECONDITION: a link that leads out; named.
 absl::StatusOr<Found> FindFolder(const std::filesystem::path& path,
                                  const std::vector<std::filesystem::path>& roots);
 

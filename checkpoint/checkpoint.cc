@@ -10,6 +10,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "checkpoint/gguf.h"
 #include "checkpoint/inspect.h"
 #include "checkpoint/mapped_file.h"
 #include "checkpoint/safetensors.h"
@@ -97,6 +98,20 @@ absl::StatusOr<SafetensorsFile> OpenShards(const fs::path& folder, size_t* shard
   return all;
 }
 
+std::string GgufFormat(const Tensors& tensors) {
+  std::map<std::string, size_t> types;
+  for (const auto& [name, tensor] : tensors) ++types[tensor.dtype_name];
+  std::vector<std::pair<size_t, std::string>> by_count;
+  for (const auto& [type, count] : types) by_count.emplace_back(count, type);
+  std::sort(by_count.rbegin(), by_count.rend());
+  return absl::StrCat(
+      "GGUF (",
+      absl::StrJoin(by_count, ", ", [](std::string* out, const auto& item) { out->append(item.second); }),
+      ")");
+}
+
+bool IsGguf(absl::string_view name) { return absl::EndsWith(name, ".gguf"); }
+
 bool IsPickle(absl::string_view name) {
   return absl::EndsWith(name, ".pt") || absl::EndsWith(name, ".pth") || absl::EndsWith(name, ".ckpt") ||
          (absl::StartsWith(name, "pytorch_model") && absl::EndsWith(name, ".bin"));
@@ -114,6 +129,13 @@ std::vector<std::string> FilesThat(bool (*matches)(absl::string_view), const fs:
   return files;
 }
 
+absl::StatusOr<Tensors> OpenGguf(const fs::path& folder, const std::string& name) {
+  ASSAY_ASSIGN_OR_RETURN(const std::shared_ptr<const MappedFile> file, MapInside(folder, name));
+  absl::StatusOr<Tensors> tensors = ReadGgufTensors(file->bytes(), file);
+  if (!tensors.ok()) return In(folder / name, tensors.status());
+  return tensors;
+}
+
 }  // namespace
 
 absl::StatusOr<Checkpoint> Checkpoint::Open(const fs::path& folder) {
@@ -126,6 +148,12 @@ absl::StatusOr<Checkpoint> Checkpoint::Open(const fs::path& folder) {
     size_t shards = 0;
     ASSAY_ASSIGN_OR_RETURN(file, OpenShards(folder, &shards));
     checkpoint.format_ = absl::StrCat("safetensors, ", shards, shards == 1 ? " shard" : " shards");
+  } else if (const auto ggufs = FilesThat(IsGguf, folder); ggufs.size() == 1) {
+    ASSAY_ASSIGN_OR_RETURN(file.tensors, OpenGguf(folder, ggufs.front()));
+    checkpoint.format_ = GgufFormat(file.tensors);
+  } else if (ggufs.size() > 1) {
+    return Invalid(folder.string(), ": ", ggufs.size(),
+                   " GGUF files, and no way to tell which: ", absl::StrJoin(ggufs, ", "));
   } else if (const auto pickles = FilesThat(IsPickle, folder); !pickles.empty()) {
     return absl::FailedPreconditionError(absl::StrCat(
         (folder / pickles.front()).string(),

@@ -12,7 +12,7 @@ namespace assay::checkpoint {
 namespace {
 
 constexpr size_t kMaxNameBytes = 512;
-constexpr size_t kMaxCandidates = 4000;
+constexpr size_t kMaxCandidates = 20'000;
 constexpr size_t kMaxParts = 32;
 
 using Parts = std::vector<absl::string_view>;

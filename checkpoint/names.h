@@ -13,7 +13,7 @@ namespace assay::checkpoint {
 absl::Status CheckTensorName(absl::string_view name);
 
 // The candidate nearest to each of the first `limit` names by edit distance over dotted parts; empty where
-// none is close. Looks at no more than 4000 candidates.
+// none is close. Looks at no more than 20,000 candidates.
 std::vector<std::string> NearestNames(const std::vector<std::string>& names,
                                       const std::vector<std::string>& candidates, size_t limit);
 

@@ -1,6 +1,10 @@
-"""python -m assay_exporter [--all | NAMES…] [--check] [--out DIR] [-j N]"""
+"""python -m assay_exporter [--all | NAMES…] [--check] [--out DIR] [-j N]
+python -m assay_exporter checkpoint --request request.json --out DIR
+python -m assay_exporter identity
+"""
 
 import argparse
+import json
 import multiprocessing
 import multiprocessing.connection
 import pathlib
@@ -60,6 +64,15 @@ def _work(name: str, options: argparse.Namespace, answer) -> None:
 
 
 def main(argv: list[str]) -> int:
+    if argv[:1] == ["checkpoint"]:
+        from .checkpoint import command
+
+        return command.checkpoint(argv[1:])
+    if argv[:1] == ["identity"]:
+        from .checkpoint import command
+
+        print(json.dumps(command.identity()))
+        return 0
     options = _arguments(argv)
     names = catalogue.names() if options.all else options.names
     torch.set_num_threads(1)

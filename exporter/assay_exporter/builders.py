@@ -32,28 +32,29 @@ def resolve(path: str):
         raise ValueError(f"cannot find {path}: {error}") from error
 
 
-def _configure(config: PretrainedConfig) -> None:
+def configure(config: PretrainedConfig) -> None:
+    """Eager attention and no cache, in every part of a configuration."""
     config._attn_implementation = "eager"
     if hasattr(config, "use_cache"):
         config.use_cache = False
     for value in list(vars(config).values()):
         if isinstance(value, PretrainedConfig):
-            _configure(value)
+            configure(value)
 
 
-def _stable(value: Any) -> Any:
+def stable(value: Any) -> Any:
     """Sets in an order of their own; tuples and foreign objects in a form that JSON has."""
     if isinstance(value, dict):
-        return {str(k): _stable(v) for k, v in value.items()}
+        return {str(k): stable(v) for k, v in value.items()}
     if isinstance(value, (set, frozenset)):
-        return sorted(_stable(v) for v in value)
+        return sorted(stable(v) for v in value)
     if isinstance(value, (list, tuple)):
-        return [_stable(v) for v in value]
+        return [stable(v) for v in value]
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
 def _finish(model: torch.nn.Module, config: PretrainedConfig) -> Built:
-    text = json.dumps(_stable(config.to_dict()), sort_keys=True)
+    text = json.dumps(stable(config.to_dict()), sort_keys=True)
     return Built(model.eval(), config, text, f"transformers {transformers.__version__}")
 
 
@@ -63,7 +64,7 @@ def plain(entry: catalogue_pb2.CatalogueEntry) -> Built:
     if entry.model_class.endswith(("Classification", "Detection")):
         overrides.setdefault("num_labels", 10)  # the library's default of two says little
     config = shrink.tiny(resolve(entry.config_class), overrides)
-    _configure(config)
+    configure(config)
     return _finish(resolve(entry.model_class)(config), config)
 
 
@@ -86,7 +87,7 @@ def vision_encoder_decoder(entry: catalogue_pb2.CatalogueEntry) -> Built:
     config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(
         _tiny(transformers.ViTConfig), decoder
     )
-    _configure(config)
+    configure(config)
     return _finish(resolve(entry.model_class)(config), config)
 
 
@@ -96,7 +97,7 @@ def vision_text_dual_encoder(entry: catalogue_pb2.CatalogueEntry) -> Built:
     config = transformers.VisionTextDualEncoderConfig.from_vision_text_configs(
         _tiny(transformers.CLIPVisionConfig), _tiny(transformers.BertConfig), projection_dim=16
     )
-    _configure(config)
+    configure(config)
     return _finish(resolve(entry.model_class)(config), config)
 
 
@@ -106,7 +107,7 @@ def beit3(entry: catalogue_pb2.CatalogueEntry) -> Built:
     from .patches import beit3 as source
 
     model, config = source.build()
-    text = json.dumps(_stable(config), sort_keys=True)
+    text = json.dumps(stable(config), sort_keys=True)
     return Built(model.eval(), types.SimpleNamespace(**config), text, source.LIBRARY)
 
 

@@ -14,7 +14,7 @@ from . import builders, catalogue, golden, inputs, patches, replay, tensors, tra
 from .proto import catalogue_pb2, program_pb2
 
 FORMAT = 1
-_ROOT = "model"  # the wrapper's attribute that holds the model
+ROOT = "model"  # the wrapper's attribute that holds the model
 _FRESH = (1, 2)  # seeds of fresh inputs
 _OTHER_BATCHES = (1, 3)
 # Relative to an output's largest value. Zero is expected; above this a fault is likelier than noise.
@@ -159,7 +159,7 @@ def read_signature(program: torch.export.ExportedProgram, subject: Subject) -> S
             continue
         persistent = spec.kind is InputKind.PARAMETER or (spec.kind is InputKind.BUFFER and spec.persistent)
         if persistent:
-            name = target.removeprefix(f"{_ROOT}.")
+            name = target.removeprefix(f"{ROOT}.")
             name = alias.get(name, name)
             made.values.append(program.state_dict[target])
             if name in seen:  # tied: one weight, one input
@@ -172,7 +172,7 @@ def read_signature(program: torch.export.ExportedProgram, subject: Subject) -> S
             value = program.constants[target]
             made.values.append(value)
             if nodes[placeholder].users:
-                name = target.removeprefix(f"{_ROOT}.")
+                name = target.removeprefix(f"{ROOT}.")
                 made.kinds[placeholder] = (program_pb2.GraphInput.CONSTANT, name)
                 made.constants.append(tensors.to_proto(name, value))
         else:
@@ -192,7 +192,7 @@ def _arguments(program, signature: Signature, subject: Subject, arguments: dict)
     ]
 
 
-def _batch_dim(meta, symbol) -> int | None:
+def batch_dim(meta, symbol) -> int | None:
     if symbol is None or not isinstance(meta, torch.Tensor):
         return None
     found = [i for i, size in enumerate(meta.shape) if not isinstance(size, int) and size.node.expr == symbol]
@@ -205,7 +205,7 @@ def _batch_dim(meta, symbol) -> int | None:
     return found[0] if found else None
 
 
-def _input_specs(program, subject: Subject):
+def input_specs(program, subject: Subject):
     """InputSpecs, and the symbol of the batch dimension that all of them share (None: fixed)."""
     by_name = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     made, symbols = [], set()
@@ -236,12 +236,13 @@ def _golden_inputs(subject: Subject) -> list[program_pb2.GoldenInput]:
     return made
 
 
-def _patch_record(name: str, difference: float | None) -> program_pb2.Patch:
+def patch_record(name: str, difference: float | None) -> program_pb2.Patch:
+    """`difference` is None for a program without weights: those are compared with eager checkpoint by checkpoint."""
     patch = patches.load(name)
     made = program_pb2.Patch(name=name, reason=patch.REASON)
     if patches.repairs(patch):
         made.independent_check = patch.INDEPENDENT_CHECK
-    else:
+    elif difference is not None:
         made.eager_difference = difference
     return made
 
@@ -287,10 +288,10 @@ def _assemble(entry, subject: Subject, program, signature: Signature, difference
             sample.outputs,
             list(torch.fx.Interpreter(module).run(*arguments)),
         )
-    written = transcribe.transcribe(module, signature.kinds, _ROOT)
+    written = transcribe.transcribe(module, signature.kinds, ROOT)
 
     made = program_pb2.Program(format=FORMAT, graph=written.graph, constants=signature.constants)
-    specs, symbol = _input_specs(program, subject)
+    specs, symbol = input_specs(program, subject)
     manifest = made.manifest
     manifest.model = entry.name
     manifest.architecture = entry.model_class
@@ -302,7 +303,7 @@ def _assemble(entry, subject: Subject, program, signature: Signature, difference
     manifest.inputs.extend(specs)
     manifest.mock_seed = weights.SEED
     manifest.tied.extend(subject.tied)
-    manifest.patches.extend(_patch_record(name, differences[name]) for name in entry.patch)
+    manifest.patches.extend(patch_record(name, differences[name]) for name in entry.patch)
 
     golden_arguments = _arguments(program, signature, subject, subject.samples[0].arguments)
     recorder = golden.Recorder(module)
@@ -314,7 +315,7 @@ def _assemble(entry, subject: Subject, program, signature: Signature, difference
         spec = manifest.outputs.add(
             name=name, dtype=tensors.scalar_type(tensor.dtype), shape=list(tensor.shape)
         )
-        dim = _batch_dim(node.meta["val"], symbol)
+        dim = batch_dim(node.meta["val"], symbol)
         if dim is not None:
             spec.batch_dim = dim
     made.golden.inputs.extend(_golden_inputs(subject))

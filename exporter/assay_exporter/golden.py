@@ -7,7 +7,7 @@ from . import tensors
 from .proto import program_pb2
 
 # Views hold no numbers of their own.
-_VIEWS = {
+VIEWS = {
     "aten::view", "aten::_unsafe_view", "aten::reshape", "aten::transpose", "aten::permute", "aten::expand",
     "aten::unsqueeze", "aten::squeeze", "aten::slice", "aten::select", "aten::split",
     "aten::split_with_sizes",
@@ -56,7 +56,8 @@ def samples(flat: np.ndarray) -> list[float]:
     return [float(flat[(2 * k + 1) * flat.size // (2 * n)]) for k in range(n)]
 
 
-def _trace_of(index: int, output: int, tensor: torch.Tensor) -> program_pb2.NodeTrace:
+def trace_of(index: int, output: int, tensor: torch.Tensor) -> program_pb2.NodeTrace:
+    """The record of one tensor: output `output` of node `index` of Graph.nodes."""
     flat = tensor.detach().contiguous().reshape(-1).to(torch.float64).numpy()
     return program_pb2.NodeTrace(
         node=index, output=output, numel=flat.size, mean=np.float32(flat.mean()),
@@ -68,12 +69,12 @@ def trace(nodes: list[torch.fx.Node], results: dict) -> list[program_pb2.NodeTra
     """One record per tensor that a node computed; `nodes` are those of Graph.nodes."""
     records = []
     for index, node in enumerate(nodes):
-        if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.name in _VIEWS:
+        if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.name in VIEWS:
             continue
         result = results[node]
         for output, tensor in enumerate(result if isinstance(result, (list, tuple)) else [result]):
             if isinstance(tensor, torch.Tensor) and tensor.numel():
-                records.append(_trace_of(index, output, tensor))
+                records.append(trace_of(index, output, tensor))
     return records
 
 

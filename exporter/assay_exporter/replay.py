@@ -10,7 +10,7 @@ import torch
 from . import tensors
 from .proto import program_pb2
 
-_DTYPES = {number: dtype for dtype, number in tensors.SCALAR_TYPES.items()}
+DTYPES = {number: dtype for dtype, number in tensors.SCALAR_TYPES.items()}
 _MEMORY_FORMATS = {
     program_pb2.CONTIGUOUS_FORMAT: torch.contiguous_format,
     program_pb2.CHANNELS_LAST: torch.channels_last,
@@ -25,7 +25,7 @@ _SYMBOLIC = {
 }  # fmt: skip
 
 
-def _argument(argument: program_pb2.Argument, values: list):
+def argument(argument: program_pb2.Argument, values: list):
     kind = argument.WhichOneof("kind")
     held = getattr(argument, kind)
     if kind == "none":
@@ -41,7 +41,7 @@ def _argument(argument: program_pb2.Argument, values: list):
     if kind == "sym_ints":
         return [values[v.value] if v.WhichOneof("kind") == "value" else v.literal for v in held.values]
     if kind == "scalar_type":
-        return _DTYPES[held]
+        return DTYPES[held]
     if kind == "memory_format":
         return _MEMORY_FORMATS[held]
     if kind == "layout":
@@ -58,8 +58,11 @@ def _function(op: program_pb2.Operator):
     return getattr(getattr(getattr(torch.ops, space), name), op.overload or "default")
 
 
-def _call(op: program_pb2.Operator, node: program_pb2.Node, values: list):
-    arguments = {a.name: _argument(a.value, values) for a in node.arguments}
+def call(op: program_pb2.Operator, node: program_pb2.Node, values, convert=None):
+    """Runs one node on `values` (indexed by value number); `convert` has a last look at every argument."""
+    arguments = {a.name: argument(a.value, values) for a in node.arguments}
+    if convert is not None:
+        arguments = {name: convert(value) for name, value in arguments.items()}
     if op.name.startswith("sym::"):
         return _function(op)(*arguments.values())
     function = _function(op)
@@ -72,6 +75,16 @@ def _call(op: program_pb2.Operator, node: program_pb2.Node, values: list):
     return function(*positional, **arguments)
 
 
+def constants(program: program_pb2.Program) -> dict[str, torch.Tensor]:
+    """Program.constants by name."""
+    return {
+        c.name: torch.frombuffer(bytearray(c.data), dtype=DTYPES[c.dtype]).reshape(tuple(c.shape))
+        if c.data
+        else torch.empty(tuple(c.shape), dtype=DTYPES[c.dtype])
+        for c in program.constants
+    }
+
+
 class Runner:
     """A program with its mock weights bound."""
 
@@ -80,23 +93,18 @@ class Runner:
         manifest = program.manifest
         self.weights = {
             spec.name: tensors.from_rule(
-                spec.mock, spec.name, manifest.mock_seed, tuple(spec.shape), _DTYPES[spec.dtype]
+                spec.mock, spec.name, manifest.mock_seed, tuple(spec.shape), DTYPES[spec.dtype]
             ).requires_grad_(spec.requires_grad)
             for spec in manifest.weights
         }
-        self.constants = {
-            c.name: torch.frombuffer(bytearray(c.data), dtype=_DTYPES[c.dtype]).reshape(tuple(c.shape))
-            if c.data
-            else torch.empty(tuple(c.shape), dtype=_DTYPES[c.dtype])
-            for c in program.constants
-        }
+        self.constants = constants(program)
 
     def golden_inputs(self) -> dict[str, torch.Tensor]:
         made = {}
         for spec, given in zip(self.program.manifest.inputs, self.program.golden.inputs, strict=True):
             rule = given.rule if given.HasField("rule") else program_pb2.MockRule(literal=given.data)
             made[spec.name] = tensors.from_rule(
-                rule, given.name, self.program.manifest.mock_seed, tuple(spec.shape), _DTYPES[spec.dtype]
+                rule, given.name, self.program.manifest.mock_seed, tuple(spec.shape), DTYPES[spec.dtype]
             )
         return made
 
@@ -112,9 +120,9 @@ class Runner:
         for given in graph.inputs:
             values[given.value] = sources[given.kind][given.name]
         for node in graph.nodes:
-            result = _call(graph.operators[node.op], node, values)
+            result = call(graph.operators[node.op], node, values)
             several = isinstance(result, (list, tuple))
             for number, value in zip(node.outputs, result if several else [result], strict=True):
                 values[number] = value
         names = [spec.name for spec in self.program.manifest.outputs]
-        return {name: _argument(out, values) for name, out in zip(names, graph.outputs, strict=True)}
+        return {name: argument(out, values) for name, out in zip(names, graph.outputs, strict=True)}

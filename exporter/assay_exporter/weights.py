@@ -20,7 +20,7 @@ def _is_constant(tensor: torch.Tensor) -> bool:
     return tensor.numel() > 0 and bool((tensor == tensor.reshape(-1)[0]).all())
 
 
-def _buffer_rule(owner: torch.nn.Module, leaf: str, value: torch.Tensor) -> program_pb2.MockRule:
+def buffer_rule(owner: torch.nn.Module, leaf: str, value: torch.Tensor) -> program_pb2.MockRule:
     if leaf == "running_mean":
         return mock.normal(0.1)
     if leaf == "running_var":
@@ -67,7 +67,11 @@ def _fan_in(owner: torch.nn.Module, leaf: str, shape: torch.Size) -> int:
     return math.prod(shape[1:]) if leaf == "weight" else shape[-2]
 
 
-def _parameter_rule(owner: torch.nn.Module, path: str, value: torch.Tensor) -> program_pb2.MockRule:
+def parameter_rule(
+    owner: torch.nn.Module, path: str, value: torch.Tensor, shape: tuple[int, ...] | None = None
+) -> program_pb2.MockRule:
+    """The rule of a parameter from its initial value; `shape` where that is only a stand-in for it."""
+    shape = tuple(value.shape) if shape is None else shape
     leaf = path.rpartition(".")[2]
     tail = ".".join(path.split(".")[-2:])
     for pattern, rule in _BY_NAME:
@@ -81,22 +85,22 @@ def _parameter_rule(owner: torch.nn.Module, path: str, value: torch.Tensor) -> p
     if isinstance(owner, torch.nn.Embedding) or (kind.endswith("Embedding") and leaf == "weight"):
         return mock.normal(0.7)
     if isinstance(owner, torch.nn.modules.conv._ConvNd) and leaf == "weight":
-        return mock.normal(math.sqrt(2.0 / _fan_in(owner, leaf, value.shape)))
+        return mock.normal(math.sqrt(2.0 / _fan_in(owner, leaf, shape)))
     if isinstance(owner, torch.nn.Linear) and leaf == "weight":
-        return mock.normal(math.sqrt(1.0 / _fan_in(owner, leaf, value.shape)))
+        return mock.normal(math.sqrt(1.0 / _fan_in(owner, leaf, shape)))
     first = float(value.reshape(-1)[0]) if value.numel() else 0.0
     if _is_constant(value) and first == 1.0:
         return mock.normal(0.1, 1.0)
     if _is_constant(value) and first != 0.0:
         return mock.constant(first)  # temperatures and the like
-    if value.dim() <= 1:
+    if len(shape) <= 1:
         return mock.normal(0.1)
     if (
         re.search(r"embed|token|position|pos_|query|latents|table|bias|mask", path.lower())
-        or value.shape[0] == 1
+        or shape[0] == 1
     ):
         return mock.normal(0.5)
-    return mock.normal(math.sqrt(1.0 / _fan_in(owner, leaf, value.shape)))
+    return mock.normal(math.sqrt(1.0 / _fan_in(owner, leaf, shape)))
 
 
 def bind_mock(model: torch.nn.Module) -> tuple[list[program_pb2.WeightSpec], list[program_pb2.TiedWeight]]:
@@ -115,11 +119,11 @@ def bind_mock(model: torch.nn.Module) -> tuple[list[program_pb2.WeightSpec], lis
         owner = model.get_submodule(owner_path)
         with torch.no_grad():
             if name not in parameters:
-                rule = _buffer_rule(owner, leaf, tensor)
+                rule = buffer_rule(owner, leaf, tensor)
             elif tensor.is_floating_point():
-                rule = _parameter_rule(owner, name, tensor)
+                rule = parameter_rule(owner, name, tensor)
             else:
-                rule = _buffer_rule(owner, leaf, tensor)
+                rule = buffer_rule(owner, leaf, tensor)
             tensor.copy_(tensors.from_rule(rule, name, SEED, tuple(tensor.shape), tensor.dtype))
         specs.append(
             program_pb2.WeightSpec(

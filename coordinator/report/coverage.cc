@@ -29,57 +29,64 @@ bool IsTestFailure(v1::Outcome outcome) {
 bool SameInputs(const v1::Provenance& a, const v1::Provenance& b) {
   return !a.test_digest().empty() && a.test_digest() == b.test_digest() &&
          a.program_digest() == b.program_digest() && a.weights_digest() == b.weights_digest() &&
-         a.mock_seed() == b.mock_seed() && a.engine_build() == b.engine_build() &&
-         a.torch_version() == b.torch_version() && a.device().kind() == b.device().kind() &&
-         a.device().name() == b.device().name() && a.device().capability() == b.device().capability() &&
-         a.device().driver() == b.device().driver();
+         a.checkpoint_program_digest() == b.checkpoint_program_digest() &&
+         a.golden_digest() == b.golden_digest() && a.mock_seed() == b.mock_seed() &&
+         a.engine_build() == b.engine_build() && a.torch_version() == b.torch_version() &&
+         a.device().kind() == b.device().kind() && a.device().name() == b.device().name() &&
+         a.device().capability() == b.device().capability() && a.device().driver() == b.device().driver();
 }
 
-// What a case says of itself is believed as far as its checks bear it out.
-bool Holds(const v1::CaseResult& one) {
-  bool any = false;
-  for (const v1::CheckResult& check : one.check()) {
-    if (check.outcome() != v1::PASSED && check.outcome() != v1::SKIPPED) return false;
-    any |= check.outcome() == v1::PASSED;
-  }
-  return any && one.outcome() == v1::PASSED;
-}
-
-// A golden that was compared has left the error that was found, within the one that was allowed.
-bool HasMeasured(const v1::CaseResult& one) {
-  return std::any_of(one.check().begin(), one.check().end(), [](const v1::CheckResult& check) {
-    return check.outcome() == v1::PASSED && check.has_error() && check.has_tolerance() &&
-           check.error() <= check.tolerance();
-  });
-}
-
-TargetResult Judge(const v1::Job& job, const std::string& device, const std::vector<const v1::Job*>& older) {
+// A test's own result, whatever came before it.
+TargetResult Judge(const v1::Job& job, const std::string& device) {
   TargetResult result;
   result.device = device;
   result.target = absl::StrCat(device, "/", DtypeWord(DtypeOf(job)));
-  result.job = &job;
+  result.job = result.test_job = &job;
   result.full_precision = DtypeWord(DtypeOf(job)) == DtypeWord(v1::FLOAT32);
   const v1::TestResult& test = job.result();
-  if (test.outcome() == v1::PASSED) {
-    result.flaky = job.flaky();
-    for (const v1::Job* other : older) {
-      if (IsTestFailure(other->result().outcome()) &&
-          SameInputs(other->result().provenance(), test.provenance())) {
-        result.flaky = true;
-      }
-    }
-  }
   const bool ran_to_its_end = test.outcome() == v1::PASSED || test.outcome() == v1::FAILED;
-  if (!ran_to_its_end || test.provenance().program_digest().empty()) return result;
   for (const v1::CaseResult& one : test.case_()) {
-    if (!Holds(one)) continue;
-    const bool golden = one.evidence() == v1::GOLDEN && HasMeasured(one);
-    if (one.weights() == v1::MOCK && one.name() == kMockCase && golden) result.mock_passed = true;
-    if (one.weights() == v1::REAL && golden) result.real_passed = true;
-    if (one.weights() == v1::REAL && !golden) result.real_structural = true;
-    if (one.weights() == v1::SYNTHETIC) result.synthetic = true;
+    result.mock_passed |= ran_to_its_end && !test.provenance().program_digest().empty() && Holds(one) &&
+                          one.weights() == v1::MOCK && one.name() == kMockCase &&
+                          one.evidence() == v1::GOLDEN && HasMeasured(one);
   }
-  result.covered = test.outcome() == v1::PASSED && (result.mock_passed || result.real_passed);
+  if (TriedCheckpoint(job)) result.real_job = &job;
+  result.real = GradeOf(job);
+  result.covered = test.outcome() == v1::PASSED && (result.mock_passed || result.real_passed());
+  return result;
+}
+
+bool IsFlaky(const v1::Job& job, const std::vector<const v1::Job*>& older) {
+  if (job.result().outcome() != v1::PASSED) return false;
+  return job.flaky() || std::any_of(older.begin(), older.end(), [&](const v1::Job* other) {
+           return IsTestFailure(other->result().outcome()) &&
+                  SameInputs(other->result().provenance(), job.result().provenance());
+         });
+}
+
+// What the jobs of one target show together, oldest first, not empty. A failed export decides on checkpoints
+// alone; a test that loaded none, and passed, leaves what the last one to load one has shown.
+TargetResult JudgeAll(const std::vector<const v1::Job*>& jobs, const std::string& device) {
+  const auto test =
+      std::find_if(jobs.rbegin(), jobs.rend(), [](const v1::Job* job) { return !EndedInExport(*job); });
+  TargetResult result = Judge(test == jobs.rend() ? *jobs.back() : **test, device);
+  result.job = jobs.back();
+  if (test == jobs.rend()) {
+    result.test_job = nullptr;
+  } else {
+    result.flaky = IsFlaky(**test, {jobs.begin(), test.base() - 1});
+  }
+  const auto tried =
+      std::find_if(jobs.rbegin(), jobs.rend(), [](const v1::Job* job) { return TriedCheckpoint(*job); });
+  const bool newest_test_passed =
+      result.test_job == nullptr || result.test_job->result().outcome() == v1::PASSED;
+  if (tried != jobs.rend() && *tried != result.test_job && (newest_test_passed || tried < test)) {
+    const TargetResult real = Judge(**tried, device);
+    result.real_job = *tried;
+    result.real = real.real;
+    result.covered =
+        newest_test_passed && result.test_job != nullptr && (result.mock_passed || result.real_passed());
+  }
   return result;
 }
 
@@ -100,9 +107,7 @@ std::vector<TargetResult> Decide(const std::vector<const v1::Job*>& jobs) {
         (job->result().outcome() == v1::CANCELLED ? cancelled : telling).push_back(job);
       }
       std::vector<const v1::Job*>& candidates = telling.empty() ? cancelled : telling;
-      const v1::Job* newest = candidates.back();
-      candidates.pop_back();
-      results.push_back(Judge(*newest, device, candidates));
+      results.push_back(JudgeAll(candidates, device));
     }
   }
   std::sort(results.begin(), results.end(),
@@ -116,12 +121,19 @@ std::string WhyMissing(const ModelCoverage& coverage) {
   std::vector<std::string> reasons;
   for (const TargetResult& result : coverage.results) {
     const v1::TestResult& test = result.job->result();
-    if (test.outcome() != v1::PASSED) {
+    if (EndedInExport(*result.job)) {
+      reasons.push_back(absl::StrCat(OutcomeWord(test.outcome()), " on ", result.target, " in its export"));
+    } else if (test.outcome() != v1::PASSED) {
       reasons.push_back(absl::StrCat(OutcomeWord(test.outcome()), " on ", result.target));
-    } else if (test.provenance().program_digest().empty()) {
+    } else if (test.provenance().program_digest().empty() &&
+               test.provenance().checkpoint_program_digest().empty()) {
       reasons.push_back(absl::StrCat("PASSED on ", result.target, " without a program"));
-    } else if (result.covered) {
+    } else if (result.covered || result.real == RealGrade::kInexact) {
       reasons.push_back(absl::StrCat("PASSED on ", result.target, ", but only float32 covers"));
+    } else if (result.real == RealGrade::kSynthetic) {
+      reasons.push_back(absl::StrCat("PASSED on ", result.target, ", but only with synthetic weights"));
+    } else if (result.real == RealGrade::kUnverified) {
+      reasons.push_back(absl::StrCat("PASSED on ", result.target, ", but nothing vouches for the weights"));
     } else {
       reasons.push_back(absl::StrCat("PASSED on ", result.target, ", but no golden was compared"));
     }
@@ -141,7 +153,7 @@ ModelCoverage CoverModel(TrackedModel model, const ReportInput& input, std::vect
     if (!job->model().template_().empty()) coverage.template_name = job->model().template_();
     if (!job->model().original_name().empty()) coverage.original_name = job->model().original_name();
     if (!job->result().provenance().test_digest().empty()) coverage.generated = true;
-    const TargetResult alone = Judge(*job, DeviceOf(*job), {});
+    const TargetResult alone = Judge(*job, DeviceOf(*job));
     if (alone.covered && alone.full_precision) {
       coverage.first_covered = std::min(coverage.first_covered, TimeOf(job->end_time()));
     }
@@ -153,13 +165,22 @@ ModelCoverage CoverModel(TrackedModel model, const ReportInput& input, std::vect
     // In half precision a hundredth of the largest number is allowed: told in the matrix, but no coverage.
     if (!result.full_precision) continue;
     coverage.mock_passed |= result.mock_passed;
-    coverage.real_passed |= result.real_passed;
-    coverage.real_structural |= result.real_structural;
-    coverage.synthetic |= result.synthetic;
+    coverage.real = std::max(coverage.real, result.real);
     coverage.covered |= result.covered;
   }
   coverage.why_missing = WhyMissing(coverage);
   return coverage;
+}
+
+// The set that the grade is counted in.
+void CountReal(RealGrade grade, const std::string& name, Tally& tally) {
+  for (auto* names : {&tally.real_passed, &tally.real_unverified, &tally.real_structural, &tally.synthetic}) {
+    names->erase(name);
+  }
+  if (grade == RealGrade::kReal) tally.real_passed.insert(name);
+  if (grade == RealGrade::kUnverified) tally.real_unverified.insert(name);
+  if (grade == RealGrade::kStructural) tally.real_structural.insert(name);
+  if (grade == RealGrade::kSynthetic) tally.synthetic.insert(name);
 }
 
 void Count(const ModelCoverage& model, Tally& tally) {
@@ -169,8 +190,7 @@ void Count(const ModelCoverage& model, Tally& tally) {
   // A worker verifies every test that it generates, and names a digest for none that it refused.
   if (model.generated) tally.verified.insert(name);
   if (model.mock_passed) tally.mock_passed.insert(name);
-  if (model.real_passed) tally.real_passed.insert(name);
-  if (model.real_structural && !model.real_passed) tally.real_structural.insert(name);
+  CountReal(model.real, name, tally);
   if (model.covered) tally.covered.insert(name);
 }
 
@@ -180,19 +200,17 @@ TallyByWord CountByDevice(const std::vector<ModelCoverage>& models) {
     for (const TargetResult& result : model.results) {
       Tally& tally = by_device[result.full_precision ? result.device : result.target];
       const std::string& name = model.model.name;
-      if (!result.job->result().provenance().test_digest().empty()) {
+      if (result.test_job != nullptr && !result.test_job->result().provenance().test_digest().empty()) {
         tally.generated.insert(name);
         tally.verified.insert(name);
       }
       if (result.mock_passed) tally.mock_passed.insert(name);
-      if (result.real_passed) tally.real_passed.insert(name);
-      if (result.real_structural) tally.real_structural.insert(name);
+      CountReal(result.real, name, tally);
       if (result.covered) tally.covered.insert(name);
     }
   }
   for (auto& [device, tally] : by_device) {
     for (const ModelCoverage& model : models) tally.tracked.insert(model.model.name);
-    for (const std::string& name : tally.real_passed) tally.real_structural.erase(name);
   }
   return TallyByWord(by_device.begin(), by_device.end());
 }

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "coordinator/report/real.h"
 #include "coordinator/report/report.h"
 
 namespace assay::report {
@@ -21,17 +22,22 @@ inline constexpr absl::string_view kMockCase = "test_model_with_mock";
 struct TargetResult {
   std::string device;            // "cpu"
   std::string target;            // "cpu/float32"
-  const v1::Job* job = nullptr;  // never null; lives in the ReportInput
-  bool flaky = false;            // passed, after a failure at the same inputs
-  bool full_precision = false;   // float32. Other dtypes are shown, and cover no model
-  // Each needs a test that ran to its end, a program, and a case that PASSED with at least one check, all of
-  // which held; a golden that was compared shows in an error within its tolerance:
-  bool mock_passed = false;      // test_model_with_mock, mock weights, golden compared
-  bool real_passed = false;      // real weights, numbers compared with a reference
-  bool real_structural = false;  // real weights, no reference to compare with
-  bool synthetic = false;        // a checkpoint with random values; covers nothing
-  // The whole test PASSED, and in it a golden was compared.
+  const v1::Job* job = nullptr;  // the newest; never null; lives in the ReportInput, as the two others do
+  // The newest whose test ran; a failed export says nothing of an architecture. May be null.
+  const v1::Job* test_job = nullptr;
+  // The newest that tried a checkpoint, where what came after it tried none and passed. May be null.
+  const v1::Job* real_job = nullptr;
+  bool flaky = false;           // test_job passed, after a failure at the same inputs
+  bool full_precision = false;  // float32. Other dtypes are shown, and cover no model
+  // Of test_job. Needs a test that ran to its end, a program, and test_model_with_mock PASSED with mock
+  // weights, every check of it holding; the golden that was compared shows in an error within its tolerance.
+  bool mock_passed = false;
+  RealGrade real = RealGrade::kNone;  // of real_job
+  // The whole test PASSED, and in it a golden was compared: with mock weights, or with trained ones that
+  // count.
   bool covered = false;
+
+  bool real_passed() const { return real == RealGrade::kReal; }
 };
 
 struct ModelCoverage {
@@ -44,17 +50,20 @@ struct ModelCoverage {
   // When a result covered the model for the first time, be it superseded since; none: InfiniteFuture.
   absl::Time first_covered = absl::InfiniteFuture();
   bool mock_passed = false;
-  bool real_passed = false;
-  bool real_structural = false;
-  bool synthetic = false;
+  RealGrade real = RealGrade::kNone;  // the best of its targets
   bool covered = false;
   bool flaky = false;
   std::string why_missing;  // of a model that is not covered
+
+  bool real_passed() const { return real == RealGrade::kReal; }
 };
 
-// Names by what was shown of them. A name is in real_structural only where it is not in real_passed.
+// Names by what was shown of them. real_passed alone is real coverage; a name is in one of the four that
+// speak of checkpoints, the best that was shown: real_passed; real_unverified (nothing vouches for the
+// weights); real_structural (no golden); synthetic (random values, which are never real).
 struct Tally {
-  std::set<std::string> tracked, generated, verified, mock_passed, real_passed, real_structural, covered;
+  std::set<std::string> tracked, generated, verified, mock_passed, real_passed, real_unverified,
+      real_structural, synthetic, covered;
 };
 
 using TallyByWord = std::vector<std::pair<std::string, Tally>>;

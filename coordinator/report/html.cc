@@ -59,11 +59,12 @@ void AppendTile(absl::string_view what, size_t part, size_t of, std::string& out
 }
 
 void AppendTallies(absl::string_view what, const TallyByWord& rows, std::string& out) {
-  absl::StrAppend(&out, "<tr class=\"group\"><td colspan=\"9\">", what, "</td></tr>\n");
+  absl::StrAppend(&out, "<tr class=\"group\"><td colspan=\"11\">", what, "</td></tr>\n");
   for (const auto& [word, tally] : rows) {
     absl::StrAppend(&out, "<tr><td>", XmlText(word), "</td>");
-    for (const auto* names : {&tally.tracked, &tally.generated, &tally.verified, &tally.mock_passed,
-                              &tally.real_passed, &tally.real_structural, &tally.covered}) {
+    for (const auto* names :
+         {&tally.tracked, &tally.generated, &tally.verified, &tally.mock_passed, &tally.real_passed,
+          &tally.real_unverified, &tally.real_structural, &tally.synthetic, &tally.covered}) {
       absl::StrAppend(&out, "<td class=\"n\" title=\"", XmlAttribute(absl::StrJoin(*names, ", ")), "\">",
                       names->size(), "</td>");
     }
@@ -79,7 +80,8 @@ void AppendCoverage(const Coverage& coverage, std::string& out) {
       "<h2>Coverage</h2>\n<div class=\"wide\"><table>\n<tr><th></th><th class=\"n\">tracked</th><th "
       "class=\"n\">generated</th><th class=\"n\">verified</th><th class=\"n\">mock passed</th><th "
       "class=\"n\">real "
-      "passed</th><th class=\"n\">real, no golden</th><th class=\"n\">covered</th><th></th></tr>\n";
+      "passed</th><th class=\"n\">real, unverified</th><th class=\"n\">real, no golden</th><th "
+      "class=\"n\">synthetic</th><th class=\"n\">covered</th><th></th></tr>\n";
   AppendTallies("all", {{"tracked models", coverage.total}}, out);
   AppendTallies("priority", coverage.by_priority, out);
   AppendTallies("architecture type", coverage.by_arch_type, out);
@@ -90,9 +92,16 @@ void AppendCoverage(const Coverage& coverage, std::string& out) {
       "numbers of "
       "the model&#39;s real architecture were compared with a golden. A worker verifies each test that it "
       "generates, so "
-      "generated and verified rest on the same digest. Random checkpoints, skipped cases and cancelled jobs "
-      "count "
-      "as nothing. Point at a figure for its names.</p>\n";
+      "generated and verified rest on the same digest. Real passed: trained weights that the hub&#39;s "
+      "SHA-256 or a "
+      "pinned digest vouches for agreed in float32 with a golden. Unverified weights, passes without a "
+      "golden, "
+      "synthetic checkpoints (random values), skipped cases and cancelled jobs count as nothing. Point at a "
+      "figure for its names.</p>\n<h2>Real coverage by priority</h2>\n<ul>\n";
+  for (const std::string& line : RealCoverageLines(coverage)) {
+    absl::StrAppend(&out, "<li>", XmlText(line), "</li>\n");
+  }
+  out += "</ul>\n";
 }
 
 void AppendCriteria(const Scope& scope, std::string& out) {
@@ -100,7 +109,7 @@ void AppendCriteria(const Scope& scope, std::string& out) {
   for (const Criterion& criterion : scope.criteria) {
     absl::StrAppend(&out, "<tr><td class=\"n\">", criterion.number, "</td><td>", XmlText(criterion.text),
                     "<br><span class=\"dim\">", XmlText(criterion.figures),
-                    "</span></td><td><span class=\"o ", criterion.met ? "pass\">met" : "fail\">not met",
+                    "</span></td><td><span class=\"o ", criterion.met ? "pass\">met" : "fail\">NOT MET",
                     "</span></td></tr>\n");
   }
   out += "</table></div>\n";
@@ -112,7 +121,8 @@ void AppendMatrix(const Scope& scope, std::string& out) {
   std::map<std::string, std::map<std::string, const v1::Job*>> cells;
   for (const v1::Job* job : scope.jobs) {
     targets.insert(TargetOf(*job));
-    cells[job->model().name()][TargetOf(*job)] = job;
+    const v1::Job*& cell = cells[job->model().name()][TargetOf(*job)];
+    if (cell == nullptr || TimeOf(cell->end_time()) <= TimeOf(job->end_time())) cell = job;
   }
   out +=
       "<h2>Models and targets</h2>\n<div "
@@ -200,6 +210,61 @@ void AppendResults(const Scope& scope, std::string& out) {
   out += "</table></div>\n";
 }
 
+void AppendCheckpointTable(const std::vector<const v1::Job*>& jobs, std::string& out) {
+  out +=
+      "<div class=\"wide\"><table>\n<tr><th>model</th><th>target</th><th>checkpoint</th><th>loading "
+      "case</th><th>evidence</th><th>trust</th><th>loaded</th><th>answers</th></tr>\n";
+  for (const v1::Job* job : jobs) {
+    const v1::CaseResult& loading = *LoadingCaseOf(*job);
+    const v1::Provenance& from = job->result().provenance();
+    absl::StrAppend(&out, "<tr><td>", XmlText(job->model().name()), "</td><td>", XmlText(TargetOf(*job)),
+                    "</td><td>", XmlText(CheckpointText(*job)), "<br><code title=\"",
+                    XmlAttribute(from.weights_digest()), "\">", XmlText(from.weights_digest().substr(0, 12)),
+                    "</code></td><td>", Badge(OutcomeWord(loading.outcome())), " ", XmlText(RealWord(*job)),
+                    "</td><td>", RealEvidenceText(*job), "</td><td>", TrustWord(from.weights_trust()),
+                    "</td><td>", XmlText(LoadText(loading.load())));
+    std::vector<std::string> findings = LoadFindings(loading.load());
+    if (!loading.no_golden().empty()) {
+      findings.insert(findings.begin(), absl::StrCat(kNoGolden, ": ", loading.no_golden()));
+    }
+    if (!findings.empty()) {
+      absl::StrAppend(&out, "<details><summary class=\"dim\">", findings.size(), " findings</summary><pre>",
+                      XmlText(absl::StrJoin(findings, "\n")), "</pre></details>");
+    }
+    out += "</td><td>";
+    for (const v1::AnswerResult& answer : loading.answer()) {
+      absl::StrAppend(&out, "<div>", XmlText(AnswerText(answer)), "</div>");
+    }
+    out += "</td></tr>\n";
+  }
+  out += "</table></div>\n";
+}
+
+void AppendCheckpoints(const Scope& scope, std::string& out) {
+  const CheckpointJobs jobs = FindCheckpointJobs(scope);
+  if (!jobs.trained.empty()) {
+    out += "<h2>Trained checkpoints</h2>\n";
+    AppendCheckpointTable(jobs.trained, out);
+  }
+  if (!jobs.synthetic.empty()) {
+    out +=
+        "<h2>Synthetic checkpoints</h2>\n<p class=\"dim\">Full size and form, random values: never "
+        "real.</p>\n";
+    AppendCheckpointTable(jobs.synthetic, out);
+  }
+  if (jobs.exported.empty()) return;
+  out +=
+      "<h2>Exports</h2>\n<div class=\"wide\"><table>\n<tr><th>model</th><th>checkpoint</th><th></th><th>"
+      "outcome and time</th><th>exporter</th></tr>\n";
+  for (const v1::Job* job : jobs.exported) {
+    absl::StrAppend(&out, "<tr><td>", XmlText(job->model().name()), "</td><td>",
+                    XmlText(CheckpointText(*job)), "</td><td>", Badge(OutcomeWord(ExportOf(*job)->outcome())),
+                    "</td><td>", XmlText(Shorten(ExportText(*job), 400)), "</td><td>",
+                    XmlText(ExportOf(*job)->export_().exporter()), "</td></tr>\n");
+  }
+  out += "</table></div>\n";
+}
+
 void AppendRemarks(const Scope& scope, std::string& out) {
   out += "<h2>Deviations and special handling</h2>\n";
   if (scope.remarks.empty()) out += "<p>None.</p>\n";
@@ -253,6 +318,8 @@ void AppendEvidence(const Scope& scope, std::string& out) {
              {"template", from.template_digest()},
              {"catalogue", from.catalogue_digest()},
              {"weights", from.weights_digest()},
+             {"checkpoint's program", from.checkpoint_program_digest()},
+             {"its golden", from.golden_digest()},
              {"log", job->log_digest()}}) {
       if (!digest.empty()) absl::StrAppend(&out, what, " <code>", XmlText(digest), "</code><br>");
     }
@@ -295,6 +362,7 @@ std::string RenderHtml(const Scope& scope) {
   if (scope.batch == nullptr) AppendCoverage(scope.coverage, out);
   AppendMatrix(scope, out);
   AppendResults(scope, out);
+  AppendCheckpoints(scope, out);
   AppendRemarks(scope, out);
   if (scope.batch != nullptr) AppendCoverage(scope.coverage, out);
   AppendNext(scope, out);

@@ -24,7 +24,9 @@ Json TallyJson(const Tally& tally) {
   add("verified", tally.verified);
   add("mock_passed", tally.mock_passed);
   add("real_passed", tally.real_passed);
+  add("real_passed_unverified", tally.real_unverified);
   add("real_passed_structural_only", tally.real_structural);
+  add("synthetic_passed", tally.synthetic);
   add("covered", tally.covered);
   return json;
 }
@@ -33,6 +35,52 @@ Json TalliesJson(const TallyByWord& tallies) {
   Json json = Json::object();
   for (const auto& [word, tally] : tallies) json[word] = TallyJson(tally);
   return json;
+}
+
+Json TextsJson(const google::protobuf::RepeatedPtrField<std::string>& texts) {
+  return Json(std::vector<std::string>(texts.begin(), texts.end()));
+}
+
+Json LoadJson(const v1::LoadReport& load) {
+  const auto keys = [](uint32_t count, const google::protobuf::RepeatedPtrField<std::string>& names) {
+    return Json{{"count", count}, {"names", TextsJson(names)}};
+  };
+  return {{"format", load.format()},
+          {"bound", load.bound()},
+          {"converted", load.converted_count()},
+          {"missing", keys(load.missing_count(), load.missing())},
+          {"unexpected", keys(load.unexpected_count(), load.unexpected())},
+          {"mismatched", keys(load.mismatched_count(), load.mismatched())},
+          {"tied", keys(load.tied_count(), load.tied())},
+          {"defects", keys(load.defect_count(), load.defect())},
+          {"bytes", load.bytes()},
+          {"seconds", load.seconds()}};
+}
+
+Json CheckpointJson(const v1::CheckpointRef& ref) {
+  return {{"id", ref.id()},
+          {"revision", ref.revision()},
+          {"commit", ref.commit()},
+          {"weights_digest", ref.weights_digest()}};
+}
+
+Json ExportJson(const v1::TestResult& exported) {
+  const v1::ExportResult& made = exported.export_();
+  return {{"outcome", OutcomeWord(exported.outcome())},
+          {"message", exported.message()},
+          {"seconds", exported.seconds()},
+          {"model_class", made.model_class()},
+          {"checkpoint", CheckpointJson(made.checkpoint())},
+          {"program_digest", made.program_digest()},
+          {"program_cached", made.program_cached()},
+          {"golden_digest", made.golden_digest()},
+          {"golden_cached", made.golden_cached()},
+          {"no_golden", made.no_golden()},
+          {"fetch_seconds", made.fetch_seconds()},
+          {"program_seconds", made.program_seconds()},
+          {"golden_seconds", made.golden_seconds()},
+          {"memory_bytes", made.memory_bytes()},
+          {"exporter", made.exporter()}};
 }
 
 Json CaseJson(const v1::CaseResult& one) {
@@ -44,6 +92,18 @@ Json CaseJson(const v1::CaseResult& one) {
                {"evidence", std::string(EvidenceWord(one.evidence()))},
                {"seconds", one.seconds()},
                {"divergence", DivergenceText(one.divergence())}};
+  if (one.has_load()) json["load"] = LoadJson(one.load());
+  if (!one.no_golden().empty()) json["no_golden"] = one.no_golden();
+  if (one.answer_size() > 0) {
+    Json& answers = json["answers"] = Json::array();
+    for (const v1::AnswerResult& answer : one.answer()) {
+      answers.push_back({{"name", answer.name()},
+                         {"question", answer.question()},
+                         {"text", answer.text()},
+                         {"expected", answer.expected()},
+                         {"known", answer.known()}});
+    }
+  }
   Json& checks = json["checks"] = Json::array();
   for (const v1::CheckResult& check : one.check()) {
     Json& entry = checks.emplace_back(Json{
@@ -60,6 +120,10 @@ Json ProvenanceJson(const v1::Provenance& from) {
           {"catalogue_digest", from.catalogue_digest()},
           {"program_digest", from.program_digest()},
           {"weights_digest", from.weights_digest()},
+          {"weights_trust", std::string(TrustWord(from.weights_trust()))},
+          {"checkpoint", CheckpointJson(from.checkpoint())},
+          {"checkpoint_program_digest", from.checkpoint_program_digest()},
+          {"golden_digest", from.golden_digest()},
           {"mock_seed", from.mock_seed()},
           {"engine_build", from.engine_build()},
           {"torch_version", from.torch_version()},
@@ -92,9 +156,14 @@ Json JobJson(const Scope& scope, const v1::Job& job) {
                {"worker", job.worker()},
                {"end_time", TimeText(job.end_time())},
                {"log_digest", job.log_digest()},
+               {"real_grade", std::string(GradeWord(GradeOf(job)))},
+               {"real_weights", RealWord(job)},
                {"checks_applied", checks.applied},
                {"checks_possible", checks.possible},
                {"provenance", ProvenanceJson(job.result().provenance())}};
+  if (job.model().has_checkpoint()) json["checkpoint"] = CheckpointJson(job.model().checkpoint());
+  if (job.has_default_checkpoint()) json["default_checkpoint"] = CheckpointJson(job.default_checkpoint());
+  if (const v1::TestResult* exported = ExportOf(job)) json["export"] = ExportJson(*exported);
   Json& cases = json["cases"] = Json::array();
   for (const v1::CaseResult& one : job.result().case_()) cases.push_back(CaseJson(one));
   return json;
@@ -108,9 +177,8 @@ Json ModelJson(const ModelCoverage& model, bool tracked) {
                {"catalogued", model.entry != nullptr},
                {"generated", model.generated},
                {"mock_passed", model.mock_passed},
-               {"real_passed", model.real_passed},
-               {"real_passed_structural_only", model.real_structural && !model.real_passed},
-               {"synthetic_passed", model.synthetic},
+               {"real_passed", model.real_passed()},
+               {"real_grade", std::string(GradeWord(model.real))},
                {"covered", model.covered},
                {"flaky", model.flaky},
                {"why_missing", model.why_missing}};
@@ -124,7 +192,11 @@ Json ModelJson(const ModelCoverage& model, bool tracked) {
     results.push_back({{"target", result.target},
                        {"outcome", OutcomeWord(result.job->result().outcome())},
                        {"job_id", result.job->job_id()},
-                       {"covered", result.covered}});
+                       {"covered", result.covered},
+                       {"mock_passed", result.mock_passed},
+                       {"test_job_id", result.test_job == nullptr ? "" : result.test_job->job_id()},
+                       {"real_grade", std::string(GradeWord(result.real))},
+                       {"real_job_id", result.real_job == nullptr ? "" : result.real_job->job_id()}});
   }
   return json;
 }

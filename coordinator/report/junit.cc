@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "coordinator/report/escape.h"
 #include "coordinator/report/renderers.h"
 #include "coordinator/report/words.h"
@@ -104,6 +105,14 @@ void AddProperties(const v1::Job& job, Suite& suite) {
   suite.AddProperty(job, "template_digest", from.template_digest());
   suite.AddProperty(job, "catalogue_digest", from.catalogue_digest());
   suite.AddProperty(job, "weights_digest", from.weights_digest());
+  if (TriedCheckpoint(job)) {
+    suite.AddProperty(job, "checkpoint", CheckpointText(job));
+    suite.AddProperty(job, "real_weights", RealWord(job));
+    suite.AddProperty(job, "real_grade", GradeWord(GradeOf(job)));
+    suite.AddProperty(job, "weights_trust", TrustWord(from.weights_trust()));
+    suite.AddProperty(job, "checkpoint_program_digest", from.checkpoint_program_digest());
+    suite.AddProperty(job, "golden_digest", from.golden_digest());
+  }
   suite.AddProperty(job, "engine_build", from.engine_build());
   suite.AddProperty(job, "torch_version", from.torch_version());
   suite.AddProperty(job, "device", from.device().name());
@@ -119,6 +128,13 @@ void AddJob(const Scope& scope, const v1::Job& job, Suite& suite) {
     suite.Add(job, "test", 0, word, word, "", "");
     return;
   }
+  // A test case of its own for each export; that a default checkpoint is not to be had is no fault.
+  if (const v1::TestResult* exported = ExportOf(job)) {
+    const std::string text = ExportText(job);
+    suite.Add(job, "export", exported->seconds(), OutcomeWord(exported->outcome()), Shorten(text, 400), text,
+              exported->outcome() == v1::PASSED ? text : exported->output_tail());
+  }
+  if (EndedInExport(job)) return;
   bool told = false;  // whether some case shows the outcome of the whole
   for (int i = 0; i < test.case__size(); ++i) {
     const v1::CaseResult& one = test.case_(i);
@@ -129,6 +145,9 @@ void AddJob(const Scope& scope, const v1::Job& job, Suite& suite) {
     if (verdict == word) told = true;
     std::string output;
     if (one.outcome() == test.outcome() && one.outcome() != v1::PASSED) output = test.output_tail();
+    if (one.name() == kLoadingCase && TriedCheckpoint(job)) {
+      absl::StrAppend(&output, output.empty() ? "" : "\n", absl::StrJoin(CheckpointLines(job), "\n"), "\n");
+    }
     if (i == 0 && scope.IsFlaky(job)) {
       output = absl::StrCat("FLAKY: passed after a failure at the same inputs\n", output);
     }

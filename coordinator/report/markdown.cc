@@ -22,23 +22,24 @@ void AppendTallies(const TallyByWord& rows, std::string& out) {
   for (const auto& [word, tally] : rows) {
     out += Row({MarkdownText(word), absl::StrCat(tally.tracked.size()), absl::StrCat(tally.generated.size()),
                 absl::StrCat(tally.verified.size()), absl::StrCat(tally.mock_passed.size()),
-                absl::StrCat(tally.real_passed.size()), absl::StrCat(tally.real_structural.size()),
+                absl::StrCat(tally.real_passed.size()), absl::StrCat(tally.real_unverified.size()),
+                absl::StrCat(tally.real_structural.size()), absl::StrCat(tally.synthetic.size()),
                 absl::StrCat(tally.covered.size()), Percent(tally.covered.size(), tally.tracked.size())});
   }
 }
 
 void AppendCoverage(const Coverage& coverage, bool in_full, std::string& out) {
   out +=
-      "| | tracked | generated | verified | mock passed | real passed | real, no golden | covered | % |\n"
-      "|---|---:|---:|---:|---:|---:|---:|---:|---:|\n";
+      "| | tracked | generated | verified | mock passed | real passed | real, unverified | real, no golden | "
+      "synthetic | covered | % |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n";
   AppendTallies({{"all tracked models", coverage.total}}, out);
   AppendTallies(coverage.by_priority, out);
   if (in_full) {
-    out += "| *architecture type* | | | | | | | | |\n";
+    out += "| *architecture type* | | | | | | | | | | |\n";
     AppendTallies(coverage.by_arch_type, out);
-    out += "| *template* | | | | | | | | |\n";
+    out += "| *template* | | | | | | | | | | |\n";
     AppendTallies(coverage.by_template, out);
-    out += "| *device* | | | | | | | | |\n";
+    out += "| *device* | | | | | | | | | | |\n";
     AppendTallies(coverage.by_device, out);
   }
   out += "\n";
@@ -50,10 +51,14 @@ void AppendLegend(std::string& out) {
       "architecture "
       "were compared with a golden. Generated and verified are one fact, seen twice: a worker verifies each "
       "test "
-      "that it generates before it names its digest. Real, no golden: a trained checkpoint ran and its "
-      "shapes, "
-      "finiteness and invariances held, but there was no reference to compare with. Checkpoints with random "
-      "values, skipped cases and cancelled jobs count as nothing.\n\n";
+      "that it generates before it names its digest. Real passed: a trained checkpoint, whose weights the "
+      "hub's "
+      "SHA-256 or a pinned digest vouches for, agreed in float32 with a golden and gave every answer that is "
+      "known. Real, unverified: nothing vouches for the weights. Real, no golden: its shapes, finiteness and "
+      "invariances held, but there was no reference to compare with. Synthetic: a checkpoint of random "
+      "values, "
+      "which is never real. None of these three, nor skipped cases and cancelled jobs, count as "
+      "anything.\n\n";
 }
 
 void AppendJobs(const Scope& scope, std::string& out) {
@@ -74,6 +79,63 @@ void AppendJobs(const Scope& scope, std::string& out) {
              MarkdownText(job->model().task()), TargetOf(*job), SecondsText(job->result().seconds()),
              MarkdownText(job->worker())});
   }
+  out += "\n";
+}
+
+std::string Joined(const std::vector<std::string>& lines) {
+  return absl::StrJoin(lines, "<br>", [](std::string* out, const std::string& line) {
+    absl::StrAppend(out, MarkdownText(line));
+  });
+}
+
+void AppendCheckpointTable(const std::vector<const v1::Job*>& jobs, std::string& out) {
+  out +=
+      "| model | target | checkpoint | weights | evidence | trust | loading case | loaded | findings | "
+      "answers |\n"
+      "|---|---|---|---|---|---|---|---|---|---|\n";
+  for (const v1::Job* job : jobs) {
+    const v1::CaseResult& loading = *LoadingCaseOf(*job);
+    const v1::Provenance& from = job->result().provenance();
+    std::vector<std::string> findings = LoadFindings(loading.load()), answers;
+    if (!loading.no_golden().empty()) {
+      findings.insert(findings.begin(), absl::StrCat(kNoGolden, ": ", loading.no_golden()));
+    }
+    for (const v1::AnswerResult& answer : loading.answer()) answers.push_back(AnswerText(answer));
+    out += Row({MarkdownText(job->model().name()), TargetOf(*job), MarkdownText(CheckpointText(*job)),
+                from.weights_digest().empty() ? "-" : MarkdownCode(from.weights_digest().substr(0, 12)),
+                RealEvidenceText(*job), std::string(TrustWord(from.weights_trust())),
+                MarkdownText(RealWord(*job)), MarkdownText(LoadText(loading.load())), Joined(findings),
+                Joined(answers)});
+  }
+  out += "\n";
+}
+
+void AppendCheckpoints(const Scope& scope, std::string& out) {
+  const CheckpointJobs jobs = FindCheckpointJobs(scope);
+  if (!jobs.trained.empty()) {
+    out += "## Trained checkpoints\n\n";
+    AppendCheckpointTable(jobs.trained, out);
+  }
+  if (!jobs.synthetic.empty()) {
+    out +=
+        "## Synthetic checkpoints\n\nFull size and form, random values: they show that the path holds, and "
+        "are never real.\n\n";
+    AppendCheckpointTable(jobs.synthetic, out);
+  }
+  if (!jobs.exported.empty()) {
+    out += "## Exports\n\n| model | checkpoint | outcome | exporter |\n|---|---|---|---|\n";
+    for (const v1::Job* job : jobs.exported) {
+      out += Row({MarkdownText(job->model().name()), MarkdownText(CheckpointText(*job)),
+                  MarkdownText(ExportText(*job)), MarkdownText(ExportOf(*job)->export_().exporter())});
+    }
+    out += "\n";
+  }
+}
+
+void AppendRealCoverage(const Coverage& coverage, std::string& out) {
+  out += "## Real coverage by priority\n\nTrained checkpoints with a golden and verified weights alone.\n\n";
+  for (const std::string& line : RealCoverageLines(coverage))
+    absl::StrAppend(&out, "- ", MarkdownText(line), "\n");
   out += "\n";
 }
 
@@ -188,7 +250,7 @@ void AppendCriteria(const Scope& scope, std::string& out) {
   out += "## The plan's criteria\n\n";
   for (const Criterion& criterion : scope.criteria) {
     absl::StrAppend(&out, "- [", criterion.met ? "x" : " ", "] ", criterion.number, ". ", criterion.text,
-                    ": **", criterion.met ? "met" : "not met", "**. ", MarkdownText(criterion.figures), "\n");
+                    ": **", criterion.met ? "met" : "NOT MET", "**. ", MarkdownText(criterion.figures), "\n");
   }
   out += "\n";
 }
@@ -208,9 +270,10 @@ void AppendEvidence(const Scope& scope, std::string& out) {
   out +=
       "## Evidence\n\nEvery figure above counts these results. Two results are comparable exactly when their "
       "digests, builds and devices agree.\n\n"
-      "| model | job | attempt | test | program | template | catalogue | weights | engine | torch | device | "
-      "log |\n"
-      "|---|---|---:|---|---|---|---|---|---|---|---|---|\n";
+      "| model | job | attempt | test | program | template | catalogue | weights | checkpoint's program | "
+      "its golden "
+      "| engine | torch | device | log |\n"
+      "|---|---|---:|---|---|---|---|---|---|---|---|---|---|---|\n";
   auto digest = [](const std::string& text) { return text.empty() ? std::string("-") : MarkdownCode(text); };
   for (const v1::Job* job : scope.jobs) {
     if (job->state() != v1::DONE) continue;
@@ -218,6 +281,7 @@ void AppendEvidence(const Scope& scope, std::string& out) {
     out += Row({MarkdownText(job->model().name()), MarkdownCode(job->job_id()), absl::StrCat(job->attempt()),
                 digest(from.test_digest()), digest(from.program_digest()), digest(from.template_digest()),
                 digest(from.catalogue_digest()), digest(from.weights_digest()),
+                digest(from.checkpoint_program_digest()), digest(from.golden_digest()),
                 MarkdownText(from.engine_build()), MarkdownText(from.torch_version()),
                 MarkdownText(absl::StrCat(from.device().kind(), " ", from.device().name())),
                 digest(job->log_digest())});
@@ -235,6 +299,7 @@ std::string RenderMarkdown(const Scope& scope) {
                     TimeText(scope.batch->create_time()), ", ended ", TimeText(scope.batch->end_time()),
                     scope.batch->cancelled() ? ", **cancelled**" : "", ". Times are UTC.\n\n## Models\n\n");
     AppendJobs(scope, out);
+    AppendCheckpoints(scope, out);
     AppendFailures(scope, out);
     AppendRemarks(scope, out);
     AppendStatistics(scope, out);
@@ -248,9 +313,11 @@ std::string RenderMarkdown(const Scope& scope) {
                     "target.\n\n## Coverage\n\n");
     AppendCoverage(scope.coverage, true, out);
     AppendLegend(out);
+    AppendRealCoverage(scope.coverage, out);
     AppendCriteria(scope, out);
     out += "## Models that ran\n\n";
     AppendJobs(scope, out);
+    AppendCheckpoints(scope, out);
     AppendFailures(scope, out);
     AppendRemarks(scope, out);
     AppendStatistics(scope, out);

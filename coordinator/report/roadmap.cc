@@ -85,8 +85,13 @@ std::string RenderRoadmap(const Scope& scope) {
   out += "## The plan's criteria\n\n";
   for (const Criterion& criterion : scope.criteria) {
     absl::StrAppend(&out, "- [", criterion.met ? "x" : " ", "] ", criterion.number, ". ", criterion.text,
-                    ": **", criterion.met ? "met" : "not met", "**. ", MarkdownText(criterion.figures), "\n");
+                    ": **", criterion.met ? "met" : "NOT MET", "**. ", MarkdownText(criterion.figures), "\n");
   }
+  out += "\n";
+
+  out += "## Real coverage by priority\n\nTrained checkpoints with a golden and verified weights alone.\n\n";
+  for (const std::string& line : RealCoverageLines(coverage))
+    absl::StrAppend(&out, "- ", MarkdownText(line), "\n");
   out += "\n";
 
   AppendClaims(coverage, out);
@@ -120,9 +125,20 @@ std::string RenderRoadmap(const Scope& scope) {
     std::vector<std::string> jobs;
     for (const TargetResult& result : model.results) {
       if (!result.covered) continue;
-      jobs.push_back(absl::StrCat(result.target, " job ", MarkdownCode(result.job->job_id()), ", test ",
-                                  MarkdownCode(result.job->result().provenance().test_digest()), ", program ",
-                                  MarkdownCode(result.job->result().provenance().program_digest())));
+      if (result.mock_passed) {
+        const v1::Provenance& from = result.test_job->result().provenance();
+        jobs.push_back(absl::StrCat(result.target, " job ", MarkdownCode(result.test_job->job_id()),
+                                    ", test ", MarkdownCode(from.test_digest()), ", program ",
+                                    MarkdownCode(from.program_digest())));
+      }
+      if (result.real_passed()) {
+        const v1::Provenance& from = result.real_job->result().provenance();
+        jobs.push_back(
+            absl::StrCat(result.target, " real weights of ", MarkdownText(CheckpointText(*result.real_job)),
+                         ", job ", MarkdownCode(result.real_job->job_id()), ", test ",
+                         MarkdownCode(from.test_digest()), ", weights ", MarkdownCode(from.weights_digest()),
+                         ", golden ", MarkdownCode(from.golden_digest())));
+      }
     }
     if (!jobs.empty())
       absl::StrAppend(&out, "- ", MarkdownText(model.model.name), ": ", absl::StrJoin(jobs, "; "), "\n");

@@ -6,6 +6,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "coordinator/report/words.h"
 
 namespace assay::report {
@@ -79,7 +80,7 @@ bool Scope::IsFlaky(const v1::Job& job) const {
   const ModelCoverage* model = coverage.Find(job.model().name());
   if (model == nullptr) return false;
   return std::any_of(model->results.begin(), model->results.end(), [&](const TargetResult& result) {
-    return result.flaky && result.job->job_id() == job.job_id();
+    return result.flaky && result.test_job->job_id() == job.job_id();
   });
 }
 
@@ -91,9 +92,11 @@ absl::StatusOr<Scope> MakeScope(const ReportInput& input) {
     for (const auto* list : {&scope.coverage.models, &scope.coverage.untracked}) {
       for (const ModelCoverage& model : *list) {
         for (const TargetResult& result : model.results) {
-          // A result that does not tell its device may decide several targets.
-          if (std::find(scope.jobs.begin(), scope.jobs.end(), result.job) == scope.jobs.end()) {
-            scope.jobs.push_back(result.job);
+          for (const v1::Job* job : {result.job, result.test_job, result.real_job}) {
+            // A result that does not tell its device may decide several targets.
+            if (job != nullptr && std::find(scope.jobs.begin(), scope.jobs.end(), job) == scope.jobs.end()) {
+              scope.jobs.push_back(job);
+            }
           }
         }
       }
@@ -194,17 +197,36 @@ std::string MockWord(const v1::Job& job) {
   return "-";
 }
 
-std::string RealWord(const v1::Job& job) {
-  std::string word = "-";
-  for (const v1::CaseResult& one : job.result().case_()) {
-    if (one.weights() == v1::SYNTHETIC && word == "-") word = "synthetic only";
-    if (one.weights() != v1::REAL) continue;
-    word = OutcomeWord(one.outcome());
-    if (one.outcome() == v1::PASSED && one.evidence() != v1::GOLDEN) word += " (structural)";
-    if (one.outcome() == v1::SKIPPED && !one.reason().empty())
-      absl::StrAppend(&word, " (", one.reason(), ")");
+CheckpointJobs FindCheckpointJobs(const Scope& scope) {
+  CheckpointJobs jobs;
+  for (const v1::Job* job : scope.jobs) {
+    if (ExportOf(*job) != nullptr) jobs.exported.push_back(job);
+    const v1::CaseResult* loading = LoadingCaseOf(*job);
+    if (loading == nullptr || loading->outcome() == v1::SKIPPED) continue;
+    if (loading->weights() == v1::SYNTHETIC) jobs.synthetic.push_back(job);
+    if (loading->weights() == v1::REAL) jobs.trained.push_back(job);
   }
-  return word;
+  return jobs;
+}
+
+std::vector<std::string> RealCoverageLines(const Coverage& coverage) {
+  std::vector<std::string> lines;
+  for (const auto& [priority, tally] : coverage.by_priority) {
+    std::string line = absl::StrCat(priority, ": ", tally.real_passed.size(), " of ", tally.tracked.size(),
+                                    " (", Percent(tally.real_passed.size(), tally.tracked.size()), ")");
+    const auto append = [&](absl::string_view what, const std::set<std::string>& names) {
+      if (!names.empty()) absl::StrAppend(&line, what, absl::StrJoin(names, ", "));
+    };
+    append(": ", tally.real_passed);
+    append(absl::StrCat("; ", tally.real_unverified.size(), " more with unverified weights: "),
+           tally.real_unverified);
+    append(absl::StrCat("; ", tally.real_structural.size(), " more with ", kNoGolden, ": "),
+           tally.real_structural);
+    append(absl::StrCat("; ", tally.synthetic.size(), " with synthetic weights, which are never real: "),
+           tally.synthetic);
+    lines.push_back(std::move(line));
+  }
+  return lines;
 }
 
 }  // namespace assay::report

@@ -22,7 +22,8 @@ struct Remark {
 struct Scope {
   const ReportInput* input = nullptr;
   const v1::Batch* batch = nullptr;  // nullptr: over everything
-  // The batch's jobs; over everything: the newest of each model on each target. By model, then target.
+  // The batch's jobs; over everything: the newest of each model on each target, and beside it the newest
+  // whose test ran and the newest that tried a checkpoint, where those are others. By model, then target.
   std::vector<const v1::Job*> jobs;
   std::vector<const v1::Batch*> batches;  // all of them, the oldest first
   Coverage coverage;                      // always over everything
@@ -57,8 +58,16 @@ std::string DivergenceText(const v1::Divergence& divergence);
 
 // The outcome of the job's test with mock weights ("PASSED", golden compared), "-" where it has no such case.
 std::string MockWord(const v1::Job& job);
-// The same of its real weights: "PASSED", "PASSED (structural)", "SKIPPED (NO_WEIGHTS)", "synthetic only",
-// "-".
-std::string RealWord(const v1::Job& job);
+
+// Those of the scope's jobs that have an export stage, or ran with weights of a checkpoint; first those of
+// trained ones, then those of synthetic ones, which are never told in one list.
+struct CheckpointJobs {
+  std::vector<const v1::Job*> trained, synthetic, exported;
+};
+CheckpointJobs FindCheckpointJobs(const Scope& scope);
+
+// "critical: 4 of 20 (20.0 %): albert, bert, …; 1 more unverified: x; 2 more without golden: y, z; 3
+// synthetic, never real: …", one line a priority.
+std::vector<std::string> RealCoverageLines(const Coverage& coverage);
 
 }  // namespace assay::report

@@ -12,9 +12,10 @@ namespace {
 void AppendTallies(absl::string_view what, const TallyByWord& rows, std::string& out) {
   absl::StrAppend(&out, what, "\n");
   for (const auto& [word, tally] : rows) {
-    absl::StrAppendFormat(&out, "  %-26s %8d %10d %9d %12d %12d %16d %8d  %7s\n", word, tally.tracked.size(),
-                          tally.generated.size(), tally.verified.size(), tally.mock_passed.size(),
-                          tally.real_passed.size(), tally.real_structural.size(), tally.covered.size(),
+    absl::StrAppendFormat(&out, "  %-26s %8d %10d %9d %12d %12d %16d %16d %10d %8d  %7s\n", word,
+                          tally.tracked.size(), tally.generated.size(), tally.verified.size(),
+                          tally.mock_passed.size(), tally.real_passed.size(), tally.real_unverified.size(),
+                          tally.real_structural.size(), tally.synthetic.size(), tally.covered.size(),
                           Percent(tally.covered.size(), tally.tracked.size()));
   }
 }
@@ -33,6 +34,39 @@ void AppendJobs(const Scope& scope, std::string& out) {
       absl::StrAppend(&out, "  ", line);
     }
     absl::StrAppend(&out, "\n");
+  }
+}
+
+void AppendCheckpoints(absl::string_view what, const std::vector<const v1::Job*>& jobs, std::string& out) {
+  if (jobs.empty()) return;
+  absl::StrAppend(&out, "\n", what, "\n");
+  for (const v1::Job* job : jobs) {
+    absl::StrAppend(&out, "  ", job->model().name(), " on ", TargetOf(*job), "\n");
+    for (const std::string& told : CheckpointLines(*job)) {
+      std::string line = Shorten(CleanText(told), 400);
+      std::replace(line.begin(), line.end(), '\n', ' ');
+      absl::StrAppend(&out, "    ", line, "\n");
+    }
+  }
+}
+
+// Stages that found a checkpoint or should have; where a default one was not to be had only how many.
+void AppendExports(const std::vector<const v1::Job*>& jobs, std::string& out) {
+  size_t skipped = 0;
+  std::string lines;
+  for (const v1::Job* job : jobs) {
+    if (ExportOf(*job)->outcome() == v1::SKIPPED) {
+      ++skipped;
+      continue;
+    }
+    std::string line = Shorten(CleanText(absl::StrCat(CheckpointText(*job), ": ", ExportText(*job))), 400);
+    std::replace(line.begin(), line.end(), '\n', ' ');
+    absl::StrAppend(&lines, "  ", job->model().name(), ": ", line, "\n");
+  }
+  if (jobs.empty()) return;
+  absl::StrAppend(&out, "\nExports\n", lines);
+  if (skipped > 0) {
+    absl::StrAppend(&out, "  SKIPPED, as the default checkpoint is not to be had: ", skipped, "\n");
   }
 }
 
@@ -55,8 +89,9 @@ std::string RenderText(const Scope& scope) {
     absl::StrAppend(&out, "\n");
   }
   absl::StrAppend(&out, "Coverage as of ", TimeText(scope.input->now), " UTC\n");
-  absl::StrAppendFormat(&out, "  %-26s %8s %10s %9s %12s %12s %16s %8s\n", "", "tracked", "generated",
-                        "verified", "mock passed", "real passed", "real, no golden", "covered");
+  absl::StrAppendFormat(&out, "  %-26s %8s %10s %9s %12s %12s %16s %16s %10s %8s\n", "", "tracked",
+                        "generated", "verified", "mock passed", "real passed", "real, unverified",
+                        "real, no golden", "synthetic", "covered");
   const Coverage& coverage = scope.coverage;
   AppendTallies("all", {{"tracked models", coverage.total}}, out);
   AppendTallies("by priority", coverage.by_priority, out);
@@ -64,9 +99,16 @@ std::string RenderText(const Scope& scope) {
   AppendTallies("by template", coverage.by_template, out);
   AppendTallies("by device", coverage.by_device, out);
 
+  absl::StrAppend(&out, "\nReal coverage: trained checkpoints with a golden and verified weights alone\n");
+  for (const std::string& line : RealCoverageLines(coverage)) absl::StrAppend(&out, "  ", line, "\n");
+  const CheckpointJobs checkpoints = FindCheckpointJobs(scope);
+  AppendCheckpoints("Trained checkpoints", checkpoints.trained, out);
+  AppendCheckpoints("Synthetic checkpoints (random values: never real)", checkpoints.synthetic, out);
+  AppendExports(checkpoints.exported, out);
+
   absl::StrAppend(&out, "\nThe plan's criteria\n");
   for (const Criterion& criterion : scope.criteria) {
-    absl::StrAppend(&out, "  ", criterion.met ? "[met]     " : "[not met] ", criterion.number, ". ",
+    absl::StrAppend(&out, "  ", criterion.met ? "[met]     " : "[NOT MET] ", criterion.number, ". ",
                     criterion.text, "\n              ", CleanText(criterion.figures), "\n");
   }
   if (scope.batch == nullptr) {

@@ -1,5 +1,6 @@
 #include "coordinator/report/coverage.h"
 
+#include "coordinator/report/criteria.h"
 #include "tests/matchers.h"
 #include "tests/report/fixture.h"
 
@@ -17,11 +18,11 @@ v1::Job With(v1::Job job, const std::function<void(v1::Job&)>& change) {
 }
 
 v1::CaseResult* MockCaseOf(v1::Job& job) { return job.mutable_result()->mutable_case_(1); }
-v1::CaseResult* LoadingCaseOf(v1::Job& job) { return job.mutable_result()->mutable_case_(0); }
+v1::CaseResult* LoadingCase(v1::Job& job) { return job.mutable_result()->mutable_case_(0); }
 
 struct Expected {
-  bool generated = false, mock_passed = false, real_passed = false, real_structural = false, covered = false,
-       flaky = false;
+  bool generated = false, mock_passed = false, covered = false, flaky = false;
+  RealGrade real = RealGrade::kNone;
 };
 
 struct Recorded {
@@ -43,16 +44,22 @@ TEST_P(CoverageOfOneModel, IsWhatItsNewestResultsShow) {
   const Expected& expected = GetParam().expected;
   EXPECT_EQ(model.generated, expected.generated);
   EXPECT_EQ(model.mock_passed, expected.mock_passed);
-  EXPECT_EQ(model.real_passed, expected.real_passed);
-  EXPECT_EQ(model.real_structural, expected.real_structural);
+  EXPECT_EQ(GradeWord(model.real), GradeWord(expected.real));
   EXPECT_EQ(model.covered, expected.covered);
   EXPECT_EQ(model.flaky, expected.flaky);
   EXPECT_EQ(model.why_missing.empty(), expected.covered) << model.why_missing;
   EXPECT_EQ(coverage.total.covered.size(), expected.covered ? 1u : 0u);
+  const auto in = [&](RealGrade grade) { return expected.real == grade ? 1u : 0u; };
+  EXPECT_EQ(coverage.total.real_passed.size(), in(RealGrade::kReal));
+  EXPECT_EQ(coverage.total.real_unverified.size(), in(RealGrade::kUnverified));
+  EXPECT_EQ(coverage.total.real_structural.size(), in(RealGrade::kStructural));
+  EXPECT_EQ(coverage.total.synthetic.size(), in(RealGrade::kSynthetic));
 }
 
 constexpr Expected kNothing{.generated = true};
 constexpr Expected kMockCovered{.generated = true, .mock_passed = true, .covered = true};
+constexpr Expected kRealCovered{
+    .generated = true, .mock_passed = true, .covered = true, .real = RealGrade::kReal};
 
 std::vector<Recorded> AllRecorded() {
   std::vector<Recorded> all;
@@ -160,50 +167,126 @@ std::vector<Recorded> AllRecorded() {
   all.push_back({"LoadingCaseThatFellBackToMockWeights",
                  {With(PassedJob("1", "olmo", 1),
                        [](v1::Job& job) {
-                         *LoadingCaseOf(job) =
-                             MakeCase("test_model_loading", v1::PASSED, v1::MOCK, v1::GOLDEN);
+                         *LoadingCase(job) = MakeCase("test_model_loading", v1::PASSED, v1::MOCK, v1::GOLDEN);
                          job.mutable_result()->mutable_case_()->RemoveLast();
                        })},
                  kNothing});
-  all.push_back({"SyntheticWeightsAreNotReal",
-                 {With(PassedJob("1", "olmo", 1),
-                       [](v1::Job& job) {
-                         *LoadingCaseOf(job) =
-                             MakeCase("test_model_loading", v1::PASSED, v1::SYNTHETIC, v1::GOLDEN);
-                       })},
-                 kMockCovered});
-  all.push_back({"SyntheticWeightsAloneCoverNothing",
-                 {With(PassedJob("1", "olmo", 1),
-                       [](v1::Job& job) {
-                         *LoadingCaseOf(job) =
-                             MakeCase("test_model_loading", v1::PASSED, v1::SYNTHETIC, v1::GOLDEN);
-                         job.mutable_result()->mutable_case_()->RemoveLast();
-                       })},
+  const auto real = [](const std::function<void(v1::Job&)>& change) {
+    return std::vector<v1::Job>{With(RealJob("1", "olmo", 1), change)};
+  };
+  const auto without_mock = [](v1::Job& job) { job.mutable_result()->mutable_case_()->RemoveLast(); };
+  const auto provenance = [](v1::Job& job) { return job.mutable_result()->mutable_provenance(); };
+  all.push_back({"RealWeightsAgainstAReference", real([](v1::Job&) {}), kRealCovered});
+  all.push_back({"RealWeightsWithoutATinyProgram",
+                 real([&](v1::Job& job) {
+                   without_mock(job);
+                   provenance(job)->clear_program_digest();
+                 }),
+                 {.generated = true, .covered = true, .real = RealGrade::kReal}});
+  all.push_back({"PinnedWeights", real([&](v1::Job& job) {
+                   provenance(job)->set_weights_trust(v1::PINNED);
+                   provenance(job)->mutable_checkpoint()->set_weights_digest(
+                       provenance(job)->weights_digest());
+                 }),
+                 kRealCovered});
+  // What must never count as real, each alone with its mock case, and without it.
+  struct Weaker {
+    const char* what;
+    RealGrade grade;
+    std::function<void(v1::Job&)> change;
+  };
+  const Weaker kWeaker[] = {
+      {"SyntheticWeights", RealGrade::kSynthetic,
+       [](v1::Job& job) { LoadingCase(job)->set_weights(v1::SYNTHETIC); }},
+      {"StructuralEvidence", RealGrade::kStructural,
+       [](v1::Job& job) { LoadingCase(job)->set_evidence(v1::STRUCTURAL); }},
+      {"NoGolden", RealGrade::kStructural,
+       [](v1::Job& job) { LoadingCase(job)->set_no_golden("too large"); }},
+      {"AnotherCheckThanTheGoldenMeasured", RealGrade::kStructural,
+       [](v1::Job& job) { LoadingCase(job)->mutable_check(0)->set_name("batch_invariance"); }},
+      {"GoldenThatMeasuredNothing", RealGrade::kStructural,
+       [](v1::Job& job) { LoadingCase(job)->mutable_check(0)->clear_error(); }},
+      {"GoldenBeyondItsTolerance", RealGrade::kStructural,
+       [](v1::Job& job) { LoadingCase(job)->mutable_check(0)->set_error(0.5); }},
+      {"NoGoldenDigest", RealGrade::kStructural,
+       [&](v1::Job& job) { provenance(job)->clear_golden_digest(); }},
+      {"NoProgramOfTheCheckpoint", RealGrade::kStructural,
+       [&](v1::Job& job) { provenance(job)->clear_checkpoint_program_digest(); }},
+      {"UnverifiedWeights", RealGrade::kUnverified,
+       [&](v1::Job& job) { provenance(job)->set_weights_trust(v1::UNVERIFIED); }},
+      {"WeightsThatNobodySpokeOf", RealGrade::kUnverified,
+       [&](v1::Job& job) { provenance(job)->clear_weights_trust(); }},
+      {"PinnedToOtherWeights", RealGrade::kUnverified,
+       [&](v1::Job& job) {
+         provenance(job)->set_weights_trust(v1::PINNED);
+         provenance(job)->mutable_checkpoint()->set_weights_digest(std::string(64, '0'));
+       }},
+      {"KnownAnswerThatNoCheckCompared", RealGrade::kUnverified,
+       [](v1::Job& job) { LoadingCase(job)->mutable_check()->RemoveLast(); }},
+      {"NoWeightsDigest", RealGrade::kNone, [&](v1::Job& job) { provenance(job)->clear_weights_digest(); }},
+      {"KnownAnswerThatFailed", RealGrade::kNone,
+       [](v1::Job& job) { LoadingCase(job)->mutable_check(1)->set_outcome(v1::FAILED); }},
+      {"MockWeightsInTheLoadingCase", RealGrade::kNone,
+       [](v1::Job& job) { LoadingCase(job)->set_weights(v1::MOCK); }},
+      {"AnotherCase", RealGrade::kNone, [](v1::Job& job) { LoadingCase(job)->set_name("test_more"); }},
+  };
+  for (const Weaker& weaker : kWeaker) {
+    all.push_back({weaker.what,
+                   real(weaker.change),
+                   {.generated = true, .mock_passed = true, .covered = true, .real = weaker.grade}});
+    all.push_back({weaker.what,
+                   real([&](v1::Job& job) {
+                     weaker.change(job);
+                     without_mock(job);
+                   }),
+                   {.generated = true, .real = weaker.grade}});
+  }
+  // In half precision nothing is covered, by whatever weights.
+  all.push_back({"RealWeightsInHalfPrecision", real([&](v1::Job& job) {
+                   job.mutable_target()->set_dtype(v1::DTYPE_BFLOAT16);
+                   provenance(job)->set_dtype(v1::DTYPE_BFLOAT16);
+                 }),
                  kNothing});
-  all.push_back({"RealWeightsAgainstAReference",
-                 {With(PassedJob("1", "olmo", 1),
-                       [](v1::Job& job) {
-                         *LoadingCaseOf(job) =
-                             MakeCase("test_model_loading", v1::PASSED, v1::REAL, v1::GOLDEN);
-                       })},
-                 {.generated = true, .mock_passed = true, .real_passed = true, .covered = true}});
-  all.push_back({"RealWeightsOnStructureAlone",
-                 {With(PassedJob("1", "olmo", 1),
-                       [](v1::Job& job) {
-                         *LoadingCaseOf(job) =
-                             MakeCase("test_model_loading", v1::PASSED, v1::REAL, v1::STRUCTURAL);
-                         job.mutable_result()->mutable_case_()->RemoveLast();
-                       })},
-                 {.generated = true, .real_structural = true}});
   // The mock case stands, but the model does not pass.
   all.push_back({"RealWeightsFailAndMockPasses",
-                 {With(PassedJob("1", "olmo", 1),
-                       [](v1::Job& job) {
-                         *LoadingCaseOf(job) =
-                             MakeCase("test_model_loading", v1::FAILED, v1::REAL, v1::STRUCTURAL);
-                         job.mutable_result()->set_outcome(v1::FAILED);
-                       })},
+                 real([](v1::Job& job) {
+                   LoadingCase(job)->set_outcome(v1::FAILED);
+                   LoadingCase(job)->mutable_check(0)->set_outcome(v1::FAILED);
+                   job.mutable_result()->set_outcome(v1::FAILED);
+                 }),
                  {.generated = true, .mock_passed = true}});
+  all.push_back({"RealWeightsPassAndMockFails", real([](v1::Job& job) {
+                   job.mutable_result()->mutable_case_(1)->set_outcome(v1::FAILED);
+                   job.mutable_result()->set_outcome(v1::FAILED);
+                 }),
+                 kNothing});
+  // A test that loaded no checkpoint says nothing of one.
+  all.push_back({"NewerPassWithoutACheckpointLeavesTheRealOne",
+                 {RealJob("1", "olmo", 1), PassedJob("2", "olmo", 2)},
+                 kRealCovered});
+  all.push_back({"NewerFailureWithoutACheckpointTakesTheRealOneAway",
+                 {RealJob("1", "olmo", 1), FailedJob("2", "olmo", 2, v1::FAILED)},
+                 kNothing});
+  all.push_back({"NewerRealFailureDecides",
+                 {RealJob("1", "olmo", 1),
+                  With(RealJob("2", "olmo", 2),
+                       [](v1::Job& job) {
+                         LoadingCase(job)->set_outcome(v1::FAILED);
+                         job.mutable_result()->set_outcome(v1::FAILED);
+                       }),
+                  PassedJob("3", "olmo", 3)},
+                 kMockCovered});
+  // A failed export says nothing of the architecture, and everything of the checkpoint.
+  all.push_back({"FailedExportAlone", {FailedExport("1", "olmo", 1, v1::UNSUPPORTED)}, {}});
+  all.push_back({"FailedExportAfterAMockPass",
+                 {PassedJob("1", "olmo", 1), FailedExport("2", "olmo", 2, v1::INFRASTRUCTURE_ERROR)},
+                 kMockCovered});
+  all.push_back({"FailedExportAfterARealPass",
+                 {RealJob("1", "olmo", 1), FailedExport("2", "olmo", 2, v1::FAILED)},
+                 kMockCovered});
+  all.push_back({"FailedExportAfterAMockFailure",
+                 {FailedJob("1", "olmo", 1, v1::CRASHED), FailedExport("2", "olmo", 2, v1::FAILED)},
+                 kNothing});
   return all;
 }
 
@@ -249,25 +332,45 @@ TEST(Coverage, IsToldApartByPriorityTypeTemplateAndDevice) {
   EXPECT_THAT(words(coverage.by_device), ElementsAre("auto 0/7", "cpu 2/7"));
 }
 
-TEST(Coverage, KeepsStructureApartFromAReference) {
-  ReportInput input = MixedInput();
-  v1::Job structural = PassedJob("job-20", "esm", 20);
-  *structural.mutable_result()->mutable_case_(0) =
-      MakeCase("test_model_loading", v1::PASSED, v1::REAL, v1::STRUCTURAL);
-  v1::Job golden = structural;
-  golden.set_job_id("job-21");
-  golden.mutable_model()->set_name("olmo");
-  *golden.mutable_result()->add_case_() = MakeCase("test_more", v1::PASSED, v1::REAL, v1::GOLDEN);
-  input.jobs.push_back(structural);
-  input.jobs.push_back(golden);
+TEST(Coverage, RealCoverageIsByPriorityAndOfTrainedVerifiedGoldensAlone) {
+  const ReportInput input = CheckpointInput();
   const Coverage coverage = ComputeCoverage(input);
-  EXPECT_THAT(coverage.total.real_structural, UnorderedElementsAre("esm"));
-  EXPECT_THAT(coverage.total.real_passed, UnorderedElementsAre("olmo"));
+  EXPECT_THAT(coverage.total.real_passed, ElementsAre("bert"));
+  EXPECT_THAT(coverage.total.synthetic, ElementsAre("llama"));
+  EXPECT_THAT(coverage.total.real_structural, ElementsAre("albert"));
+  EXPECT_THAT(coverage.total.real_unverified, ElementsAre("olmo"));
+  ASSERT_EQ(coverage.by_priority.size(), 3u);
+  EXPECT_THAT(coverage.by_priority[0].second.real_passed, ElementsAre("bert"));
+  EXPECT_THAT(coverage.by_priority[1].second.real_passed, IsEmpty());
+  EXPECT_THAT(coverage.by_priority[2].second.real_passed, IsEmpty());
   for (const auto& [device, tally] : coverage.by_device) {
     if (device == "cpu") {
-      EXPECT_THAT(tally.real_structural, UnorderedElementsAre("esm"));
+      EXPECT_THAT(tally.real_passed, ElementsAre("bert"));
+    } else {
+      EXPECT_THAT(tally.real_passed, IsEmpty()) << device;
     }
   }
+  EXPECT_EQ(coverage.Find("gptj")->why_missing, "UNSUPPORTED on auto/float32 in its export");
+}
+
+TEST(Criteria, AQuarterOfTheMediumModelsMustBeReal) {
+  ReportInput input = CheckpointInput();
+  const auto third = [&] { return JudgePlan(ComputeCoverage(input), input)[2]; };
+  EXPECT_FALSE(third().met);
+  EXPECT_THAT(third().figures, HasSubstr("0 of 4 (0.0 %)"));
+  EXPECT_THAT(third().figures,
+              HasSubstr("1 with unverified weights, 1 with no golden: structural checks only, "
+                        "0 with synthetic weights"));
+  // All of them synthetic is none of them real.
+  for (const char* name : {"albert", "olmo", "esm", "gptj"}) {
+    input.jobs.push_back(With(RealJob(std::string("s-") + name, name, 30),
+                              [](v1::Job& job) { LoadingCase(job)->set_weights(v1::SYNTHETIC); }));
+  }
+  EXPECT_FALSE(third().met);
+  EXPECT_THAT(third().figures, HasSubstr("4 with synthetic weights"));
+  input.jobs.push_back(RealJob("r", "esm", 40));
+  EXPECT_TRUE(third().met);
+  EXPECT_THAT(third().figures, HasSubstr("1 of 4 (25.0 %)"));
 }
 
 TEST(Coverage, SaysWhyAModelIsMissing) {

@@ -103,6 +103,137 @@ v1::Job FailedJob(const std::string& job_id, const std::string& model, int64_t e
   return job;
 }
 
+v1::Job RealJob(const std::string& job_id, const std::string& model, int64_t end_seconds) {
+  v1::Job job = PassedJob(job_id, model, end_seconds);
+  v1::CheckpointRef& asked = *job.mutable_model()->mutable_checkpoint();
+  asked.set_id("makers/" + model);
+  asked.set_revision("main");
+  v1::TestResult& result = *job.mutable_result();
+  v1::CaseResult& loading = *result.mutable_case_(0);
+  loading = MakeCase("test_model_loading", v1::PASSED, v1::REAL, v1::GOLDEN);
+  v1::CheckResult& answers = *loading.add_check();
+  answers.set_name("answers");
+  answers.set_outcome(v1::PASSED);
+  v1::AnswerResult& answer = *loading.add_answer();
+  answer.set_name("capital");
+  answer.set_question("The capital of France is [MASK].");
+  answer.set_text("Paris (81 %), Lyon (4 %)");
+  answer.set_expected("Paris");
+  answer.set_known(true);
+  v1::LoadReport& load = *loading.mutable_load();
+  load.set_format("safetensors, 2 shards");
+  load.set_bound(199);
+  load.set_tied_count(1);
+  load.add_tied("lm_head.weight = embed.weight");
+  load.set_converted_count(3);
+  load.set_unexpected_count(1);
+  load.add_unexpected("pooler.dense.weight");
+  load.set_bytes(uint64_t{512} << 20);
+  load.set_seconds(0.25);
+  v1::Provenance& from = *result.mutable_provenance();
+  from.set_weights_digest(Sha256Hex("weights of " + model));
+  from.set_weights_trust(v1::HUB_SHA256);
+  from.set_golden_digest(Sha256Hex("golden of " + model));
+  from.set_checkpoint_program_digest(Sha256Hex("big program of " + model));
+  *from.mutable_checkpoint() = asked;
+  from.mutable_checkpoint()->set_commit("0123456789abcdef0123456789abcdef01234567");
+  from.set_dtype(v1::FLOAT32);
+  job.set_stage(v1::STAGE_TEST);
+  job.set_attempt(2);
+  job.mutable_attempts(0)->set_attempt(2);
+  v1::StageRecord& ended = *job.add_ended_stage();
+  ended.set_stage(v1::STAGE_EXPORT);
+  ended.set_attempt(1);
+  ended.set_worker("exporter-1");
+  ended.mutable_result()->set_outcome(v1::PASSED);
+  ended.mutable_result()->set_seconds(12.3);
+  v1::ExportResult& made = *ended.mutable_result()->mutable_export_();
+  *made.mutable_checkpoint() = from.checkpoint();
+  made.set_model_class("transformers." + model + "_ForTest");
+  made.set_program_digest(from.checkpoint_program_digest());
+  made.set_program_cached(true);
+  made.set_golden_digest(from.golden_digest());
+  made.set_exporter("assay-exporter 0123, transformers 4.57.6, torch 2.13.0");
+  return job;
+}
+
+v1::Job FailedExport(const std::string& job_id, const std::string& model, int64_t end_seconds,
+                     v1::Outcome outcome) {
+  v1::Job job = RealJob(job_id, model, end_seconds);
+  job.set_stage(v1::STAGE_EXPORT);
+  job.clear_ended_stage();
+  job.mutable_attempts(0)->set_outcome(outcome);
+  job.clear_result();
+  job.mutable_result()->set_outcome(outcome);
+  job.mutable_result()->set_message("export: the configuration wants trust_remote_code | <refused>");
+  job.mutable_result()->set_seconds(1.5);
+  return job;
+}
+
+ReportInput CheckpointInput() {
+  ReportInput input;
+  input.now = TestNow();
+  input.registry.models = {
+      Tracked("bert", Priority::kCritical, "encoder_only"),
+      Tracked("llama", Priority::kCritical, "decoder_only"),
+      Tracked("albert", Priority::kMedium, "encoder_only"),
+      Tracked("olmo", Priority::kMedium, "decoder_only", 1),
+      Tracked("esm", Priority::kMedium, "encoder_only", 2),
+      Tracked("gptj", Priority::kMedium, "decoder_only"),
+      Tracked("falcon", Priority::kLow, "decoder_only"),
+      Tracked("bloom", Priority::kLow, "decoder_only"),
+  };
+  v1::Batch& batch = input.batches.emplace_back();
+  batch.set_batch_id("batch-a");
+  batch.set_name("real.json");
+  *batch.mutable_create_time() = At(0);
+  *batch.mutable_end_time() = At(60);
+  batch.set_total(8);
+  batch.set_done(8);
+
+  input.jobs.push_back(RealJob("job-1", "bert", 10));
+  v1::Job synthetic = RealJob("job-2", "llama", 11);
+  synthetic.mutable_result()->mutable_case_(0)->set_weights(v1::SYNTHETIC);
+  synthetic.mutable_result()->mutable_case_(0)->clear_answer();
+  input.jobs.push_back(synthetic);
+  v1::Job structural = RealJob("job-3", "albert", 12);
+  v1::CaseResult& loading = *structural.mutable_result()->mutable_case_(0);
+  loading.set_evidence(v1::STRUCTURAL);
+  loading.set_no_golden("needs 60 GiB, the exporter has 16");
+  loading.clear_answer();
+  loading.mutable_check(0)->set_name("finite");
+  structural.mutable_ended_stage(0)->mutable_result()->mutable_export_()->set_no_golden(loading.no_golden());
+  input.jobs.push_back(structural);
+  v1::Job unverified = RealJob("job-4", "olmo", 13);
+  unverified.mutable_result()->mutable_provenance()->set_weights_trust(v1::UNVERIFIED);
+  input.jobs.push_back(unverified);
+  v1::Job wrong = RealJob("job-5", "esm", 14);
+  wrong.mutable_attempts(0)->set_outcome(v1::FAILED);
+  wrong.mutable_result()->set_outcome(v1::FAILED);
+  v1::CaseResult& unbound = *wrong.mutable_result()->mutable_case_(0);
+  unbound = MakeCase("test_model_loading", v1::FAILED, v1::REAL, v1::STRUCTURAL);
+  unbound.mutable_check(0)->set_name("weights_bound");
+  unbound.mutable_check(0)->set_message("1 weight is missing");
+  unbound.mutable_load()->set_format("safetensors");
+  unbound.mutable_load()->set_bound(198);
+  unbound.mutable_load()->set_missing_count(2);
+  unbound.mutable_load()->add_missing("a.b.weight; nearest: a.c.weight");
+  input.jobs.push_back(wrong);
+  input.jobs.push_back(FailedExport("job-6", "gptj", 15, v1::UNSUPPORTED));
+  v1::Job skipped = PassedJob("job-7", "falcon", 16);
+  skipped.mutable_default_checkpoint()->set_id("makers/falcon");
+  v1::StageRecord& ended = *skipped.add_ended_stage();
+  ended.set_stage(v1::STAGE_EXPORT);
+  ended.mutable_result()->set_outcome(v1::SKIPPED);
+  ended.mutable_result()->set_message("makers/falcon is not in the cache, and the hub is offline");
+  input.jobs.push_back(skipped);
+  v1::Job half = RealJob("job-8", "bloom", 17);
+  half.mutable_target()->set_dtype(v1::DTYPE_BFLOAT16);
+  half.mutable_result()->mutable_provenance()->set_dtype(v1::DTYPE_BFLOAT16);
+  input.jobs.push_back(half);
+  return input;
+}
+
 ReportInput MixedInput() {
   ReportInput input;
   input.now = TestNow();

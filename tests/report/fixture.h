@@ -27,6 +27,16 @@ v1::Job PassedJob(const std::string& job_id, const std::string& model, int64_t e
 v1::Job FailedJob(const std::string& job_id, const std::string& model, int64_t end_seconds,
                   v1::Outcome outcome, const std::string& device = "cpu");
 
+// PassedJob of a trained checkpoint: exported, loaded with the hub's SHA-256, compared with its golden, and
+// one known answer given. Everything that real coverage asks for.
+v1::Job RealJob(const std::string& job_id, const std::string& model, int64_t end_seconds);
+// The same, ended by its export, which came to `outcome`.
+v1::Job FailedExport(const std::string& job_id, const std::string& model, int64_t end_seconds,
+                     v1::Outcome outcome);
+
+// What a team with checkpoints sees: one that counts, and each kind that does not.
+ReportInput CheckpointInput();
+
 // Seven tracked models of every priority and one that is not tracked; two batches; every outcome.
 ReportInput MixedInput();
 

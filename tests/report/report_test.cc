@@ -28,7 +28,7 @@ struct Golden {
 class ReportText : public ::testing::TestWithParam<Golden> {};
 
 TEST_P(ReportText, IsAsInTheGoldenFile) {
-  ReportInput input = MixedInput();
+  ReportInput input = absl::StartsWith(GetParam().file, "checkpoints") ? CheckpointInput() : MixedInput();
   input.batch_id = GetParam().batch_id;
   ASSERT_OK_AND_ASSIGN(std::string text, RenderReport(input, GetParam().format, 3));
   const std::string path = absl::StrCat("tests/report/data/", GetParam().file);
@@ -47,12 +47,40 @@ INSTANTIATE_TEST_SUITE_P(
                       Golden{"batch_b.html", "batch-b", v1::HTML}, Golden{"all_junit.xml", "", v1::JUNIT},
                       Golden{"batch_a_junit.xml", "batch-a", v1::JUNIT},
                       Golden{"batch_b_junit.xml", "batch-b", v1::JUNIT},
-                      Golden{"roadmap.md", "", v1::ROADMAP}, Golden{"next_batch.json", "", v1::NEXT_BATCH}),
+                      Golden{"checkpoints.txt", "", v1::TEXT}, Golden{"checkpoints.md", "", v1::MARKDOWN},
+                      Golden{"checkpoints_junit.xml", "", v1::JUNIT}, Golden{"roadmap.md", "", v1::ROADMAP},
+                      Golden{"next_batch.json", "", v1::NEXT_BATCH}),
     [](const auto& info) {
       std::string name = info.param.file;
       for (char& c : name) c = c == '.' ? '_' : c;
       return name;
     });
+
+// The same facts in every format that people read.
+TEST(Report, TellsInEveryFormatWhatACheckpointShowed) {
+  for (v1::ReportFormat format : {v1::TEXT, v1::MARKDOWN, v1::HTML, v1::JUNIT, v1::JSON}) {
+    ASSERT_OK_AND_ASSIGN(std::string text, RenderReport(CheckpointInput(), format));
+    SCOPED_TRACE(v1::ReportFormat_Name(format));
+    EXPECT_THAT(text, HasSubstr(format == v1::JSON ? "0123456789abcdef" : "makers/bert@0123456789ab"));
+    EXPECT_THAT(text, HasSubstr("hub SHA-256"));
+    EXPECT_THAT(text, HasSubstr("Paris (81 %), Lyon (4 %)"));
+    EXPECT_THAT(text, HasSubstr("no golden: structural checks only"));
+    EXPECT_THAT(text, HasSubstr("PASSED (synthetic weights)"));
+    EXPECT_THAT(text, HasSubstr("PASSED (unverified weights)"));
+    EXPECT_THAT(text, HasSubstr("PASSED (bfloat16)"));
+    EXPECT_THAT(text, HasSubstr("a.b.weight; nearest: a.c.weight"));
+    EXPECT_THAT(text, HasSubstr("trust_remote_code"));
+    if (format != v1::JUNIT) {
+      EXPECT_THAT(text, HasSubstr("critical"));
+    }
+    if (format == v1::TEXT) {
+      EXPECT_THAT(text, HasSubstr("[NOT MET] 3."));
+    }
+    if (format == v1::MARKDOWN) {
+      EXPECT_THAT(text, HasSubstr("**NOT MET**. 0 of 4 (0.0 %)"));
+    }
+  }
+}
 
 TEST(Report, OfAnUnknownBatchIsRefused) {
   ReportInput input = MixedInput();
@@ -88,8 +116,8 @@ TEST(Report, DoesNotDependOnTheOrderOfItsInput) {
 class JunitXml : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(JunitXml, FitsTheSchemaThatViewersRead) {
-  ReportInput input = MixedInput();
-  input.batch_id = GetParam();
+  ReportInput input = absl::string_view(GetParam()) == "checkpoints" ? CheckpointInput() : MixedInput();
+  if (absl::StartsWith(GetParam(), "batch")) input.batch_id = GetParam();
   ASSERT_OK_AND_ASSIGN(std::string text, RenderReport(input, v1::JUNIT));
   const std::string path = absl::StrCat(::testing::TempDir(), "/junit_", GetParam(), ".xml");
   ASSERT_THAT(WriteFileAtomically(path, text), IsOk());
@@ -97,7 +125,7 @@ TEST_P(JunitXml, FitsTheSchemaThatViewersRead) {
             0);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, JunitXml, ::testing::Values("", "batch-a", "batch-b"),
+INSTANTIATE_TEST_SUITE_P(All, JunitXml, ::testing::Values("", "batch-a", "batch-b", "checkpoints"),
                          [](const auto& info) { return absl::StrCat("Batch", info.index); });
 
 TEST(JunitSchema, RefusesWhatViewersCannotRead) {
@@ -146,9 +174,13 @@ TEST(NextBatch, IsRefusedWhenNothingIsMissing) {
               StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("covered")));
 }
 
-TEST(Html, ClosesWhatItOpens) {
+class HtmlText : public ::testing::TestWithParam<bool> {};
+INSTANTIATE_TEST_SUITE_P(All, HtmlText, ::testing::Bool());
+
+TEST_P(HtmlText, ClosesWhatItOpens) {
   // Apart from the document type and the meta elements it is XML, which is stricter than HTML.
-  ASSERT_OK_AND_ASSIGN(std::string text, RenderReport(MixedInput(), v1::HTML));
+  ASSERT_OK_AND_ASSIGN(std::string text,
+                       RenderReport(GetParam() ? CheckpointInput() : MixedInput(), v1::HTML));
   text.erase(0, text.find("<body>"));
   text.erase(text.find("</html>"));
   absl::StrReplaceAll({{"<br>", "<br/>"}}, &text);

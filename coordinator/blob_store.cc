@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "common/digest.h"
+#include "common/file.h"
 #include "common/id.h"
 #include "common/status_macros.h"
 
@@ -25,14 +26,38 @@ absl::Status SystemError(absl::string_view what, const fs::path& path) {
   return absl::UnavailableError(absl::StrCat(what, " ", path.string(), ": ", std::strerror(errno)));
 }
 
-absl::Status CheckAnnounced(absl::string_view digest, uint64_t size) {
-  if (!IsDigest(digest))
-    return absl::InvalidArgumentError(absl::StrCat("'", digest, "' is no SHA-256 digest"));
-  if (size > kMaxBlobBytes) {
+absl::Status CheckDigest(absl::string_view digest) {
+  if (IsDigest(digest)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("'", digest, "' is no SHA-256 digest"));
+}
+
+absl::Status CheckAnnounced(absl::string_view digest, uint64_t size, uint64_t most) {
+  ASSAY_RETURN_IF_ERROR(CheckDigest(digest));
+  if (size > most) {
     return absl::ResourceExhaustedError(
-        absl::StrCat("blob ", digest, " has ", size, " bytes; at most ", kMaxBlobBytes, " are taken"));
+        absl::StrCat("blob ", digest, " has ", size, " bytes; at most ", most, " are taken"));
   }
   return absl::OkStatus();
+}
+
+absl::Status NoBlob(absl::string_view digest) {
+  return absl::NotFoundError(absl::StrCat("no blob ", digest));
+}
+
+// So that a name in the folder lasts as long as what mentions it.
+absl::Status SyncFolder(const fs::path& path) {
+  const int folder = open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (folder < 0) return SystemError("opening", path);
+  const int synced = fsync(folder);
+  close(folder);
+  return synced == 0 ? absl::OkStatus() : SystemError("syncing", path);
+}
+
+absl::Status MakeFolder(const fs::path& path) {
+  std::error_code error;
+  fs::create_directories(path, error);
+  return error ? absl::UnavailableError(absl::StrCat(path.string(), ": ", error.message()))
+               : absl::OkStatus();
 }
 
 // Compares what came with what was announced.
@@ -109,18 +134,10 @@ class FileSink final : public BlobSink {
   absl::Status Finish() override {
     ASSAY_RETURN_IF_ERROR(announced_.Finish());
     if (fsync(fd_) != 0) return SystemError("syncing", incoming_);
-    std::error_code error;
-    fs::create_directories(final_.parent_path(), error);
-    if (error)
-      return absl::UnavailableError(absl::StrCat(final_.parent_path().string(), ": ", error.message()));
+    ASSAY_RETURN_IF_ERROR(MakeFolder(final_.parent_path()));
     if (rename(incoming_.c_str(), final_.c_str()) != 0) return SystemError("renaming", incoming_);
     renamed_ = true;
-    // The name must last as long as the result that mentions it.
-    const int folder = open(final_.parent_path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (folder < 0) return SystemError("opening", final_.parent_path());
-    const int synced = fsync(folder);
-    close(folder);
-    return synced == 0 ? absl::OkStatus() : SystemError("syncing", final_.parent_path());
+    return SyncFolder(final_.parent_path());
   }
 
  private:
@@ -136,7 +153,7 @@ class FolderBlobStore final : public BlobStore {
   explicit FolderBlobStore(fs::path dir) : dir_(std::move(dir)) {}
 
   absl::StatusOr<std::unique_ptr<BlobSink>> Create(absl::string_view digest, uint64_t size) override {
-    ASSAY_RETURN_IF_ERROR(CheckAnnounced(digest, size));
+    ASSAY_RETURN_IF_ERROR(CheckAnnounced(digest, size, kMaxBlobBytes));
     fs::path incoming = dir_ / "incoming" / NewUuid();
     const int fd = open(incoming.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0640);
     if (fd < 0) return SystemError("creating", incoming);
@@ -144,13 +161,34 @@ class FolderBlobStore final : public BlobStore {
   }
 
   absl::StatusOr<std::shared_ptr<const BlobSource>> Open(absl::string_view digest) const override {
-    ASSAY_RETURN_IF_ERROR(CheckAnnounced(digest, 0));
+    ASSAY_RETURN_IF_ERROR(CheckDigest(digest));
     const fs::path path = PathOf(digest);
     const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    if (fd < 0 && errno == ENOENT) return absl::NotFoundError(absl::StrCat("no blob ", digest));
+    if (fd < 0 && errno == ENOENT) return NoBlob(digest);
     if (fd < 0) return SystemError("opening", path);
     const off_t size = lseek(fd, 0, SEEK_END);
     return std::make_shared<FileSource>(fd, static_cast<uint64_t>(std::max<off_t>(0, size)));
+  }
+
+  absl::StatusOr<std::string> Bind(absl::string_view key, absl::string_view digest) override {
+    ASSAY_RETURN_IF_ERROR(CheckDigest(key));
+    ASSAY_RETURN_IF_ERROR(CheckDigest(digest));
+    if (!fs::exists(PathOf(digest))) return NoBlob(digest);
+    absl::MutexLock lock(&keys_mutex_);  // nobody else writes here: the data folder is locked
+    ASSAY_ASSIGN_OR_RETURN(std::optional<std::string> known, Lookup(key));
+    if (known) return *std::move(known);
+    ASSAY_RETURN_IF_ERROR(WriteFileAtomically(KeyPathOf(key), digest, /*durable=*/true));
+    return std::string(digest);
+  }
+
+  absl::StatusOr<std::optional<std::string>> Lookup(absl::string_view key) const override {
+    ASSAY_RETURN_IF_ERROR(CheckDigest(key));
+    absl::StatusOr<std::string> digest = ReadFile(KeyPathOf(key));
+    if (absl::IsNotFound(digest.status())) return std::nullopt;
+    ASSAY_RETURN_IF_ERROR(digest.status());
+    // A file that is no key (a disk's fault) is as good as none: it is written again.
+    if (!IsDigest(*digest) || !fs::exists(PathOf(*digest))) return std::nullopt;
+    return *std::move(digest);
   }
 
  private:
@@ -158,7 +196,12 @@ class FolderBlobStore final : public BlobStore {
     const std::string name(digest);
     return dir_ / name.substr(0, 2) / name.substr(2, 2) / name;
   }
+  fs::path KeyPathOf(absl::string_view key) const {
+    const std::string name(key);
+    return dir_ / "keys" / name.substr(0, 2) / name;
+  }
   const fs::path dir_;
+  absl::Mutex keys_mutex_;  // of writing them
 };
 
 class MemorySource final : public BlobSource {
@@ -176,15 +219,29 @@ class MemorySource final : public BlobSource {
 class MemoryBlobStore final : public BlobStore {
  public:
   absl::StatusOr<std::unique_ptr<BlobSink>> Create(absl::string_view digest, uint64_t size) override {
-    ASSAY_RETURN_IF_ERROR(CheckAnnounced(digest, size));
+    ASSAY_RETURN_IF_ERROR(CheckAnnounced(digest, size, kMaxMemoryBlobBytes));
     return std::make_unique<Sink>(*this, digest, size);
   }
   absl::StatusOr<std::shared_ptr<const BlobSource>> Open(absl::string_view digest) const override {
-    ASSAY_RETURN_IF_ERROR(CheckAnnounced(digest, 0));
+    ASSAY_RETURN_IF_ERROR(CheckDigest(digest));
     absl::MutexLock lock(&mutex_);
     auto found = blobs_.find(std::string(digest));
-    if (found == blobs_.end()) return absl::NotFoundError(absl::StrCat("no blob ", digest));
+    if (found == blobs_.end()) return NoBlob(digest);
     return NewMemoryBlob(found->second);
+  }
+  absl::StatusOr<std::string> Bind(absl::string_view key, absl::string_view digest) override {
+    ASSAY_RETURN_IF_ERROR(CheckDigest(key));
+    ASSAY_RETURN_IF_ERROR(CheckDigest(digest));
+    absl::MutexLock lock(&mutex_);
+    if (blobs_.count(std::string(digest)) == 0) return NoBlob(digest);
+    return keys_.try_emplace(std::string(key), digest).first->second;
+  }
+  absl::StatusOr<std::optional<std::string>> Lookup(absl::string_view key) const override {
+    ASSAY_RETURN_IF_ERROR(CheckDigest(key));
+    absl::MutexLock lock(&mutex_);
+    auto found = keys_.find(std::string(key));
+    if (found == keys_.end()) return std::nullopt;
+    return found->second;
   }
 
  private:
@@ -211,7 +268,8 @@ class MemoryBlobStore final : public BlobStore {
   };
 
   mutable absl::Mutex mutex_;
-  std::map<std::string, std::shared_ptr<const std::string>> blobs_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, std::shared_ptr<const std::string>> blobs_ ABSL_GUARDED_BY(mutex_);  // never erased
+  std::map<std::string, std::string> keys_ ABSL_GUARDED_BY(mutex_);                          // a key's digest
 };
 
 }  // namespace
@@ -219,8 +277,7 @@ class MemoryBlobStore final : public BlobStore {
 absl::StatusOr<std::unique_ptr<BlobStore>> OpenFolderBlobStore(const fs::path& dir) {
   std::error_code error;
   fs::remove_all(dir / "incoming", error);
-  fs::create_directories(dir / "incoming", error);
-  if (error) return absl::UnavailableError(absl::StrCat((dir / "incoming").string(), ": ", error.message()));
+  ASSAY_RETURN_IF_ERROR(MakeFolder(dir / "incoming"));
   return std::make_unique<FolderBlobStore>(dir);
 }
 

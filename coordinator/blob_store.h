@@ -1,9 +1,11 @@
-// Content by digest (SHA-256, lower-case hex): a folder, or memory. What is written once never changes.
+// Content by digest (SHA-256, lower-case hex): a folder, or memory. What is written once never changes. Some
+// of it is known under keys as well, which are digests of what it was made from.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -12,8 +14,10 @@
 
 namespace assay::coordinator {
 
-// Larger blobs are refused, in bytes.
-inline constexpr uint64_t kMaxBlobBytes = uint64_t{64} << 20;
+// Larger blobs are refused, in bytes: the weights of a checkpoint that was converted are the largest. They go
+// to and from a folder in pieces; a store in memory takes less.
+inline constexpr uint64_t kMaxBlobBytes = uint64_t{8} << 30;
+inline constexpr uint64_t kMaxMemoryBlobBytes = uint64_t{1} << 30;
 
 // A blob on its way in. Dropped without Finish, it leaves nothing behind. Not thread-safe.
 class BlobSink {
@@ -39,13 +43,22 @@ class BlobSource {
 class BlobStore {
  public:
   virtual ~BlobStore() = default;
-  // INVALID_ARGUMENT: not a digest. RESOURCE_EXHAUSTED: larger than kMaxBlobBytes.
+  // INVALID_ARGUMENT: not a digest. RESOURCE_EXHAUSTED: larger than the store takes.
   virtual absl::StatusOr<std::unique_ptr<BlobSink>> Create(absl::string_view digest, uint64_t size) = 0;
   // INVALID_ARGUMENT: not a digest. NOT_FOUND.
   virtual absl::StatusOr<std::shared_ptr<const BlobSource>> Open(absl::string_view digest) const = 0;
+
+  // Makes a stored blob known under the key too, and gives the digest of the key's blob: the first one stays,
+  // until it is gone. Durable when it returns, where the store is. INVALID_ARGUMENT: a key that is no digest.
+  // NOT_FOUND: no such blob.
+  virtual absl::StatusOr<std::string> Bind(absl::string_view key, absl::string_view digest) = 0;
+  // The digest of the key's blob; unset where the key is unknown or its blob is gone. INVALID_ARGUMENT: a key
+  // that is no digest.
+  virtual absl::StatusOr<std::optional<std::string>> Lookup(absl::string_view key) const = 0;
 };
 
-// dir/ab/cd/abcd…; unfinished ones in dir/incoming, which is emptied at start.
+// dir/ab/cd/abcd…; keys as files of a digest each in dir/keys/ab/abcd…; unfinished ones in dir/incoming,
+// which is emptied at start.
 absl::StatusOr<std::unique_ptr<BlobStore>> OpenFolderBlobStore(const std::filesystem::path& dir);
 std::unique_ptr<BlobStore> NewMemoryBlobStore();
 

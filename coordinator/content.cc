@@ -9,6 +9,7 @@
 #include "common/status_macros.h"
 #include "common/textproto.h"
 #include "generator/catalogue.h"
+#include "generator/checkpoint_entry.h"
 #include "generator/templates.h"
 
 namespace assay::coordinator {
@@ -50,6 +51,14 @@ absl::StatusOr<std::shared_ptr<const Content>> Content::Load(const fs::path& dir
       content->catalogue_digests_[name] = content->Keep(std::move(bytes));
     }
   }
+  if (fs::is_directory(models / "checkpoints")) {
+    ASSAY_ASSIGN_OR_RETURN(content->checkpoints_, generator::LoadCheckpointEntries(models / "checkpoints"));
+    for (const auto& [id, entry] : content->checkpoints_) {
+      ASSAY_ASSIGN_OR_RETURN(std::string bytes,
+                             ReadFile(models / "checkpoints" / (entry.name() + ".textproto")));
+      content->checkpoint_digests_[id] = content->Keep(std::move(bytes));
+    }
+  }
   std::error_code error;
   for (fs::directory_iterator file(models / "programs", error), end; !error && file != end;
        file.increment(error)) {
@@ -57,9 +66,11 @@ absl::StatusOr<std::shared_ptr<const Content>> Content::Load(const fs::path& dir
     ASSAY_ASSIGN_OR_RETURN(std::string bytes, ReadFile(file->path()));
     content->program_digests_[file->path().stem().string()] = content->Keep(std::move(bytes));
   }
-  spdlog::info("content of {}: {} templates, {} tracked models, {} catalogue entries, {} programs",
-               dir.string(), templates.size(), content->registry_.models.size(), content->catalogue_.size(),
-               content->program_digests_.size());
+  spdlog::info(
+      "content of {}: {} templates, {} tracked models, {} catalogue entries, {} programs, {} checkpoints "
+      "known",
+      dir.string(), templates.size(), content->registry_.models.size(), content->catalogue_.size(),
+      content->program_digests_.size(), content->checkpoints_.size());
   return content;
 }
 
@@ -71,6 +82,22 @@ report::Priority Content::PriorityOf(const std::string& model) const {
 JobDigests Content::DigestsOf(const v1::ModelRef& model) const {
   return {FindOrEmpty(template_digests_, model.template_()), FindOrEmpty(catalogue_digests_, model.name()),
           FindOrEmpty(program_digests_, model.name())};
+}
+
+std::optional<v1::CheckpointRef> Content::DefaultCheckpointOf(const std::string& model) const {
+  auto entry = catalogue_.find(model);
+  if (entry == catalogue_.end() || entry->second.checkpoint().empty()) return std::nullopt;
+  v1::CheckpointRef checkpoint;
+  checkpoint.set_id(entry->second.checkpoint());
+  return checkpoint;
+}
+
+std::string Content::EntryDigestOf(const std::string& checkpoint) const {
+  return FindOrEmpty(checkpoint_digests_, checkpoint);
+}
+
+std::string Content::PinnedWeightsOf(const std::string& checkpoint) const {
+  return FindOrEmpty(checkpoints_, checkpoint).weights_digest();
 }
 
 std::shared_ptr<const std::string> Content::Find(absl::string_view digest) const {

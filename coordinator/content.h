@@ -1,9 +1,11 @@
-// What workers need for a job, by digest: resolved templates, catalogue entries, programs. Read once.
+// What workers need for a job, by digest: resolved templates, catalogue entries, programs, entries of known
+// checkpoints. Read once.
 #pragma once
 
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 
@@ -25,8 +27,9 @@ struct JobDigests {
 // Immutable, so thread-safe.
 class Content {
  public:
-  // Reads templates/, models/registry.json, models/catalogue/ and models/programs/ of `dir`. INVALID_ARGUMENT
-  // or NOT_FOUND, naming the file. A folder of programs or a catalogue that is missing or empty is none.
+  // Reads templates/, models/registry.json, models/catalogue/, models/programs/ and models/checkpoints/ of
+  // `dir`. INVALID_ARGUMENT or NOT_FOUND, naming the file. Of the last three a folder that is missing or
+  // empty is none.
   static absl::StatusOr<std::shared_ptr<const Content>> Load(const std::filesystem::path& dir);
 
   const std::set<std::string>& template_names() const { return template_names_; }
@@ -36,6 +39,12 @@ class Content {
   // A model that is not tracked is MEDIUM.
   report::Priority PriorityOf(const std::string& model) const;
   JobDigests DigestsOf(const v1::ModelRef& model) const;
+  // The checkpoint that the catalogue names for a model; unset: it names none.
+  std::optional<v1::CheckpointRef> DefaultCheckpointOf(const std::string& model) const;
+  // Of the entry that knows this checkpoint: its file's digest, and the digest of its weights where it pins
+  // one. Empty: there is none.
+  std::string EntryDigestOf(const std::string& checkpoint) const;
+  std::string PinnedWeightsOf(const std::string& checkpoint) const;
   // nullptr: not content.
   std::shared_ptr<const std::string> Find(absl::string_view digest) const;
 
@@ -48,6 +57,8 @@ class Content {
   report::Registry registry_;
   std::map<std::string, report::Priority> priorities_;
   std::map<std::string, v1::CatalogueEntry> catalogue_;
+  std::map<std::string, v1::CheckpointEntry> checkpoints_;  // by the checkpoint's id, as their digests
+  std::map<std::string, std::string> checkpoint_digests_;
   // By name.
   std::map<std::string, std::string> template_digests_;
   std::map<std::string, std::string> catalogue_digests_;

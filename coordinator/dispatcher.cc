@@ -13,11 +13,12 @@ namespace assay::coordinator {
 namespace {
 
 // Keep a message of the control stream well under 1 MiB.
-constexpr int kMaxStartsAMessage = 256;
+constexpr size_t kMaxStartBytesAMessage = 512 << 10;
 constexpr int kMaxAbandonsAMessage = 1024;
 // Looked at beyond what could be placed, as some of the first may not go to the workers that are free.
 constexpr size_t kLookahead = 64;
 
+// Nothing is sent where there is nothing to tell.
 void SendDesired(WorkerLink& link, const v1::DesiredState& desired) {
   int start = 0, abandon = 0;
   while (start < desired.start_size() || abandon < desired.abandon_size()) {
@@ -26,7 +27,8 @@ void SendDesired(WorkerLink& link, const v1::DesiredState& desired) {
     for (; abandon < desired.abandon_size() && part.abandon_size() < kMaxAbandonsAMessage; ++abandon) {
       *part.add_abandon() = desired.abandon(abandon);
     }
-    for (; start < desired.start_size() && part.start_size() < kMaxStartsAMessage; ++start) {
+    for (size_t bytes = 0; start < desired.start_size() && bytes < kMaxStartBytesAMessage; ++start) {
+      bytes += desired.start(start).ByteSizeLong();
       *part.add_start() = desired.start(start);
     }
     link.Send(std::move(message));
@@ -88,14 +90,16 @@ absl::Status Dispatcher::FillSlots(Store& store) {
     for (const RunningAttempt& attempt : attempts) ++running[attempt.submitter];
     const absl::Time now = Now();
     for (const Placement& placement : Schedule(std::move(queued), std::move(running), workers)) {
-      ASSAY_ASSIGN_OR_RETURN(v1::Job job,
-                             store.Lease(placement.job_id, placement.worker, now, now + options_.lease));
-      *outbox_[placement.worker].add_start() = AssignmentOf(job);
       RunningAttempt attempt;
-      attempt.attempt.set_job_id(job.job_id());
-      attempt.attempt.set_attempt(job.attempt());
+      ASSAY_ASSIGN_OR_RETURN(
+          v1::Assignment assignment,
+          store.Lease(placement.job_id, placement.worker, now, now + options_.lease, [&](const v1::Job& job) {
+            attempt.device = DeviceOf(job);
+            return AssignmentOf(job);
+          }));
+      attempt.attempt = assignment.attempt();
       attempt.worker = placement.worker;
-      attempt.device = job.target().device();
+      *outbox_[placement.worker].add_start() = std::move(assignment);
       fleet_.Occupy(attempt);
       decided_.push_back(std::move(attempt));
     }
@@ -125,16 +129,51 @@ v1::Assignment Dispatcher::AssignmentOf(const v1::Job& job) const {
   assignment.set_template_digest(digests.template_digest);
   assignment.set_catalogue_digest(digests.catalogue_digest);
   assignment.set_program_digest(digests.program_digest);
+  assignment.set_stage(StageOf(job));
+
+  const v1::CheckpointRef* asked = AskedCheckpoint(job);
+  if (asked == nullptr) return assignment;
+  const v1::TestResult* exported = ExportOf(job);
+  if (StageOf(job) == v1::STAGE_TEST && (exported == nullptr || exported->outcome() != v1::PASSED)) {
+    return assignment;  // the default checkpoint was not to be had
+  }
+  v1::CheckpointRef& checkpoint = *assignment.mutable_checkpoint();
+  checkpoint = *asked;
+  if (checkpoint.weights_digest().empty()) {
+    checkpoint.set_weights_digest(options_.content->PinnedWeightsOf(checkpoint.id()));
+  }
+  assignment.set_checkpoint_entry_digest(options_.content->EntryDigestOf(checkpoint.id()));
+  if (StageOf(job) == v1::STAGE_EXPORT) {
+    assignment.set_default_checkpoint(job.has_default_checkpoint());
+  } else {
+    checkpoint.set_commit(exported->export_().checkpoint().commit());
+    *assignment.mutable_export_() = exported->export_();
+  }
   return assignment;
+}
+
+v1::AttemptResult Dispatcher::WithItsProducts(v1::AttemptResult result) const {
+  v1::TestResult& test = *result.mutable_result();
+  if (test.outcome() != v1::PASSED || !test.has_export_()) return result;
+  const v1::ExportResult& made = test.export_();
+  for (const std::string& digest : {made.program_digest(), made.golden_digest(), made.weights_blob()}) {
+    if (digest.empty()) continue;
+    if (absl::Status status = options_.blobs->Open(digest).status(); !status.ok()) {
+      test.set_outcome(v1::INFRASTRUCTURE_ERROR);
+      test.set_message(absl::StrCat("what the export made is not here: ", status.message()));
+      break;
+    }
+  }
+  return result;
 }
 
 void Dispatcher::WarnOfStranded(const std::vector<QueuedJob>& queued,
                                 const std::vector<WorkerView>& workers) {
-  std::map<v1::DeviceChoice, std::string> why;
+  std::map<std::pair<v1::DeviceChoice, bool>, std::string> why;
   std::set<std::string> found;
   for (const QueuedJob& job : queued) {
-    auto [reason, fresh] = why.try_emplace(job.device);
-    if (fresh) reason->second = WhyNobodyTakes(job.device, workers);
+    auto [reason, fresh] = why.try_emplace({job.device, job.needs_exporter});
+    if (fresh) reason->second = WhyNobodyTakes(job.device, job.needs_exporter, workers);
     if (reason->second.empty()) continue;
     found.insert(job.job_id);
     if (stranded_.count(job.job_id) == 0) spdlog::warn("job {} waits: {}", job.job_id, reason->second);
@@ -227,11 +266,17 @@ void Dispatcher::Heartbeat(std::shared_ptr<WorkerLink> link, v1::Heartbeat heart
                                   Refs(heartbeat.attempt().begin(), heartbeat.attempt().end()),
                                   now + options_.lease);
       },
-      [link, done](absl::StatusOr<Refs> others) {
+      [link, draining = heartbeat.draining(), done](absl::StatusOr<Refs> others) {
         if (others.ok()) {
           v1::DesiredState desired;
           for (const v1::AttemptRef& attempt : *others) *desired.add_abandon() = attempt;
           SendDesired(*link, desired);
+          // Whatever was decided before it drained went ahead of this: nothing more comes, and it may leave.
+          if (draining && desired.abandon_size() == 0) {
+            v1::CoordinatorMessage nothing_more;
+            nothing_more.mutable_desired();
+            link->Send(std::move(nothing_more));
+          }
         }  // else the next heartbeat comes before the lease ends
         done();
       });
@@ -252,7 +297,7 @@ void Dispatcher::Progress(v1::AttemptEvent event, std::function<void()> done) {
 void Dispatcher::Result(std::shared_ptr<WorkerLink> link, v1::AttemptResult result,
                         std::function<void()> done) {
   const v1::AttemptRef attempt = result.attempt();
-  auto shared = std::make_shared<const v1::AttemptResult>(std::move(result));
+  auto shared = std::make_shared<const v1::AttemptResult>(WithItsProducts(std::move(result)));
   writer_->Ask<v1::ResultAck>(
       [this, shared](Store& store) {
         absl::StatusOr<v1::ResultAck> ack = store.CommitResult(*shared, Now());
@@ -297,7 +342,14 @@ void Dispatcher::Submit(BatchSubmission submission, std::function<void(absl::Sta
   writer_->Ask<v1::Batch>(
       [this, shared](Store& store) {
         wake_ = true;
-        return store.SubmitBatch(*shared, Now());
+        BatchSubmission resolved = *shared;
+        if (SomeoneExports(Views())) {
+          for (NewJob& job : resolved.jobs) {
+            if (job.model.has_checkpoint()) continue;
+            job.default_checkpoint = options_.content->DefaultCheckpointOf(job.model.name());
+          }
+        }
+        return store.SubmitBatch(resolved, Now());
       },
       std::move(done));
 }
@@ -331,7 +383,8 @@ void Dispatcher::GetBatch(std::string batch_id, std::function<void(absl::StatusO
         ASSAY_ASSIGN_OR_RETURN(view.jobs, store.ListJobs(batch_id));
         const std::vector<WorkerView> workers = Views();
         for (v1::Job& job : view.jobs) {
-          if (job.state() == v1::QUEUED) job.set_waiting(WhyNobodyTakes(job.target().device(), workers));
+          if (job.state() != v1::QUEUED) continue;
+          job.set_waiting(WhyNobodyTakes(DeviceOf(job), StageOf(job) == v1::STAGE_EXPORT, workers));
         }
         return view;
       },

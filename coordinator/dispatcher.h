@@ -15,6 +15,7 @@
 #include "assay/v1/coordinator.pb.h"
 #include "assay/v1/worker.pb.h"
 #include "common/clock.h"
+#include "coordinator/blob_store.h"
 #include "coordinator/content.h"
 #include "coordinator/fleet.h"
 #include "coordinator/store/writer.h"
@@ -35,6 +36,7 @@ class Dispatcher {
     std::string name;              // told to workers
     const Clock* clock = nullptr;  // must outlive the dispatcher, as all below
     const Content* content = nullptr;
+    const BlobStore* blobs = nullptr;
   };
   // Takes the writer's hooks. `on_events`: batches that got events, after each commit.
   Dispatcher(Writer* writer, Options options, std::function<void(const std::set<std::string>&)> on_events);
@@ -67,6 +69,8 @@ class Dispatcher {
   void Progress(v1::AttemptEvent event, std::function<void()> done);
   void Result(std::shared_ptr<WorkerLink> link, v1::AttemptResult result, std::function<void()> done);
   v1::Assignment AssignmentOf(const v1::Job& job) const;
+  // As it came, or an INFRASTRUCTURE_ERROR where it names products of an export that were not uploaded.
+  v1::AttemptResult WithItsProducts(v1::AttemptResult result) const;
   void WarnOfStranded(const std::vector<QueuedJob>& queued, const std::vector<WorkerView>& workers);
   absl::Time Now() const { return options_.clock->Now(); }
 

@@ -1,8 +1,18 @@
 #include "coordinator/fleet.h"
 
+#include <algorithm>
 #include <utility>
 
+#include "absl/strings/match.h"
+
 namespace assay::coordinator {
+namespace {
+
+bool LabelsAnExporter(const std::string& label) {
+  return label == "exporter" || absl::StartsWith(label, "exporter=");
+}
+
+}  // namespace
 
 std::shared_ptr<WorkerLink> Fleet::Join(std::shared_ptr<WorkerLink> link, v1::Hello hello, absl::Time now) {
   Session& session = sessions_[hello.worker()];
@@ -53,6 +63,7 @@ std::vector<WorkerView> Fleet::Views(absl::Time silent_before, uint32_t ahead_pe
     WorkerView& view = views.emplace_back();
     view.name = name;
     view.draining = session.draining;
+    view.exporter = std::any_of(session.hello.label().begin(), session.hello.label().end(), LabelsAnExporter);
     for (const v1::DeviceSlots& device : session.hello.device()) {
       SlotCount& count = device.device().kind() == "cuda" ? view.cuda : view.cpu;
       count.total += device.slots();

@@ -16,7 +16,8 @@ namespace {
 using Line = std::deque<QueuedJob>;
 
 bool CouldRun(const QueuedJob& job, const WorkerView& worker) {
-  return !worker.draining && SlotsFor(job.device, worker).total > 0;
+  return !worker.draining && SlotsFor(job.device, worker).total > 0 &&
+         (worker.exporter || !job.needs_exporter);
 }
 
 bool Tried(const QueuedJob& job, const WorkerView& worker) {
@@ -30,8 +31,8 @@ WorkerView* BestWorker(const QueuedJob& job, std::vector<WorkerView>& workers) {
   });
   WorkerView* best = nullptr;
   auto rank = [&](const WorkerView& worker) {
-    return std::make_tuple(job.device == v1::AUTO && worker.cuda.total > 0,
-                           SlotsFor(job.device, worker).free);
+    return std::make_tuple(job.device == v1::AUTO && worker.cuda.total > 0, worker.name == job.exported_by,
+                           worker.exporter == job.needs_exporter, SlotsFor(job.device, worker).free);
   };
   for (WorkerView& worker : workers) {
     if (!CouldRun(job, worker) || SlotsFor(job.device, worker).free == 0) continue;
@@ -120,16 +121,25 @@ std::vector<Placement> Schedule(std::vector<QueuedJob> queued, std::map<std::str
   return placements;
 }
 
-std::string WhyNobodyTakes(v1::DeviceChoice device, const std::vector<WorkerView>& workers) {
-  bool draining_could = false;
+std::string WhyNobodyTakes(v1::DeviceChoice device, bool needs_exporter,
+                           const std::vector<WorkerView>& workers) {
+  bool draining_could = false, exporter_seen = false;
   for (const WorkerView& worker : workers) {
+    if (needs_exporter && !worker.exporter) continue;
+    exporter_seen |= worker.exporter;
     if (SlotsFor(device, worker).total == 0) continue;
     if (!worker.draining) return "";
     draining_could = true;
   }
+  if (needs_exporter && !exporter_seen) return "needs a worker labelled exporter; none is connected";
   if (workers.empty()) return "no worker is connected";
   if (draining_could) return "every worker that could take it is draining";
-  return absl::StrCat("no connected worker has a ", device == v1::CUDA ? "cuda" : "cpu", " slot");
+  return absl::StrCat("no connected ", needs_exporter ? "exporter" : "worker", " has a ",
+                      device == v1::CUDA ? "cuda" : "cpu", " slot");
+}
+
+bool SomeoneExports(const std::vector<WorkerView>& workers) {
+  return WhyNobodyTakes(v1::CPU, /*needs_exporter=*/true, workers).empty();
 }
 
 }  // namespace assay::coordinator

@@ -24,6 +24,7 @@ struct WorkerView {
   SlotCount cpu;
   SlotCount cuda;
   bool draining = false;  // takes no more
+  bool exporter = false;  // can make programs and goldens of checkpoints
 };
 
 struct Placement {
@@ -39,15 +40,20 @@ SlotCount& SlotsFor(v1::DeviceChoice device, WorkerView& worker);
 
 // Fills free slots, in this order: priority; then the submitter with the fewest attempts running, those
 // placed here included; then the job expected to take longest, then the one submitted first. A job goes to a
-// worker that has a GPU if it may, then to the one with most free slots. It does not go back to a worker
-// that failed it while another that could take it is connected.
-// `running`: attempts that hold a lease, by submitter. No placement exceeds a worker's free slots, and
-// nothing that could be placed is left while a slot for it is free.
+// worker that has a GPU if it may, then to the one that has its checkpoint at hand, then, being a test, to
+// one that is no exporter, then to the one with most free slots. It does not go back to a worker that failed
+// it while another that could take it is connected. Exports go to exporters alone. `running`: attempts that
+// hold a lease, by submitter. No placement exceeds a worker's free slots, and nothing that could be placed is
+// left while a slot for it is free.
 std::vector<Placement> Schedule(std::vector<QueuedJob> queued, std::map<std::string, uint32_t> running,
                                 std::vector<WorkerView> workers);
 
-// Why a job of this device choice waits although slots may be free; empty where a connected worker could take
-// it, now or later.
-std::string WhyNobodyTakes(v1::DeviceChoice device, const std::vector<WorkerView>& workers);
+// Why a job whose stage takes this device, or needs an exporter, waits although slots may be free; empty
+// where a connected worker could take it, now or later.
+std::string WhyNobodyTakes(v1::DeviceChoice device, bool needs_exporter,
+                           const std::vector<WorkerView>& workers);
+
+// True where a connected worker could take an export, now or later.
+bool SomeoneExports(const std::vector<WorkerView>& workers);
 
 }  // namespace assay::coordinator

@@ -131,6 +131,7 @@ absl::Status Server::State::OpenStore() {
   dispatch.name = "assay-coordinator";
   dispatch.clock = options.clock;
   dispatch.content = content.get();
+  dispatch.blobs = blobs.get();
   dispatcher = std::make_unique<Dispatcher>(
       writer.get(), dispatch, [this](const std::set<std::string>& batches) { board.Notify(batches); });
   // Nobody could send heartbeats to a coordinator that was not there.

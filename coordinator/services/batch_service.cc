@@ -14,6 +14,7 @@
 #include "coordinator/report/report.h"
 #include "coordinator/services/blob_stream.h"
 #include "coordinator/services/grpc_status.h"
+#include "coordinator/store/record_rules.h"
 #include "generator/batch_file.h"
 
 namespace assay::coordinator {
@@ -74,7 +75,7 @@ absl::StatusOr<BatchSubmission> SubmissionOf(const v1::SubmitBatchRequest& reque
   submission.submitter = request.submitter();
   for (v1::ModelRef& model : file.models) {
     const Priority priority = content.PriorityOf(model.name());
-    submission.jobs.push_back({std::move(model), priority});
+    submission.jobs.push_back({std::move(model), priority, std::nullopt});
   }
   return submission;
 }
@@ -127,6 +128,18 @@ absl::StatusOr<Records> ReadRecords(Store& store) {
     before = page.next;
   } while (before != 0);
   return records;
+}
+
+// Of the stage's counted attempt; unspecified: of the last stage that has ended. Empty: there is none.
+std::string LogDigestOf(const v1::Job& job, v1::Stage stage) {
+  if (job.state() == v1::DONE && (stage == v1::STAGE_UNSPECIFIED || stage == StageOf(job))) {
+    return job.log_digest();
+  }
+  std::string last;
+  for (const v1::StageRecord& ended : job.ended_stage()) {
+    if (stage == v1::STAGE_UNSPECIFIED || stage == ended.stage()) last = ended.log_digest();
+  }
+  return last;
 }
 
 }  // namespace
@@ -243,12 +256,12 @@ grpc::ServerWriteReactor<v1::GetLogsResponse>* BatchService::GetLogs(grpc::Callb
       });
   rooms_.writer->Ask<v1::Job>(
       [job_id = request->job_id()](Store& store) { return store.GetJob(job_id); },
-      [stream, digest](absl::StatusOr<v1::Job> job) {
+      [stream, digest, stage = request->stage()](absl::StatusOr<v1::Job> job) {
         if (!job.ok()) return stream->Fail(job.status());
-        if (job->log_digest().empty()) {
+        *digest = LogDigestOf(*job, stage);
+        if (digest->empty()) {
           return stream->Fail(absl::NotFoundError(absl::StrCat("job '", job->job_id(), "' has no log yet")));
         }
-        *digest = job->log_digest();
         stream->Begin();
       });
   return stream;

@@ -1,9 +1,12 @@
 #include "coordinator/services/blob_service.h"
 
 #include <memory>
+#include <optional>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/digest.h"
 #include "coordinator/services/blob_stream.h"
 #include "coordinator/services/grpc_status.h"
 
@@ -12,14 +15,13 @@ namespace {
 
 class UploadStream final : public grpc::ServerReadReactor<v1::UploadRequest> {
  public:
-  explicit UploadStream(BlobStore* blobs) : blobs_(blobs) { StartRead(&request_); }
+  UploadStream(BlobStore* blobs, v1::UploadResponse* response) : blobs_(blobs), response_(response) {
+    StartRead(&request_);
+  }
 
   void OnReadDone(bool ok) override {
     // The client's end of the stream and its death look the same here; only a whole blob is stored.
-    if (!ok) {
-      return Finish(ToGrpc(sink_ == nullptr ? absl::InvalidArgumentError("an upload without a message")
-                                            : sink_->Finish()));
-    }
+    if (!ok) return Finish(ToGrpc(Store()));
     if (absl::Status status = Take(); !status.ok()) return Finish(ToGrpc(status));
     StartRead(&request_);
   }
@@ -34,12 +36,27 @@ class UploadStream final : public grpc::ServerReadReactor<v1::UploadRequest> {
     if (sink_ == nullptr) {
       absl::StatusOr<std::unique_ptr<BlobSink>> sink = blobs_->Create(request_.digest(), request_.size());
       if (!sink.ok()) return sink.status();
+      if (!request_.key().empty() && !IsDigest(request_.key())) {
+        return absl::InvalidArgumentError(absl::StrCat("key '", request_.key(), "' is no SHA-256 digest"));
+      }
       sink_ = *std::move(sink);
+      digest_ = request_.digest();
+      key_ = request_.key();
     }
     return sink_->Append(request_.chunk());
   }
 
+  absl::Status Store() {
+    if (sink_ == nullptr) return absl::InvalidArgumentError("an upload without a message");
+    if (absl::Status status = sink_->Finish(); !status.ok() || key_.empty()) return status;
+    absl::StatusOr<std::string> digest = blobs_->Bind(key_, digest_);
+    if (digest.ok()) response_->set_digest(*std::move(digest));
+    return digest.status();
+  }
+
   BlobStore* const blobs_;
+  v1::UploadResponse* const response_;  // lives until OnDone
+  std::string digest_, key_;            // as the first message said
   std::unique_ptr<BlobSink> sink_;
   v1::UploadRequest request_;
 };
@@ -47,8 +64,25 @@ class UploadStream final : public grpc::ServerReadReactor<v1::UploadRequest> {
 }  // namespace
 
 grpc::ServerReadReactor<v1::UploadRequest>* BlobService::Upload(grpc::CallbackServerContext*,
-                                                                v1::UploadResponse*) {
-  return new UploadStream(blobs_);
+                                                                v1::UploadResponse* response) {
+  return new UploadStream(blobs_, response);
+}
+
+grpc::ServerUnaryReactor* BlobService::Lookup(grpc::CallbackServerContext* context,
+                                              const v1::LookupRequest* request,
+                                              v1::LookupResponse* response) {
+  auto* reactor = context->DefaultReactor();
+  absl::Status status;
+  for (const std::string& key : request->key()) {
+    absl::StatusOr<std::optional<std::string>> digest = blobs_->Lookup(key);
+    if (!digest.ok()) {
+      status = digest.status();
+      break;
+    }
+    if (*digest) (*response->mutable_digest())[key] = **digest;
+  }
+  reactor->Finish(ToGrpc(status));
+  return reactor;
 }
 
 grpc::ServerWriteReactor<v1::DownloadResponse>* BlobService::Download(grpc::CallbackServerContext*,

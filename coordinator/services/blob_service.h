@@ -17,6 +17,8 @@ class BlobService final : public v1::BlobService::CallbackService {
                                                      v1::UploadResponse* response) override;
   grpc::ServerWriteReactor<v1::DownloadResponse>* Download(grpc::CallbackServerContext* context,
                                                            const v1::DownloadRequest* request) override;
+  grpc::ServerUnaryReactor* Lookup(grpc::CallbackServerContext* context, const v1::LookupRequest* request,
+                                   v1::LookupResponse* response) override;
 
  private:
   const Content* const content_;

@@ -33,12 +33,12 @@ class MemoryStore final : public RecordStore {
   }
 
   absl::StatusOr<std::vector<QueuedJob>> Queued(size_t limit) override {
-    std::map<std::tuple<Priority, v1::DeviceChoice, std::string>, std::vector<QueuedJob>> queues;
+    std::map<std::tuple<Priority, bool, v1::DeviceChoice, std::string>, std::vector<QueuedJob>> queues;
     for (const auto& [id, record] : jobs_) {
       if (record.job.state() != v1::QUEUED) continue;
-      queues[{record.priority, record.job.target().device(), record.submitter}].push_back(
-          QueuedJobOf(record.job, record.submitter, record.priority, record.expected_seconds,
-                      record.batch_number, record.ordinal));
+      QueuedJob job = QueuedJobOf(record.job, record.submitter, record.priority, record.expected_seconds,
+                                  record.batch_number, record.ordinal);
+      queues[{job.priority, job.needs_exporter, job.device, job.submitter}].push_back(std::move(job));
     }
     std::vector<QueuedJob> queued;
     for (auto& [key, jobs] : queues) {

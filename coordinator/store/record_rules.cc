@@ -8,6 +8,20 @@
 #include "common/digest.h"
 
 namespace assay::coordinator {
+namespace {
+
+bool IsOfStage(const v1::AttemptSummary& attempt, const v1::Job& job) {
+  return (attempt.stage() == v1::STAGE_EXPORT) == (StageOf(job) == v1::STAGE_EXPORT);
+}
+
+void AddAttempt(v1::Job& job) {
+  v1::AttemptSummary& summary = *job.add_attempts();
+  summary.set_stage(StageOf(job));
+  summary.set_attempt(job.attempt());
+  summary.set_worker(job.worker());
+}
+
+}  // namespace
 
 google::protobuf::Timestamp ToTimestamp(absl::Time time) {
   google::protobuf::Timestamp stamp;
@@ -15,6 +29,26 @@ google::protobuf::Timestamp ToTimestamp(absl::Time time) {
   stamp.set_seconds(seconds);
   stamp.set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(time - absl::FromUnixSeconds(seconds))));
   return stamp;
+}
+
+v1::Stage StageOf(const v1::Job& job) {
+  return job.stage() == v1::STAGE_EXPORT ? v1::STAGE_EXPORT : v1::STAGE_TEST;
+}
+
+v1::DeviceChoice DeviceOf(const v1::Job& job) {
+  return StageOf(job) == v1::STAGE_EXPORT ? v1::CPU : job.target().device();
+}
+
+const v1::CheckpointRef* AskedCheckpoint(const v1::Job& job) {
+  if (job.model().has_checkpoint()) return &job.model().checkpoint();
+  return job.has_default_checkpoint() ? &job.default_checkpoint() : nullptr;
+}
+
+const v1::TestResult* ExportOf(const v1::Job& job) {
+  for (const v1::StageRecord& ended : job.ended_stage()) {
+    if (ended.stage() == v1::STAGE_EXPORT) return &ended.result();
+  }
+  return nullptr;
 }
 
 v1::AttemptRef RefOf(const JobRecord& record) {
@@ -25,7 +59,7 @@ v1::AttemptRef RefOf(const JobRecord& record) {
 }
 
 RunningAttempt RunningAttemptOf(const JobRecord& record) {
-  return {RefOf(record), record.job.worker(), record.submitter, record.job.target().device()};
+  return {RefOf(record), record.job.worker(), record.submitter, DeviceOf(record.job)};
 }
 
 QueuedJob QueuedJobOf(const v1::Job& job, absl::string_view submitter, Priority priority,
@@ -35,11 +69,17 @@ QueuedJob QueuedJobOf(const v1::Job& job, absl::string_view submitter, Priority 
   queued.model = job.model().name();
   queued.submitter = std::string(submitter);
   queued.priority = priority;
-  queued.device = job.target().device();
+  queued.device = DeviceOf(job);
+  queued.needs_exporter = StageOf(job) == v1::STAGE_EXPORT;
   queued.expected_seconds = expected_seconds;
   queued.order = (batch_number << 32) | ordinal;
+  for (const v1::StageRecord& ended : job.ended_stage()) {
+    if (ended.result().outcome() == v1::PASSED) queued.exported_by = ended.worker();
+  }
   for (const v1::AttemptSummary& attempt : job.attempts()) {
-    if (attempt.outcome() == v1::INFRASTRUCTURE_ERROR) queued.tried.push_back(attempt.worker());
+    if (attempt.outcome() == v1::INFRASTRUCTURE_ERROR && IsOfStage(attempt, job)) {
+      queued.tried.push_back(attempt.worker());
+    }
   }
   return queued;
 }
@@ -56,14 +96,32 @@ bool IsNewest(const JobRecord& record, const v1::AttemptRef& attempt) {
   return attempt.attempt() != 0 && record.job.attempt() == attempt.attempt();
 }
 
+JobRecord NewJobRecord(const BatchRecord& batch, const NewJob& job, const v1::Target& target,
+                       uint32_t ordinal, absl::Time now) {
+  JobRecord fresh;
+  fresh.job.set_job_id(absl::StrCat(batch.batch.batch_id(), ".", job.model.name()));
+  fresh.job.set_batch_id(batch.batch.batch_id());
+  *fresh.job.mutable_model() = job.model;
+  if (job.default_checkpoint && !job.model.has_checkpoint()) {
+    *fresh.job.mutable_default_checkpoint() = *job.default_checkpoint;
+  }
+  *fresh.job.mutable_target() = target;
+  fresh.job.set_state(v1::QUEUED);
+  fresh.job.set_stage(AskedCheckpoint(fresh.job) == nullptr ? v1::STAGE_TEST : v1::STAGE_EXPORT);
+  *fresh.job.mutable_create_time() = ToTimestamp(now);
+  fresh.submitter = batch.batch.submitter();
+  fresh.priority = job.priority;
+  fresh.batch_number = batch.number;
+  fresh.ordinal = ordinal;
+  return fresh;
+}
+
 void StartAttempt(JobRecord& record, absl::string_view worker, absl::Time now, absl::Time until) {
   record.job.set_state(v1::RUNNING);
   record.job.set_attempt(record.job.attempt() + 1);
   record.job.set_worker(std::string(worker));
   *record.job.mutable_start_time() = ToTimestamp(now);
-  v1::AttemptSummary& summary = *record.job.add_attempts();
-  summary.set_attempt(record.job.attempt());
-  summary.set_worker(std::string(worker));
+  AddAttempt(record.job);
   record.lease_until = until;
 }
 
@@ -72,9 +130,7 @@ void ResumeAttempt(JobRecord& record) {
   v1::AttemptSummary* last =
       record.job.attempts().empty() ? nullptr : record.job.mutable_attempts(record.job.attempts_size() - 1);
   if (last == nullptr || last->attempt() != record.job.attempt()) {  // taken back as undelivered
-    last = record.job.add_attempts();
-    last->set_attempt(record.job.attempt());
-    last->set_worker(record.job.worker());
+    AddAttempt(record.job);
     return;
   }
   if (last->outcome() == v1::OUTCOME_UNSPECIFIED) return;
@@ -89,7 +145,33 @@ void EndAttempt(JobRecord& record, v1::Outcome outcome, absl::string_view messag
   summary.set_message(std::string(message));
 }
 
-void EndJob(JobRecord& record, absl::Time now) {
+bool LetsGoOn(const v1::Job& job, v1::Outcome outcome) {
+  if (StageOf(job) != v1::STAGE_EXPORT) return false;
+  return outcome == v1::PASSED || (outcome == v1::SKIPPED && job.has_default_checkpoint());
+}
+
+void EndStage(JobRecord& record, v1::TestResult result, absl::string_view log_digest, absl::Time now) {
+  v1::StageRecord& ended = *record.job.add_ended_stage();
+  ended.set_stage(StageOf(record.job));
+  ended.set_attempt(record.job.attempt());
+  ended.set_worker(record.job.worker());
+  *ended.mutable_start_time() = record.job.start_time();
+  *ended.mutable_end_time() = ToTimestamp(now);
+  *ended.mutable_result() = std::move(result);
+  ended.set_log_digest(std::string(log_digest));
+  record.job.set_stage(v1::STAGE_TEST);
+  record.job.set_state(v1::QUEUED);
+  record.setbacks = 0;
+  record.assigned.Clear();
+}
+
+void EndJob(JobRecord& record, v1::TestResult result, absl::Time now) {
+  if (StageOf(record.job) == v1::STAGE_EXPORT && result.outcome() != v1::CANCELLED) {
+    result.set_message(absl::StrCat(
+        "export: ", result.message().empty() ? v1::Outcome_Name(result.outcome()) : result.message()));
+  }
+  *record.job.mutable_result() = std::move(result);
+  record.assigned.Clear();
   record.job.set_state(v1::DONE);
   *record.job.mutable_end_time() = ToTimestamp(now);
 }
@@ -121,23 +203,13 @@ v1::Job ForEvent(v1::Job job) {
   return job;
 }
 
-v1::TestResult WithDefiniteOutcome(v1::TestResult result) {
-  if (result.outcome() == v1::OUTCOME_UNSPECIFIED || result.outcome() == v1::CANCELLED ||
-      !v1::Outcome_IsValid(result.outcome())) {
-    result.set_message(absl::StrCat("the worker gave no outcome of its own (",
-                                    static_cast<int>(result.outcome()), ")",
-                                    result.message().empty() ? "" : ": ", result.message()));
-    result.set_outcome(v1::INFRASTRUCTURE_ERROR);
-  }
-  return result;
-}
-
 bool IsFailureOfTheModel(v1::Outcome outcome) {
   return outcome == v1::FAILED || outcome == v1::CRASHED || outcome == v1::TIMED_OUT ||
          outcome == v1::OUT_OF_MEMORY;
 }
 
 std::string InputsDigest(const JobRecord& record) {
+  if (StageOf(record.job) == v1::STAGE_EXPORT) return "";  // it ran no test
   v1::Provenance inputs = record.job.result().provenance();
   if (inputs.test_digest().empty()) return "";
   inputs.clear_worker();
@@ -153,6 +225,7 @@ std::string InputsDigest(const JobRecord& record) {
 std::string SetbackMessage(const JobRecord& record) {
   std::vector<std::string> parts;
   for (const v1::AttemptSummary& attempt : record.job.attempts()) {
+    if (!IsOfStage(attempt, record.job)) continue;
     parts.push_back(
         absl::StrCat(attempt.worker(), " (attempt ", attempt.attempt(), "): ", attempt.message()));
   }
@@ -162,6 +235,14 @@ std::string SetbackMessage(const JobRecord& record) {
 
 std::string TargetKey(const v1::Target& target) {
   return absl::StrCat(v1::DeviceChoice_Name(target.device()), "/", v1::Dtype_Name(target.dtype()));
+}
+
+std::string TimingKey(const v1::Job& job) {
+  const v1::CheckpointRef* checkpoint = AskedCheckpoint(job);
+  if (StageOf(job) == v1::STAGE_EXPORT) return absl::StrCat("export/", checkpoint->id());
+  const v1::TestResult* exported = ExportOf(job);
+  if (exported == nullptr || exported->outcome() != v1::PASSED) return TargetKey(job.target());
+  return absl::StrCat(TargetKey(job.target()), "/", checkpoint->id());
 }
 
 }  // namespace assay::coordinator

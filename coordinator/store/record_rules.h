@@ -12,6 +12,15 @@ namespace assay::coordinator {
 
 google::protobuf::Timestamp ToTimestamp(absl::Time time);
 
+// The stage that the job is in, or ended in: STAGE_TEST also for jobs of before there were stages.
+v1::Stage StageOf(const v1::Job& job);
+// What the job's stage takes slots of.
+v1::DeviceChoice DeviceOf(const v1::Job& job);
+// The checkpoint that the job's export stage looks for; nullptr: it has none.
+const v1::CheckpointRef* AskedCheckpoint(const v1::Job& job);
+// The counted result of the job's export stage; nullptr: there was none, or it is not over.
+const v1::TestResult* ExportOf(const v1::Job& job);
+
 v1::AttemptRef RefOf(const JobRecord& record);
 RunningAttempt RunningAttemptOf(const JobRecord& record);
 QueuedJob QueuedJobOf(const v1::Job& job, absl::string_view submitter, Priority priority,
@@ -21,6 +30,10 @@ v1::ResultAck AckOf(const v1::AttemptRef& attempt, const AnswerRecord& answer);
 // True for the job's newest attempt. An attempt 0 is none.
 bool IsNewest(const JobRecord& record, const v1::AttemptRef& attempt);
 
+// A job as it was submitted, QUEUED for its first stage. Its expected time is not known here.
+JobRecord NewJobRecord(const BatchRecord& batch, const NewJob& job, const v1::Target& target,
+                       uint32_t ordinal, absl::Time now);
+
 // QUEUED to RUNNING, with the next attempt number.
 void StartAttempt(JobRecord& record, absl::string_view worker, absl::Time now, absl::Time until);
 // The newest attempt, given up for lost and not handed out again, turns out to be alive: RUNNING, and the
@@ -28,17 +41,18 @@ void StartAttempt(JobRecord& record, absl::string_view worker, absl::Time now, a
 void ResumeAttempt(JobRecord& record);
 // Writes down how the newest attempt ended.
 void EndAttempt(JobRecord& record, v1::Outcome outcome, absl::string_view message);
-// DONE, with the result that the record has.
-void EndJob(JobRecord& record, absl::Time now);
+// The stage's result lets the job go on: it is kept, and the job QUEUED for its test with all its attempts.
+void EndStage(JobRecord& record, v1::TestResult result, absl::string_view log_digest, absl::Time now);
+// DONE, with this result. One that ended in its export says so.
+void EndJob(JobRecord& record, v1::TestResult result, absl::Time now);
+// True for a result of an export stage that is not the job's end.
+bool LetsGoOn(const v1::Job& job, v1::Outcome outcome);
 
 void Count(v1::Batch& batch, v1::Outcome outcome);
 
 // Without what would fill a stream for nothing: the messages of checks that passed.
 v1::CaseResult ForEvent(v1::CaseResult result);
 v1::Job ForEvent(v1::Job job);
-
-// An outcome that no worker may decide (none, CANCELLED) is the infrastructure's error.
-v1::TestResult WithDefiniteOutcome(v1::TestResult result);
 
 // FAILED, CRASHED, TIMED_OUT, OUT_OF_MEMORY.
 bool IsFailureOfTheModel(v1::Outcome outcome);
@@ -47,10 +61,12 @@ bool IsFailureOfTheModel(v1::Outcome outcome);
 // the provenance does not tell.
 std::string InputsDigest(const JobRecord& record);
 
-// "gave up after 3 attempts: a (attempt 1): …; b (attempt 2): …".
+// "gave up after 3 attempts: a (attempt 1): …; b (attempt 2): …". Of the job's stage alone.
 std::string SetbackMessage(const JobRecord& record);
 
-// "cuda/FLOAT32": what recorded times are kept under, beside the model.
-std::string TargetKey(const v1::Target& target);
+std::string TargetKey(const v1::Target& target);  // "CUDA/FLOAT32"
+
+// What recorded times are kept under, beside the model: exports and tests of a checkpoint each apart.
+std::string TimingKey(const v1::Job& job);
 
 }  // namespace assay::coordinator

@@ -7,6 +7,7 @@
 #include "absl/strings/str_join.h"
 #include "common/digest.h"
 #include "common/status_macros.h"
+#include "coordinator/store/evidence.h"
 #include "coordinator/store/record_rules.h"
 
 namespace assay::coordinator {
@@ -89,20 +90,8 @@ absl::StatusOr<v1::Batch> RecordStore::SubmitBatch(const BatchSubmission& submis
   ASSAY_RETURN_IF_ERROR(PutBatch(record));
   uint32_t ordinal = 0;
   for (const NewJob& job : submission.jobs) {
-    JobRecord fresh;
-    fresh.job.set_job_id(absl::StrCat(submission.batch_id, ".", job.model.name()));
-    fresh.job.set_batch_id(submission.batch_id);
-    *fresh.job.mutable_model() = job.model;
-    *fresh.job.mutable_target() = submission.target;
-    fresh.job.set_state(v1::QUEUED);
-    *fresh.job.mutable_create_time() = ToTimestamp(now);
-    fresh.submitter = submission.submitter;
-    fresh.priority = job.priority;
-    fresh.batch_number = record.number;
-    fresh.ordinal = ordinal++;
-    ASSAY_ASSIGN_OR_RETURN(std::optional<double> seconds,
-                           FindSeconds(job.model.name(), TargetKey(submission.target)));
-    fresh.expected_seconds = seconds.value_or(kUnknownSeconds);
+    JobRecord fresh = NewJobRecord(record, job, submission.target, ordinal++, now);
+    ASSAY_ASSIGN_OR_RETURN(fresh.expected_seconds, ExpectedSeconds(fresh.job));
     ASSAY_RETURN_IF_ERROR(PutJob(fresh));
   }
   BatchEdit edit(*this, std::move(record), now);
@@ -125,9 +114,10 @@ absl::StatusOr<CancelledBatch> RecordStore::CancelBatch(absl::string_view batch_
       cancelled.stopped.push_back(RunningAttemptOf(record));
       EndAttempt(record, v1::CANCELLED, "the batch was cancelled");
     }
-    record.job.mutable_result()->set_outcome(v1::CANCELLED);
-    record.job.mutable_result()->set_message("the batch was cancelled");
-    EndJob(record, now);
+    v1::TestResult result;
+    result.set_outcome(v1::CANCELLED);
+    result.set_message("the batch was cancelled");
+    EndJob(record, std::move(result), now);
     ASSAY_RETURN_IF_ERROR(PutJob(record));
     edit.JobChanged(record);
   }
@@ -136,19 +126,25 @@ absl::StatusOr<CancelledBatch> RecordStore::CancelBatch(absl::string_view batch_
   return cancelled;
 }
 
-absl::StatusOr<v1::Job> RecordStore::Lease(absl::string_view job_id, absl::string_view worker, absl::Time now,
-                                           absl::Time until) {
+absl::StatusOr<v1::Assignment> RecordStore::Lease(absl::string_view job_id, absl::string_view worker,
+                                                  absl::Time now, absl::Time until, const Assign& assign) {
   ASSAY_ASSIGN_OR_RETURN(std::optional<JobRecord> record, FindJob(job_id));
   if (!record) return absl::NotFoundError(absl::StrCat("no job '", job_id, "'"));
   if (record->job.state() != v1::QUEUED) {
     return absl::FailedPreconditionError(absl::StrCat("job '", job_id, "' is not queued"));
   }
   StartAttempt(*record, worker, now, until);
+  v1::Assignment assignment = assign(record->job);
+  record->assigned = assignment;
+  *record->assigned.mutable_attempt() = RefOf(*record);
+  record->assigned.clear_batch_id();  // the job has these itself
+  record->assigned.clear_model();
+  record->assigned.clear_target();
   ASSAY_RETURN_IF_ERROR(PutJob(*record));
   ASSAY_ASSIGN_OR_RETURN(BatchEdit edit, BatchEdit::Open(*this, record->job.batch_id(), now));
   edit.JobChanged(*record);
   ASSAY_RETURN_IF_ERROR(edit.Save());
-  return record->job;
+  return assignment;
 }
 
 absl::StatusOr<std::vector<v1::AttemptRef>> RecordStore::ExtendLeases(
@@ -237,9 +233,10 @@ absl::StatusOr<LostAttempt> RecordStore::LoseAttempt(JobRecord record, absl::str
   if (lost.requeued) {
     record.job.set_state(v1::QUEUED);
   } else {
-    record.job.mutable_result()->set_outcome(v1::INFRASTRUCTURE_ERROR);
-    record.job.mutable_result()->set_message(SetbackMessage(record));
-    EndJob(record, now);
+    v1::TestResult result;
+    result.set_outcome(v1::INFRASTRUCTURE_ERROR);
+    result.set_message(SetbackMessage(record));
+    EndJob(record, std::move(result), now);
   }
   ASSAY_RETURN_IF_ERROR(PutJob(record));
   ASSAY_ASSIGN_OR_RETURN(BatchEdit edit, BatchEdit::Open(*this, record.job.batch_id(), now));
@@ -290,7 +287,7 @@ absl::StatusOr<v1::ResultAck> RecordStore::CommitResult(const v1::AttemptResult&
   }
 
   if (record->job.state() == v1::QUEUED) ResumeAttempt(*record);
-  const v1::TestResult counted = WithDefiniteOutcome(result.result());
+  v1::TestResult counted = Examined(*record, result.result());
   EndAttempt(*record, counted.outcome(), counted.message());
   answer.emplace();
   if (counted.outcome() == v1::INFRASTRUCTURE_ERROR && ++record->setbacks < max_attempts_) {
@@ -298,23 +295,17 @@ absl::StatusOr<v1::ResultAck> RecordStore::CommitResult(const v1::AttemptResult&
     answer->reason = "the infrastructure failed: the job is queued again";
   } else {
     answer->counted = true;
-    *record->job.mutable_result() = counted;
-    if (counted.outcome() == v1::INFRASTRUCTURE_ERROR) {
-      record->job.mutable_result()->set_message(SetbackMessage(*record));
+    ASSAY_RETURN_IF_ERROR(
+        PutSeconds(record->job.model().name(), TimingKey(record->job), std::max(0.0, counted.seconds())));
+    if (LetsGoOn(record->job, counted.outcome())) {
+      EndStage(*record, std::move(counted), result.log_digest(), now);
+      ASSAY_ASSIGN_OR_RETURN(record->expected_seconds, ExpectedSeconds(record->job));
+    } else {
+      if (counted.outcome() == v1::INFRASTRUCTURE_ERROR) counted.set_message(SetbackMessage(*record));
+      record->job.set_log_digest(result.log_digest());
+      EndJob(*record, std::move(counted), now);
+      ASSAY_RETURN_IF_ERROR(Learn(*record));
     }
-    record->job.set_log_digest(result.log_digest());
-    EndJob(*record, now);
-    const std::string inputs = InputsDigest(*record);
-    if (!inputs.empty()) {
-      if (counted.outcome() == v1::PASSED) {
-        ASSAY_ASSIGN_OR_RETURN(bool failed_before, HasFailed(inputs));
-        record->job.set_flaky(failed_before);
-      } else if (IsFailureOfTheModel(counted.outcome())) {
-        ASSAY_RETURN_IF_ERROR(PutFailed(inputs));
-      }
-    }
-    ASSAY_RETURN_IF_ERROR(PutSeconds(record->job.model().name(), TargetKey(record->job.target()),
-                                     std::max(0.0, counted.seconds())));
   }
   ASSAY_RETURN_IF_ERROR(PutAnswer(attempt, *answer));
   ASSAY_RETURN_IF_ERROR(PutJob(*record));
@@ -322,6 +313,23 @@ absl::StatusOr<v1::ResultAck> RecordStore::CommitResult(const v1::AttemptResult&
   edit.JobChanged(*record);
   ASSAY_RETURN_IF_ERROR(edit.Save());
   return AckOf(attempt, *answer);
+}
+
+absl::Status RecordStore::Learn(JobRecord& record) {
+  const std::string inputs = InputsDigest(record);
+  if (inputs.empty()) return absl::OkStatus();
+  if (record.job.result().outcome() == v1::PASSED) {
+    ASSAY_ASSIGN_OR_RETURN(bool failed_before, HasFailed(inputs));
+    record.job.set_flaky(failed_before);
+  } else if (IsFailureOfTheModel(record.job.result().outcome())) {
+    return PutFailed(inputs);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<double> RecordStore::ExpectedSeconds(const v1::Job& job) {
+  ASSAY_ASSIGN_OR_RETURN(std::optional<double> seconds, FindSeconds(job.model().name(), TimingKey(job)));
+  return seconds.value_or(kUnknownSeconds);
 }
 
 absl::StatusOr<std::vector<RunningAttempt>> RecordStore::Running() {

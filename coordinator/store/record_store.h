@@ -27,7 +27,10 @@ struct JobRecord {
   uint32_t ordinal = 0;  // in its batch
   double expected_seconds = kUnknownSeconds;
   absl::Time lease_until = absl::InfinitePast();  // while RUNNING
-  uint32_t setbacks = 0;                          // attempts lost or failed for the infrastructure's sake
+  uint32_t setbacks = 0;  // attempts at its stage lost or failed for the infrastructure's sake
+  // Digests and checkpoint that the newest attempt was given; without an attempt number where nobody knows
+  // (it started before this was recorded). Cleared when its stage ends.
+  v1::Assignment assigned;
 };
 
 // The answer that was given to a result.
@@ -43,8 +46,8 @@ class RecordStore : public Store {
 
   absl::StatusOr<v1::Batch> SubmitBatch(const BatchSubmission& submission, absl::Time now) final;
   absl::StatusOr<CancelledBatch> CancelBatch(absl::string_view batch_id, absl::Time now) final;
-  absl::StatusOr<v1::Job> Lease(absl::string_view job_id, absl::string_view worker, absl::Time now,
-                                absl::Time until) final;
+  absl::StatusOr<v1::Assignment> Lease(absl::string_view job_id, absl::string_view worker, absl::Time now,
+                                       absl::Time until, const Assign& assign) final;
   absl::StatusOr<std::vector<v1::AttemptRef>> ExtendLeases(absl::string_view worker,
                                                            const std::vector<v1::AttemptRef>& attempts,
                                                            absl::Time until) final;
@@ -76,7 +79,7 @@ class RecordStore : public Store {
   virtual absl::Status PutEvent(absl::string_view batch_id, const v1::BatchEvent& event) = 0;
   virtual absl::StatusOr<std::optional<AnswerRecord>> FindAnswer(const v1::AttemptRef& attempt) = 0;
   virtual absl::Status PutAnswer(const v1::AttemptRef& attempt, const AnswerRecord& answer) = 0;
-  // What a model took last on a device, in seconds.
+  // What a model took last, in seconds, by TimingKey.
   virtual absl::StatusOr<std::optional<double>> FindSeconds(absl::string_view model,
                                                             absl::string_view target) = 0;
   virtual absl::Status PutSeconds(absl::string_view model, absl::string_view target, double seconds) = 0;
@@ -88,6 +91,10 @@ class RecordStore : public Store {
   // A batch and what happens to it in one operation; written once, at the end.
   class BatchEdit;
 
+  // What the job's stage is expected to take.
+  absl::StatusOr<double> ExpectedSeconds(const v1::Job& job);
+  // Of a job whose test has ended: whether it is flaky, and what that says of later ones.
+  absl::Status Learn(JobRecord& record);
   absl::StatusOr<LostAttempt> LoseAttempt(JobRecord record, absl::string_view why, bool counts,
                                           absl::Time now);
 

@@ -8,67 +8,10 @@
 #include "coordinator/store/record_rules.h"
 #include "coordinator/store/record_store.h"
 #include "coordinator/store/sqlite.h"
+#include "coordinator/store/sqlite_schema.h"
 
 namespace assay::coordinator {
 namespace {
-
-constexpr int kSchemaVersion = 1;
-
-// Records are serialized protos; the columns beside them are what is searched by. Times are microseconds
-// since the Unix epoch. States are those of v1.JobState.
-constexpr char kSchema[] = R"sql(
-CREATE TABLE batches (
-  number INTEGER PRIMARY KEY AUTOINCREMENT,
-  batch_id TEXT NOT NULL UNIQUE,
-  request_id TEXT NOT NULL UNIQUE,
-  request_digest TEXT NOT NULL,
-  last_sequence INTEGER NOT NULL,
-  batch BLOB NOT NULL
-);
-CREATE TABLE jobs (
-  job_id TEXT NOT NULL PRIMARY KEY,
-  batch_id TEXT NOT NULL,
-  batch_number INTEGER NOT NULL,
-  ordinal INTEGER NOT NULL,
-  state INTEGER NOT NULL,
-  priority INTEGER NOT NULL,
-  device INTEGER NOT NULL,
-  submitter TEXT NOT NULL,
-  expected_seconds REAL NOT NULL,
-  lease_until INTEGER NOT NULL,
-  setbacks INTEGER NOT NULL,
-  job BLOB NOT NULL
-) WITHOUT ROWID;
-CREATE INDEX jobs_of_batch ON jobs (batch_id, ordinal);
-CREATE INDEX jobs_queued ON jobs (priority, device, submitter, expected_seconds DESC, batch_number, ordinal)
-  WHERE state = 1;
-CREATE INDEX jobs_running ON jobs (job_id) WHERE state = 2;
-CREATE TABLE events (
-  batch_id TEXT NOT NULL,
-  sequence INTEGER NOT NULL,
-  event BLOB NOT NULL,
-  PRIMARY KEY (batch_id, sequence)
-) WITHOUT ROWID;
-CREATE TABLE answers (
-  job_id TEXT NOT NULL,
-  attempt INTEGER NOT NULL,
-  counted INTEGER NOT NULL,
-  reason TEXT NOT NULL,
-  PRIMARY KEY (job_id, attempt)
-) WITHOUT ROWID;
-CREATE TABLE timings (
-  model TEXT NOT NULL,
-  target TEXT NOT NULL,
-  seconds REAL NOT NULL,
-  PRIMARY KEY (model, target)
-) WITHOUT ROWID;
-CREATE TABLE failed_inputs (digest TEXT NOT NULL PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE workers (
-  name TEXT NOT NULL PRIMARY KEY,
-  instance TEXT NOT NULL,
-  summary BLOB NOT NULL
-) WITHOUT ROWID;
-)sql";
 
 int64_t Micros(absl::Time time) { return absl::ToUnixMicros(time); }
 
@@ -128,7 +71,7 @@ class SqliteStore final : public RecordStore {
 
 #define ASSAY_BATCH_COLUMNS "number, request_id, request_digest, last_sequence, batch"
 #define ASSAY_JOB_COLUMNS \
-  "submitter, priority, batch_number, ordinal, expected_seconds, lease_until, setbacks, job"
+  "submitter, priority, batch_number, ordinal, expected_seconds, lease_until, setbacks, assigned, job"
 
 absl::StatusOr<BatchRecord> ReadBatch(const Statement& row) {
   BatchRecord record;
@@ -149,7 +92,8 @@ absl::StatusOr<JobRecord> ReadJob(const Statement& row) {
   record.expected_seconds = row.Double(4);
   record.lease_until = absl::FromUnixMicros(row.Int(5));
   record.setbacks = static_cast<uint32_t>(row.Int(6));
-  ASSAY_RETURN_IF_ERROR(Parse(row.Bytes(7), record.job));
+  ASSAY_RETURN_IF_ERROR(Parse(row.Bytes(7), record.assigned));
+  ASSAY_RETURN_IF_ERROR(Parse(row.Bytes(8), record.job));
   return record;
 }
 
@@ -208,17 +152,20 @@ absl::StatusOr<std::optional<JobRecord>> SqliteStore::FindJob(absl::string_view 
 absl::Status SqliteStore::PutJob(const JobRecord& record) {
   ASSAY_ASSIGN_OR_RETURN(
       Statement statement,
-      database_->Prepare("INSERT INTO jobs (job_id, batch_id, device, state, " ASSAY_JOB_COLUMNS ")"
-                         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-                         " ON CONFLICT (job_id) DO UPDATE SET state = excluded.state,"
-                         " lease_until = excluded.lease_until, setbacks = excluded.setbacks,"
-                         " job = excluded.job"));
+      database_->Prepare(
+          "INSERT INTO jobs (job_id, batch_id, needs_exporter, device, state, " ASSAY_JOB_COLUMNS
+          ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+          " ON CONFLICT (job_id) DO UPDATE SET needs_exporter = excluded.needs_exporter,"
+          " device = excluded.device, state = excluded.state,"
+          " expected_seconds = excluded.expected_seconds, lease_until = excluded.lease_until,"
+          " setbacks = excluded.setbacks, assigned = excluded.assigned, job = excluded.job"));
   statement.BindText(record.job.job_id()).BindText(record.job.batch_id());
-  statement.Bind(int64_t{record.job.target().device()}).Bind(int64_t{record.job.state()});
+  statement.Bind(int64_t{StageOf(record.job) == v1::STAGE_EXPORT ? 1 : 0});
+  statement.Bind(int64_t{DeviceOf(record.job)}).Bind(int64_t{record.job.state()});
   statement.BindText(record.submitter).Bind(static_cast<int64_t>(record.priority));
   statement.Bind(static_cast<int64_t>(record.batch_number)).Bind(int64_t{record.ordinal});
   statement.Bind(record.expected_seconds).Bind(Micros(record.lease_until)).Bind(int64_t{record.setbacks});
-  statement.BindBlob(record.job.SerializeAsString());
+  statement.BindBlob(record.assigned.SerializeAsString()).BindBlob(record.job.SerializeAsString());
   return statement.Run();
 }
 
@@ -247,24 +194,30 @@ absl::StatusOr<std::vector<JobRecord>> SqliteStore::RunningJobs() {
   return AllJobs(std::move(statement));
 }
 
-// Walks the index from one (priority, device, submitter) to the next instead of reading every queued job.
+// Walks the index from one (priority, needs_exporter, device, submitter) to the next instead of reading every
+// queued job.
 absl::StatusOr<std::vector<QueuedJob>> SqliteStore::Queued(size_t limit) {
   std::vector<QueuedJob> queued;
   QueuedJob at;
   at.priority = static_cast<Priority>(-1);
   at.device = v1::DEVICE_CHOICE_UNSPECIFIED;
+  auto exporter = [&at] { return int64_t{at.needs_exporter ? 1 : 0}; };
   while (true) {
     {
       ASSAY_ASSIGN_OR_RETURN(
-          Statement next, database_->Prepare("SELECT priority, device, submitter FROM jobs"
-                                             " WHERE state = 1 AND (priority, device, submitter) > (?, ?, ?)"
-                                             " ORDER BY priority, device, submitter LIMIT 1"));
-      next.Bind(static_cast<int64_t>(at.priority)).Bind(int64_t{at.device}).BindText(at.submitter);
+          Statement next,
+          database_->Prepare(
+              "SELECT priority, needs_exporter, device, submitter FROM jobs"
+              " WHERE state = 1 AND (priority, needs_exporter, device, submitter) > (?, ?, ?, ?)"
+              " ORDER BY priority, needs_exporter, device, submitter LIMIT 1"));
+      next.Bind(static_cast<int64_t>(at.priority)).Bind(exporter());
+      next.Bind(int64_t{at.device}).BindText(at.submitter);
       ASSAY_ASSIGN_OR_RETURN(bool found, next.Step());
       if (!found) return queued;
       at.priority = static_cast<Priority>(next.Int(0));
-      at.device = static_cast<v1::DeviceChoice>(next.Int(1));
-      at.submitter = next.Bytes(2);
+      at.needs_exporter = next.Int(1) != 0;
+      at.device = static_cast<v1::DeviceChoice>(next.Int(2));
+      at.submitter = next.Bytes(3);
     }
     ASSAY_RETURN_IF_ERROR(LongestQueued(at, limit, queued));
   }
@@ -272,11 +225,12 @@ absl::StatusOr<std::vector<QueuedJob>> SqliteStore::Queued(size_t limit) {
 
 absl::Status SqliteStore::LongestQueued(const QueuedJob& like, size_t limit, std::vector<QueuedJob>& queued) {
   ASSAY_ASSIGN_OR_RETURN(
-      Statement rows, database_->Prepare("SELECT batch_number, ordinal, expected_seconds, job FROM jobs"
-                                         " WHERE state = 1 AND priority = ? AND device = ? AND submitter = ?"
-                                         " ORDER BY expected_seconds DESC, batch_number, ordinal LIMIT ?"));
-  rows.Bind(static_cast<int64_t>(like.priority)).Bind(int64_t{like.device}).BindText(like.submitter);
-  rows.Bind(static_cast<int64_t>(limit));
+      Statement rows,
+      database_->Prepare("SELECT batch_number, ordinal, expected_seconds, job FROM jobs"
+                         " WHERE state = 1 AND priority = ? AND needs_exporter = ? AND device = ?"
+                         " AND submitter = ? ORDER BY expected_seconds DESC, batch_number, ordinal LIMIT ?"));
+  rows.Bind(static_cast<int64_t>(like.priority)).Bind(int64_t{like.needs_exporter ? 1 : 0});
+  rows.Bind(int64_t{like.device}).BindText(like.submitter).Bind(static_cast<int64_t>(limit));
   while (true) {
     ASSAY_ASSIGN_OR_RETURN(bool found, rows.Step());
     if (!found) return absl::OkStatus();
@@ -422,21 +376,7 @@ absl::StatusOr<std::vector<WorkerRecord>> SqliteStore::ListWorkers() {
 absl::StatusOr<std::unique_ptr<Store>> OpenSqliteStore(const std::string& path, uint32_t max_attempts) {
   ASSAY_ASSIGN_OR_RETURN(std::unique_ptr<Database> database, Database::Open(path));
   ASSAY_RETURN_IF_ERROR(database->Execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;"));
-  int64_t version = 0;
-  {
-    ASSAY_ASSIGN_OR_RETURN(Statement row, database->Prepare("PRAGMA user_version"));
-    ASSAY_RETURN_IF_ERROR(row.Step().status());
-    version = row.Int(0);
-  }
-  if (version > kSchemaVersion) {
-    return absl::FailedPreconditionError(absl::StrCat(path, ": its schema is version ", version,
-                                                      ", and this Assay knows up to ", kSchemaVersion,
-                                                      ": use the newer Assay that wrote it"));
-  }
-  if (version == 0) {
-    ASSAY_RETURN_IF_ERROR(database->Execute(
-        absl::StrCat("BEGIN IMMEDIATE;", kSchema, "PRAGMA user_version = ", kSchemaVersion, "; COMMIT;")));
-  }
+  ASSAY_RETURN_IF_ERROR(PrepareSchema(*database, path));
   return std::make_unique<SqliteStore>(std::move(database), max_attempts);
 }
 

@@ -5,6 +5,9 @@
 // DONE. The attempt number is a persisted counter that only grows: it is the fence that keeps an attempt that
 // was given up from counting. Time is passed in.
 //
+// A job with a checkpoint goes through two stages: what its export makes is kept, and it is QUEUED again for
+// its test. Attempts are numbered over both; how many may be lost is counted for each.
+//
 // Durability: nothing is durable, and nothing may be told to anyone, before Commit returns OK. Operations run
 // between Begin and Commit; Rollback takes all of them back. An operation that returns an error of the domain
 // (NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION, INVALID_ARGUMENT) has changed nothing, and the transaction
@@ -14,6 +17,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <set>
 #include <string>
@@ -39,6 +43,8 @@ inline constexpr double kUnknownSeconds = 3600;
 struct NewJob {
   v1::ModelRef model;
   Priority priority = Priority::kMedium;
+  // Tried by an export stage where the model names no checkpoint itself; unset: none is.
+  std::optional<v1::CheckpointRef> default_checkpoint;
 };
 
 struct BatchSubmission {
@@ -57,10 +63,12 @@ struct QueuedJob {
   std::string model;
   std::string submitter;
   Priority priority = Priority::kMedium;
-  v1::DeviceChoice device = v1::AUTO;
+  v1::DeviceChoice device = v1::AUTO;  // CPU for an export, whatever its test's will be
+  bool needs_exporter = false;         // goes to workers that export alone
   double expected_seconds = kUnknownSeconds;
-  uint64_t order = 0;  // of submission, over all batches
-  // Workers whose attempts at it were lost or failed for the infrastructure's sake.
+  uint64_t order = 0;       // of submission, over all batches
+  std::string exported_by;  // the worker that has its checkpoint at hand; empty: nobody in particular
+  // Workers whose attempts at this stage of it were lost or failed for the infrastructure's sake.
   std::vector<std::string> tried;
 };
 
@@ -69,8 +77,11 @@ struct RunningAttempt {
   v1::AttemptRef attempt;
   std::string worker;
   std::string submitter;
-  v1::DeviceChoice device = v1::AUTO;
+  v1::DeviceChoice device = v1::AUTO;  // of its stage
 };
+
+// What an attempt at this job, which has just started, is given to do.
+using Assign = std::function<v1::Assignment(const v1::Job& job)>;
 
 // An attempt that was taken from its worker.
 struct LostAttempt {
@@ -119,14 +130,15 @@ class Store {
   // NOT_FOUND; FAILED_PRECONDITION: the batch ended without having been cancelled.
   virtual absl::StatusOr<CancelledBatch> CancelBatch(absl::string_view batch_id, absl::Time now) = 0;
 
-  // Of each (priority, device, submitter) the `limit` jobs that are expected to take longest, in no
-  // particular order beyond that.
+  // Of each (priority, exports or tests, device, submitter) the `limit` jobs that are expected to take
+  // longest, in no particular order beyond that.
   virtual absl::StatusOr<std::vector<QueuedJob>> Queued(size_t limit) = 0;
   virtual absl::StatusOr<std::vector<RunningAttempt>> Running() = 0;
 
-  // Starts the next attempt at a QUEUED job. NOT_FOUND; FAILED_PRECONDITION: it is not QUEUED.
-  virtual absl::StatusOr<v1::Job> Lease(absl::string_view job_id, absl::string_view worker, absl::Time now,
-                                        absl::Time until) = 0;
+  // Starts the next attempt at a QUEUED job, and keeps the digests of what `assign` gives it, to be compared
+  // with those that its result names. NOT_FOUND; FAILED_PRECONDITION: it is not QUEUED.
+  virtual absl::StatusOr<v1::Assignment> Lease(absl::string_view job_id, absl::string_view worker,
+                                               absl::Time now, absl::Time until, const Assign& assign) = 0;
 
   // Extends the leases of the attempts that the worker names. Those that are not its to run are returned: it
   // should abandon them.
@@ -154,10 +166,13 @@ class Store {
   virtual absl::Status RecordProgress(const v1::AttemptRef& attempt, const v1::CaseResult& result,
                                       absl::Time now) = 0;
 
-  // Counts the result, once. A repetition gets the first answer. An INFRASTRUCTURE_ERROR is answered with
-  // counted = false and the job is QUEUED again, until max_attempts were used up. A lease that has run out
-  // does not matter while the attempt is the newest and its job has not ended. NOT_FOUND: no such job.
-  // FAILED_PRECONDITION, with the reason: a newer attempt runs, or the job has ended.
+  // Counts the result, once. A repetition gets the first answer. The result of an export that lets its job go
+  // on (PASSED; SKIPPED, of a default checkpoint) is counted, and the job QUEUED for its test; any other ends
+  // it. A result that does not bear out what it says (evidence.h) is an INFRASTRUCTURE_ERROR. An
+  // INFRASTRUCTURE_ERROR is answered with counted = false and the job is QUEUED again, until max_attempts of
+  // the stage were used up. A lease that has run out does not matter while the attempt is the newest and its
+  // job has not ended. NOT_FOUND: no such job. FAILED_PRECONDITION, with the reason: a newer attempt runs, or
+  // the job has ended.
   virtual absl::StatusOr<v1::ResultAck> CommitResult(const v1::AttemptResult& result, absl::Time now) = 0;
 
   virtual absl::StatusOr<v1::Batch> GetBatch(absl::string_view batch_id) = 0;

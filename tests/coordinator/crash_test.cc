@@ -82,7 +82,7 @@ struct World {
   int next_batch = 0;
   std::map<int, std::string> accepted;  // batch ids by the number of the request
   // Of the worker.
-  std::set<std::pair<std::string, uint64_t>> spool;
+  std::map<std::pair<std::string, uint64_t>, v1::Assignment> spool;
   std::map<std::string, uint64_t> counted;  // by job: the attempt that was acknowledged
   std::set<std::pair<std::string, uint64_t>> started;
 };
@@ -111,9 +111,9 @@ void SubmitAll(const std::shared_ptr<grpc::Channel>& channel, World& world) {
 // whatever is under way.
 void Work(Process& process, World& world, int enough, bool to_the_end) {
   std::vector<v1::AttemptRef> owed;
-  for (const auto& [job, attempt] : world.spool) owed.push_back(Ref(job, attempt));
+  for (const auto& [attempt, given] : world.spool) owed.push_back(given.attempt());
   FakeWorker worker(process.channel(), HelloOf("w", "one instance", 4, owed));
-  for (const v1::AttemptRef& attempt : owed) worker.SendResult(attempt, v1::PASSED);
+  for (const auto& [attempt, given] : world.spool) worker.SendResult(given, v1::PASSED);
   int sent = 0;
   auto take = [&] {
     for (; !worker.abandons().empty(); worker.abandons().pop_front()) {
@@ -127,9 +127,9 @@ void Work(Process& process, World& world, int enough, bool to_the_end) {
       EXPECT_EQ(known->second, ack.attempt().attempt()) << "two attempts counted";
     }
     for (; !worker.starts().empty(); worker.starts().pop_front()) {
-      const v1::AttemptRef& attempt = worker.starts().front().attempt();
+      const v1::AttemptRef attempt = worker.starts().front().attempt();
       EXPECT_TRUE(world.started.insert({attempt.job_id(), attempt.attempt()}).second) << "handed out twice";
-      world.spool.insert({attempt.job_id(), attempt.attempt()});
+      world.spool[{attempt.job_id(), attempt.attempt()}] = worker.starts().front();
       if (!to_the_end && sent >= enough) continue;
       worker.SendResult(attempt, v1::PASSED);
       if (++sent == enough && !to_the_end) process.Kill();

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <deque>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "assay/v1/worker.grpc.pb.h"
@@ -50,11 +52,20 @@ class FakeWorker {
   }
 
   bool Send(const v1::WorkerMessage& message) { return stream_->Write(message); }
+  // Of a test, as an honest worker would tell it.
+  bool SendResult(const v1::Assignment& given, v1::Outcome outcome, const std::string& log_digest = "") {
+    return SendResult(given.attempt(), TestResultOf(given, outcome), log_digest);
+  }
+  // Of an attempt that came on this stream; of any other one, of which nothing is known.
   bool SendResult(const v1::AttemptRef& attempt, v1::Outcome outcome, const std::string& log_digest = "") {
+    return SendResult(attempt, TestResultOf(given_[{attempt.job_id(), attempt.attempt()}], outcome),
+                      log_digest);
+  }
+  bool SendResult(const v1::AttemptRef& attempt, const v1::TestResult& result,
+                  const std::string& log_digest = "") {
     v1::WorkerMessage message;
     *message.mutable_result()->mutable_attempt() = attempt;
-    message.mutable_result()->mutable_result()->set_outcome(outcome);
-    message.mutable_result()->mutable_result()->mutable_provenance()->set_test_digest("t");
+    *message.mutable_result()->mutable_result() = result;
     message.mutable_result()->set_log_digest(log_digest);
     return Send(message);
   }
@@ -83,12 +94,17 @@ class FakeWorker {
     if (message.has_welcome()) welcomes_.push_back(message.welcome());
     if (message.has_ack()) acks_.push_back(message.ack());
     for (const v1::AttemptRef& attempt : message.desired().abandon()) abandons_.push_back(attempt);
-    for (const v1::Assignment& start : message.desired().start()) starts_.push_back(start);
+    for (const v1::Assignment& start : message.desired().start()) {
+      given_[{start.attempt().job_id(), start.attempt().attempt()}] = start;
+      starts_.push_back(start);
+    }
+    if (message.has_desired()) ++desired_;
     return true;
   }
   std::deque<v1::Assignment>& starts() { return starts_; }
   std::deque<v1::ResultAck>& acks() { return acks_; }
   std::deque<v1::AttemptRef>& abandons() { return abandons_; }
+  int desired() const { return desired_; }  // messages with a DesiredState, empty ones too
 
   // As a network that goes away.
   void Break() { context_.TryCancel(); }
@@ -118,6 +134,8 @@ class FakeWorker {
   std::deque<v1::Assignment> starts_;
   std::deque<v1::AttemptRef> abandons_;
   std::deque<v1::ResultAck> acks_;
+  std::map<std::pair<std::string, uint64_t>, v1::Assignment> given_;
+  int desired_ = 0;
   bool finished_ = false;
 };
 

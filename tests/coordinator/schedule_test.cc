@@ -105,14 +105,44 @@ TEST(ScheduleTest, WorkIsGivenAheadOnlyWhileMoreWaitsThanThereAreSlots) {
 }
 
 TEST(ScheduleTest, SaysWhyAJobCanGoNowhere) {
-  EXPECT_THAT(WhyNobodyTakes(v1::CUDA, {Worker("a", 4)}), HasSubstr("cuda"));
-  EXPECT_THAT(WhyNobodyTakes(v1::CPU, {}), HasSubstr("no worker is connected"));
-  EXPECT_EQ(WhyNobodyTakes(v1::AUTO, {Worker("a", 4)}), "");
+  EXPECT_THAT(WhyNobodyTakes(v1::CUDA, false, {Worker("a", 4)}), HasSubstr("cuda"));
+  EXPECT_THAT(WhyNobodyTakes(v1::CPU, false, {}), HasSubstr("no worker is connected"));
+  EXPECT_EQ(WhyNobodyTakes(v1::AUTO, false, {Worker("a", 4)}), "");
   WorkerView full = Worker("a", 4);
   full.cpu.free = 0;
-  EXPECT_EQ(WhyNobodyTakes(v1::CPU, {full}), "");
+  EXPECT_EQ(WhyNobodyTakes(v1::CPU, false, {full}), "");
   full.draining = true;
-  EXPECT_THAT(WhyNobodyTakes(v1::CPU, {full}), HasSubstr("draining"));
+  EXPECT_THAT(WhyNobodyTakes(v1::CPU, false, {full}), HasSubstr("draining"));
+
+  EXPECT_THAT(WhyNobodyTakes(v1::CPU, true, {Worker("a", 4)}),
+              HasSubstr("needs a worker labelled exporter; none is connected"));
+  WorkerView exporter = Worker("e", 0, 2);
+  exporter.exporter = true;
+  EXPECT_THAT(WhyNobodyTakes(v1::CPU, true, {exporter, Worker("a", 4)}), HasSubstr("no connected exporter"));
+  EXPECT_FALSE(SomeoneExports({exporter, Worker("a", 4)}));
+  exporter.cpu = {1, 0};
+  EXPECT_EQ(WhyNobodyTakes(v1::CPU, true, {exporter}), "");
+  EXPECT_TRUE(SomeoneExports({exporter}));
+  exporter.draining = true;
+  EXPECT_THAT(WhyNobodyTakes(v1::CPU, true, {exporter}), HasSubstr("draining"));
+  EXPECT_FALSE(SomeoneExports({exporter}));
+}
+
+TEST(ScheduleTest, ExportsGoToExportersAndTestsRatherElsewhere) {
+  QueuedJob job = Waiting("export", 1);
+  job.needs_exporter = true;
+  WorkerView exporter = Worker("e", 1);
+  exporter.exporter = true;
+  EXPECT_THAT(Schedule({job}, {}, {Worker("a", 4)}), IsEmpty());
+  EXPECT_THAT(Schedule({job}, {}, {Worker("a", 4), exporter}), ElementsAre(Placement{"export", "e"}));
+  exporter.cpu = {8, 8};
+  EXPECT_THAT(Schedule({Waiting("test", 2)}, {}, {Worker("a", 1), exporter}),
+              ElementsAre(Placement{"test", "a"}));
+  EXPECT_THAT(Schedule({Waiting("test", 2)}, {}, {exporter}), ElementsAre(Placement{"test", "e"}));
+  // A worker that has the checkpoint need not fetch it.
+  QueuedJob test = Waiting("test", 2);
+  test.exported_by = "e";
+  EXPECT_THAT(Schedule({test}, {}, {Worker("a", 1), exporter}), ElementsAre(Placement{"test", "e"}));
 }
 
 // Over random fleets and queues: no slot is filled twice, no job placed twice, no job where it cannot run,
@@ -127,6 +157,7 @@ TEST(ScheduleTest, FillsFreeSlotsAndNoOthers) {
       worker.cpu.free = below(worker.cpu.total + 1);
       worker.cuda.free = below(worker.cuda.total + 1);
       worker.draining = below(6) == 0;
+      worker.exporter = below(2) == 0;
       workers.push_back(worker);
     }
     std::map<std::string, QueuedJob> by_id;
@@ -135,6 +166,10 @@ TEST(ScheduleTest, FillsFreeSlotsAndNoOthers) {
       QueuedJob job = Waiting(absl::StrCat("j", i), i, static_cast<Priority>(below(3)),
                               absl::StrCat("s", below(3)), static_cast<double>(below(4)));
       job.device = static_cast<v1::DeviceChoice>(1 + below(3));
+      if (below(3) == 0) {
+        job.device = v1::CPU;
+        job.needs_exporter = true;
+      }
       by_id[job.job_id] = job;
       queued.push_back(job);
     }
@@ -146,6 +181,7 @@ TEST(ScheduleTest, FillsFreeSlotsAndNoOthers) {
       ASSERT_NE(job, by_id.end()) << "placed twice or never queued";
       WorkerView& worker = left.at(placement.worker);
       ASSERT_FALSE(worker.draining);
+      ASSERT_TRUE(worker.exporter || !job->second.needs_exporter);
       SlotCount& slots = SlotsFor(job->second.device, worker);
       ASSERT_GT(slots.free, 0);
       --slots.free;
@@ -153,7 +189,8 @@ TEST(ScheduleTest, FillsFreeSlotsAndNoOthers) {
     }
     for (const auto& [id, job] : by_id) {
       for (const auto& [name, worker] : left) {
-        EXPECT_TRUE(worker.draining || SlotsFor(job.device, worker).free == 0)
+        EXPECT_TRUE(worker.draining || SlotsFor(job.device, worker).free == 0 ||
+                    (job.needs_exporter && !worker.exporter))
             << id << " could run on " << name;
       }
     }

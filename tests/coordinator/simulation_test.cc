@@ -1,6 +1,7 @@
-// A seeded simulation of store and scheduler. The faults modelled: workers that die and come back as new
-// processes, streams that break, acknowledgements and assignments that are lost on the way, heartbeats that
-// stay out until leases end, transactions that are taken back, batches that are cancelled.
+// A seeded simulation of store and scheduler, of jobs with and without an export stage. The faults modelled:
+// workers that die and come back as new processes, streams that break, acknowledgements and assignments that
+// are lost on the way, heartbeats that stay out until leases end, transactions that are taken back, batches
+// that are cancelled.
 #include <deque>
 #include <map>
 #include <random>
@@ -20,6 +21,7 @@ constexpr absl::Duration kLease = absl::Seconds(10);
 constexpr uint32_t kMaxAttempts = 3;
 
 using AttemptKey = std::pair<std::string, uint64_t>;
+using StageKey = std::pair<std::string, v1::Stage>;  // of a job
 
 // What a node remembers. Its spool survives its death, what it runs does not.
 struct Node {
@@ -27,15 +29,16 @@ struct Node {
   uint32_t slots = 1;
   bool connected = false;
   bool restarted = false;
-  std::set<AttemptKey> running;
-  std::map<AttemptKey, v1::Outcome> spool;
+  bool exporter = false;
+  std::map<AttemptKey, v1::Assignment> running;
+  std::map<AttemptKey, v1::AttemptResult> spool;
 };
 
 class Simulation {
  public:
   Simulation(std::unique_ptr<Store> store, uint64_t seed) : store_(std::move(store)), random_(seed) {
     for (int i = 0; i < 3; ++i) {
-      nodes_.push_back({absl::StrCat("w", i), static_cast<uint32_t>(1 + i % 2), false, false, {}, {}});
+      nodes_.push_back({absl::StrCat("w", i), static_cast<uint32_t>(1 + i % 2), false, false, i < 2, {}, {}});
     }
   }
 
@@ -114,13 +117,28 @@ class Simulation {
       for (const v1::Job& job : jobs) {
         done += job.state() == v1::DONE;
         ASSERT_EQ(ended[job.job_id()], job.state() == v1::DONE ? 1 : 0);
-        auto ack = counted_.find(job.job_id());
-        if (ack == counted_.end()) continue;
-        ASSERT_EQ(job.state(), v1::DONE) << "what was acknowledged as counted is";
-        ASSERT_EQ(ack->second.first, job.attempt());
-        if (ack->second.second != v1::INFRASTRUCTURE_ERROR) {
-          ASSERT_EQ(job.result().outcome(), ack->second.second);
+        for (v1::Stage stage : {v1::STAGE_EXPORT, v1::STAGE_TEST}) {
+          auto ack = counted_.find({job.job_id(), stage});
+          if (ack == counted_.end()) continue;
+          const auto [attempt, outcome] = ack->second;
+          if (stage == v1::STAGE_EXPORT && job.ended_stage_size() == 1) {
+            ASSERT_EQ(attempt, job.ended_stage(0).attempt());
+            ASSERT_EQ(outcome, job.ended_stage(0).result().outcome());
+            continue;
+          }
+          ASSERT_EQ(job.state(), v1::DONE) << "what was acknowledged as counted is";
+          ASSERT_EQ(StageOf(job), stage);
+          ASSERT_EQ(attempt, job.attempt());
+          // What was given up is told with all its attempts, and no checkpoint that a batch names is skipped.
+          const bool error =
+              outcome == v1::INFRASTRUCTURE_ERROR || (stage == v1::STAGE_EXPORT && outcome == v1::SKIPPED);
+          ASSERT_EQ(job.result().outcome(), error ? v1::INFRASTRUCTURE_ERROR : outcome);
         }
+        for (const v1::StageRecord& record : job.ended_stage()) {
+          ASSERT_TRUE(record.result().outcome() == v1::PASSED || job.has_default_checkpoint());
+        }
+        ASSERT_EQ(job.ended_stage_size() + (StageOf(job) == v1::STAGE_EXPORT ? 1 : 0),
+                  AskedCheckpoint(job) == nullptr ? 0 : 1);
       }
       for (const v1::OutcomeCount& count : batch.counts()) counted += count.count();
       ASSERT_EQ(batch.done(), done);
@@ -162,6 +180,11 @@ class Simulation {
     std::vector<std::string> models;
     for (size_t i = 0; i <= Below(5); ++i) models.push_back(absl::StrCat("m", i));
     BatchSubmission submission = Submission(id, models, absl::StrCat("s", Below(2)));
+    for (NewJob& job : submission.jobs) {
+      const size_t kind = Below(4);
+      if (kind == 0) job.model.mutable_checkpoint()->set_id(kCheckpoint);
+      if (kind == 1) job.default_checkpoint.emplace().set_id(kCheckpoint);
+    }
     if (InTransaction<v1::Batch>([&](Store& s) { return s.SubmitBatch(submission, now_); }).ok()) {
       batches_.push_back(id);
     }
@@ -173,32 +196,35 @@ class Simulation {
       if (!node.connected) continue;
       WorkerView& view = views.emplace_back();
       view.name = node.name;
+      view.exporter = node.exporter;
       view.cpu.total = node.slots;
       view.cpu.free = node.slots - std::min<uint32_t>(node.slots, static_cast<uint32_t>(node.running.size()));
     }
-    auto leased = InTransaction<std::vector<v1::Job>>(
-        [&](Store& s) -> absl::StatusOr<std::vector<v1::Job>> {
+    using Leased = std::vector<std::pair<std::string, v1::Assignment>>;
+    auto leased = InTransaction<Leased>(
+        [&](Store& s) -> absl::StatusOr<Leased> {
           auto queued = s.Queued(100);
           if (!queued.ok()) return queued.status();
-          std::vector<v1::Job> jobs;
+          Leased jobs;
           for (const Placement& placement : Schedule(*queued, {}, views)) {
-            auto job = s.Lease(placement.job_id, placement.worker, now_, now_ + kLease);
-            if (!job.ok()) return job.status();
-            jobs.push_back(*job);
+            auto given = s.Lease(placement.job_id, placement.worker, now_, now_ + kLease, Given);
+            if (!given.ok()) return given.status();
+            jobs.emplace_back(placement.worker, *given);
           }
           return jobs;
         },
         faults);
     if (!leased.ok()) return;
-    for (const v1::Job& job : *leased) {
-      EXPECT_TRUE(started_.insert({job.job_id(), job.attempt()}).second)
-          << "the same attempt was handed out twice";
+    for (const auto& [worker, given] : *leased) {
+      const AttemptKey attempt(given.attempt().job_id(), given.attempt().attempt());
+      EXPECT_TRUE(started_.insert(attempt).second) << "the same attempt was handed out twice";
       for (Node& node : nodes_) {
-        if (node.name != job.worker()) continue;
+        if (node.name != worker) continue;
+        EXPECT_TRUE(node.exporter || given.stage() != v1::STAGE_EXPORT);
         if (faults && Below(8) == 0) {
           node.connected = false;  // the assignment is lost with the stream
         } else {
-          node.running.insert({job.job_id(), job.attempt()});
+          node.running[attempt] = given;
         }
       }
     }
@@ -206,30 +232,38 @@ class Simulation {
 
   void Finish(Node& node) {
     if (node.running.empty()) return;
-    const AttemptKey attempt = *node.running.begin();
+    const auto [attempt, given] = *node.running.begin();
     node.running.erase(node.running.begin());
+    stage_[attempt] = given.stage();
+    if (given.stage() == v1::STAGE_EXPORT) {
+      static constexpr v1::Outcome kOutcomes[] = {v1::PASSED, v1::PASSED, v1::SKIPPED, v1::FAILED,
+                                                  v1::INFRASTRUCTURE_ERROR};
+      node.spool[attempt] = Exported(attempt.first, attempt.second, kOutcomes[Below(5)]);
+      return;
+    }
     static constexpr v1::Outcome kOutcomes[] = {v1::PASSED, v1::FAILED, v1::CRASHED,
                                                 v1::INFRASTRUCTURE_ERROR};
-    node.spool[attempt] = kOutcomes[Below(4)];
+    const v1::Outcome outcome = kOutcomes[Below(4)];
+    node.spool[attempt] = given.has_export_() ? ResultWithCheckpoint(attempt.first, attempt.second, outcome)
+                                              : Result(attempt.first, attempt.second, outcome);
   }
 
   void SendSpool(Node& node, bool acknowledgement_arrives) {
     if (!node.connected) return;
     const auto spool = node.spool;
-    for (const auto& [attempt, outcome] : spool) {
-      auto ack = InTransaction<v1::ResultAck>(
-          [&, attempt = attempt, outcome = outcome](Store& s) {
-            return s.CommitResult(Result(attempt.first, attempt.second, outcome), now_);
-          },
-          acknowledgement_arrives && Below(2) == 0);
+    for (const auto& [attempt, result] : spool) {
+      const v1::AttemptResult& sent = result;
+      auto ack = InTransaction<v1::ResultAck>([&](Store& s) { return s.CommitResult(sent, now_); },
+                                              acknowledgement_arrives && Below(2) == 0);
       if (absl::IsUnavailable(ack.status())) continue;
-      auto before = counted_.find(attempt.first);
+      const StageKey stage(attempt.first, stage_.at(attempt));
+      auto before = counted_.find(stage);
       if (before != counted_.end() && before->second.first == attempt.second) {
         EXPECT_TRUE(ack.ok() && ack->counted()) << "a repeated result was not given the first answer";
       }
       if (ack.ok() && ack->counted()) {
-        auto [known, fresh] = counted_.try_emplace(attempt.first, attempt.second, outcome);
-        EXPECT_EQ(known->second.first, attempt.second) << "two attempts at one job were counted";
+        auto [known, fresh] = counted_.try_emplace(stage, attempt.second, sent.result().outcome());
+        EXPECT_EQ(known->second.first, attempt.second) << "two attempts at one stage were counted";
       }
       if (acknowledgement_arrives) node.spool.erase(attempt);
     }
@@ -244,8 +278,8 @@ class Simulation {
   void Connect(Node& node) {
     if (node.connected) return;
     std::vector<v1::AttemptRef> named;
-    for (const AttemptKey& attempt : node.running) named.push_back(Ref(attempt.first, attempt.second));
-    for (const auto& [attempt, outcome] : node.spool) named.push_back(Ref(attempt.first, attempt.second));
+    for (const auto& [attempt, given] : node.running) named.push_back(Ref(attempt.first, attempt.second));
+    for (const auto& [attempt, result] : node.spool) named.push_back(Ref(attempt.first, attempt.second));
     auto adopted = InTransaction<AdoptedAttempts>(
         [&](Store& s) { return s.AdoptAttempts(node.name, node.restarted, named, now_, now_ + kLease); });
     if (!adopted.ok()) return;
@@ -260,7 +294,7 @@ class Simulation {
   void Heartbeat(Node& node) {
     if (!node.connected) return;
     std::vector<v1::AttemptRef> named;
-    for (const AttemptKey& attempt : node.running) named.push_back(Ref(attempt.first, attempt.second));
+    for (const auto& [attempt, given] : node.running) named.push_back(Ref(attempt.first, attempt.second));
     auto others = InTransaction<std::vector<v1::AttemptRef>>(
         [&](Store& s) { return s.ExtendLeases(node.name, named, now_ + kLease); });
     if (!others.ok()) return;
@@ -273,8 +307,9 @@ class Simulation {
   std::vector<Node> nodes_;
   std::vector<std::string> batches_;
   std::set<AttemptKey> started_;
-  // By job: the attempt that was acknowledged as counted, and its outcome.
-  std::map<std::string, std::pair<uint64_t, v1::Outcome>> counted_;
+  std::map<AttemptKey, v1::Stage> stage_;
+  // The attempt that was acknowledged as counted, and its outcome.
+  std::map<StageKey, std::pair<uint64_t, v1::Outcome>> counted_;
 };
 
 void Simulate(const std::function<std::unique_ptr<Store>()>& make, uint64_t seeds) {

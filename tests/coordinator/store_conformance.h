@@ -40,8 +40,17 @@ class StoreConformanceTest : public ::testing::TestWithParam<StoreMaker> {
     EXPECT_THAT(batch, IsOk());
     return batch.value_or(v1::Batch());
   }
+  // The job as its new attempt finds it.
   absl::StatusOr<v1::Job> Lease(const std::string& job_id, const std::string& worker) {
-    return Do([&](Store& s) { return s.Lease(job_id, worker, now_, now_ + kLease); });
+    v1::Job leased;
+    auto assigned = Do([&](Store& s) {
+      return s.Lease(job_id, worker, now_, now_ + kLease, [&](const v1::Job& job) {
+        leased = job;
+        return Given(job);
+      });
+    });
+    if (!assigned.ok()) return assigned.status();
+    return leased;
   }
   absl::StatusOr<v1::ResultAck> Commit(const v1::AttemptResult& result) {
     return Do([&](Store& s) { return s.CommitResult(result, now_); });

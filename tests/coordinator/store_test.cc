@@ -3,9 +3,11 @@
 #include <fstream>
 
 #include "common/id.h"
+#include "common/status_macros.h"
 #include "coordinator/store/memory_store.h"
 #include "coordinator/store/sqlite.h"
 #include "coordinator/store/sqlite_store.h"
+#include "tests/coordinator/stage_conformance.h"
 #include "tests/coordinator/store_conformance.h"
 
 namespace assay::coordinator {
@@ -17,16 +19,17 @@ std::string NewFile() {
   return (fs::path(::testing::TempDir()) / absl::StrCat("store-", NewUuid(), ".db")).string();
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Stores, StoreConformanceTest,
+const auto kStores =
     ::testing::Values(StoreMaker{"Memory", [](uint32_t attempts) { return NewMemoryStore(attempts); }},
-                      StoreMaker{"Sqlite",
-                                 [](uint32_t attempts) -> std::unique_ptr<Store> {
+                      StoreMaker{"Sqlite", [](uint32_t attempts) -> std::unique_ptr<Store> {
                                    auto store = OpenSqliteStore(NewFile(), attempts);
                                    if (!store.ok()) return nullptr;
                                    return *std::move(store);
-                                 }}),
-    [](const auto& info) { return info.param.name; });
+                                 }});
+INSTANTIATE_TEST_SUITE_P(Stores, StoreConformanceTest, kStores,
+                         [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(Stores, StageConformanceTest, kStores,
+                         [](const auto& info) { return info.param.name; });
 
 TEST(SqliteStoreTest, RemembersAfterBeingOpenedAgain) {
   const std::string path = NewFile();
@@ -35,7 +38,7 @@ TEST(SqliteStoreTest, RemembersAfterBeingOpenedAgain) {
     ASSERT_OK_AND_ASSIGN(auto store, OpenSqliteStore(path, 3));
     ASSERT_THAT(store->Begin(), IsOk());
     ASSERT_THAT(store->SubmitBatch(Submission("b1", {"bert"}), now), IsOk());
-    ASSERT_THAT(store->Lease("b1.bert", "w1", now, now + absl::Seconds(1)), IsOk());
+    ASSERT_THAT(store->Lease("b1.bert", "w1", now, now + absl::Seconds(1), Given), IsOk());
     ASSERT_THAT(store->Commit(), IsOk());
     // Not committed: as if the process had died.
     ASSERT_THAT(store->Begin(), IsOk());
@@ -46,6 +49,156 @@ TEST(SqliteStoreTest, RemembersAfterBeingOpenedAgain) {
   EXPECT_EQ(job.state(), v1::RUNNING);
   EXPECT_EQ(job.attempt(), 1);
   EXPECT_THAT(store->EventsAfter("b1", 0, 10), IsOkAndHolds(SizeIs(1)));
+}
+
+// As the first Assay wrote it: before jobs had stages, and before what an attempt is given was kept.
+constexpr char kSchemaVersion1[] = R"sql(
+CREATE TABLE batches (
+  number INTEGER PRIMARY KEY AUTOINCREMENT,
+  batch_id TEXT NOT NULL UNIQUE,
+  request_id TEXT NOT NULL UNIQUE,
+  request_digest TEXT NOT NULL,
+  last_sequence INTEGER NOT NULL,
+  batch BLOB NOT NULL
+);
+CREATE TABLE jobs (
+  job_id TEXT NOT NULL PRIMARY KEY,
+  batch_id TEXT NOT NULL,
+  batch_number INTEGER NOT NULL,
+  ordinal INTEGER NOT NULL,
+  state INTEGER NOT NULL,
+  priority INTEGER NOT NULL,
+  device INTEGER NOT NULL,
+  submitter TEXT NOT NULL,
+  expected_seconds REAL NOT NULL,
+  lease_until INTEGER NOT NULL,
+  setbacks INTEGER NOT NULL,
+  job BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX jobs_of_batch ON jobs (batch_id, ordinal);
+CREATE INDEX jobs_queued ON jobs (priority, device, submitter, expected_seconds DESC, batch_number, ordinal)
+  WHERE state = 1;
+CREATE INDEX jobs_running ON jobs (job_id) WHERE state = 2;
+CREATE TABLE events (
+  batch_id TEXT NOT NULL,
+  sequence INTEGER NOT NULL,
+  event BLOB NOT NULL,
+  PRIMARY KEY (batch_id, sequence)
+) WITHOUT ROWID;
+CREATE TABLE answers (
+  job_id TEXT NOT NULL,
+  attempt INTEGER NOT NULL,
+  counted INTEGER NOT NULL,
+  reason TEXT NOT NULL,
+  PRIMARY KEY (job_id, attempt)
+) WITHOUT ROWID;
+CREATE TABLE timings (
+  model TEXT NOT NULL,
+  target TEXT NOT NULL,
+  seconds REAL NOT NULL,
+  PRIMARY KEY (model, target)
+) WITHOUT ROWID;
+CREATE TABLE failed_inputs (digest TEXT NOT NULL PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE workers (
+  name TEXT NOT NULL PRIMARY KEY,
+  instance TEXT NOT NULL,
+  summary BLOB NOT NULL
+) WITHOUT ROWID;
+PRAGMA user_version = 1;
+)sql";
+
+class OldDatabase {
+ public:
+  static absl::StatusOr<OldDatabase> Make(const std::string& path) {
+    ASSAY_ASSIGN_OR_RETURN(auto database, Database::Open(path));
+    ASSAY_RETURN_IF_ERROR(database->Execute(kSchemaVersion1));
+    return OldDatabase(std::move(database));
+  }
+  absl::Status PutBatch(const v1::Batch& batch) {
+    ASSAY_ASSIGN_OR_RETURN(Statement row, database_->Prepare("INSERT INTO batches (batch_id, request_id,"
+                                                             " request_digest, last_sequence, batch)"
+                                                             " VALUES (?, 'r', 'd', 0, ?)"));
+    return row.BindText(batch.batch_id()).BindBlob(batch.SerializeAsString()).Run();
+  }
+  absl::Status PutJob(const v1::Job& job, int64_t ordinal, int64_t lease_until) {
+    ASSAY_ASSIGN_OR_RETURN(Statement row,
+                           database_->Prepare("INSERT INTO jobs VALUES (?, ?, 1, ?, ?, 1, ?, 'ada',"
+                                              " 3600.0, ?, 0, ?)"));
+    row.BindText(job.job_id()).BindText(job.batch_id()).Bind(ordinal).Bind(int64_t{job.state()});
+    row.Bind(int64_t{job.target().device()}).Bind(lease_until).BindBlob(job.SerializeAsString());
+    return row.Run();
+  }
+
+ private:
+  explicit OldDatabase(std::unique_ptr<Database> database) : database_(std::move(database)) {}
+  std::unique_ptr<Database> database_;
+};
+
+TEST(SqliteStoreTest, BringsAnOlderFileForwardWithAllThatItHolds) {
+  const std::string path = NewFile();
+  const absl::Time now = absl::FromUnixSeconds(1'700'000'000);
+  {
+    ASSERT_OK_AND_ASSIGN(OldDatabase old, OldDatabase::Make(path));
+    v1::Batch batch;
+    batch.set_batch_id("b1");
+    batch.set_submitter("ada");
+    batch.set_total(2);
+    ASSERT_THAT(old.PutBatch(batch), IsOk());
+    v1::Job job;
+    job.set_batch_id("b1");
+    job.mutable_target()->set_device(v1::CUDA);
+    job.mutable_target()->set_dtype(v1::FLOAT32);
+    job.set_job_id("b1.vit");
+    job.mutable_model()->set_name("vit");
+    job.set_state(v1::QUEUED);
+    ASSERT_THAT(old.PutJob(job, 0, 0), IsOk());
+    job.set_job_id("b1.bert");
+    job.mutable_model()->set_name("bert");
+    job.set_state(v1::RUNNING);
+    job.set_attempt(1);
+    job.set_worker("w1");
+    job.add_attempts()->set_attempt(1);
+    job.mutable_attempts(0)->set_worker("w1");
+    ASSERT_THAT(old.PutJob(job, 1, absl::ToUnixMicros(now + absl::Seconds(1))), IsOk());
+  }
+  {
+    ASSERT_OK_AND_ASSIGN(auto store, OpenSqliteStore(path, 3));
+    ASSERT_THAT(store->Begin(), IsOk());
+    ASSERT_OK_AND_ASSIGN(auto queued, store->Queued(10));
+    ASSERT_THAT(queued, SizeIs(1));
+    EXPECT_EQ(queued[0].model, "vit");
+    EXPECT_EQ(queued[0].device, v1::CUDA);
+    EXPECT_FALSE(queued[0].needs_exporter);
+    // What ran goes on, and counts, though nobody wrote down what it was given.
+    ASSERT_OK_AND_ASSIGN(v1::ResultAck ack, store->CommitResult(Result("b1.bert", 1, v1::PASSED), now));
+    EXPECT_TRUE(ack.counted());
+    ASSERT_OK_AND_ASSIGN(v1::Job bert, store->GetJob("b1.bert"));
+    EXPECT_EQ(bert.result().outcome(), v1::PASSED);
+    // And jobs of today have a place.
+    ASSERT_THAT(store->SubmitBatch(CheckpointSubmission("b2", {"bert"}), now), IsOk());
+    ASSERT_THAT(store->Queued(10), IsOkAndHolds(SizeIs(2)));
+    ASSERT_THAT(store->Commit(), IsOk());
+  }
+  // Once: it opens as what it is now.
+  ASSERT_OK_AND_ASSIGN(auto store, OpenSqliteStore(path, 3));
+  ASSERT_OK_AND_ASSIGN(v1::Job exporting, store->GetJob("b2.bert"));
+  EXPECT_EQ(exporting.stage(), v1::STAGE_EXPORT);
+}
+
+TEST(SqliteStoreTest, AnOlderFileIsBroughtForwardWholeOrNotAtAll) {
+  const std::string path = NewFile();
+  {
+    ASSERT_THAT(OldDatabase::Make(path), IsOk());
+    ASSERT_OK_AND_ASSIGN(auto database, Database::Open(path));
+    // What the last of the steps wants to drop is not there.
+    ASSERT_THAT(database->Execute("DROP INDEX jobs_queued"), IsOk());
+  }
+  EXPECT_FALSE(OpenSqliteStore(path, 3).ok());
+  ASSERT_OK_AND_ASSIGN(auto database, Database::Open(path));
+  ASSERT_OK_AND_ASSIGN(Statement version, database->Prepare("PRAGMA user_version"));
+  ASSERT_THAT(version.Step(), IsOkAndHolds(true));
+  EXPECT_EQ(version.Int(0), 1);
+  EXPECT_FALSE(database->Prepare("SELECT needs_exporter FROM jobs").ok());
 }
 
 TEST(SqliteStoreTest, RefusesASchemaThatIsNewer) {

@@ -101,18 +101,18 @@ TEST_F(WorkerServiceTest, HeartbeatsKeepAnAttempt) {
 
 TEST_F(WorkerServiceTest, AWorkerThatComesBackKeepsItsAttemptsAndItsResultsCountOnce) {
   const std::string batch = Submit({"bert", "roberta"});
-  v1::AttemptRef finished, running;
+  v1::Assignment finished, running;
   {
     FakeWorker worker(channel_, HelloOf("w", "i", 2));
     auto first = worker.AwaitStart(), second = worker.AwaitStart();
     ASSERT_TRUE(first.has_value() && second.has_value());
-    finished = first->attempt();
-    running = second->attempt();
+    finished = *first;
+    running = *second;
     ASSERT_TRUE(worker.SendResult(finished, v1::PASSED));
     ASSERT_TRUE(worker.AwaitAck().has_value());
     worker.Break();  // and say that the acknowledgement was lost on the way
   }
-  FakeWorker worker(channel_, HelloOf("w", "i", 2, {running}));
+  FakeWorker worker(channel_, HelloOf("w", "i", 2, {running.attempt()}));
   ASSERT_TRUE(worker.AwaitWelcome().has_value());
   ASSERT_TRUE(worker.SendResult(finished, v1::PASSED));
   auto again = worker.AwaitAck();
@@ -141,18 +141,18 @@ TEST_F(WorkerServiceTest, ARestartedWorkersJobsAreQueuedAtOnce) {
 
 TEST_F(WorkerServiceTest, RunningAttemptsSurviveARestartOfTheCoordinator) {
   const std::string batch = Submit({"bert", "roberta"});
-  v1::AttemptRef running;
+  v1::Assignment running;
   {
     FakeWorker worker(channel_, HelloOf("w", "i", 1));
     auto start = worker.AwaitStart();
     ASSERT_TRUE(start.has_value());
-    running = start->attempt();
+    running = *start;
     server_->Shutdown();
     EXPECT_EQ(worker.Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
   }
   clock_.Advance(absl::Hours(1));  // a long night
   Restart();
-  FakeWorker worker(channel_, HelloOf("w", "i", 1, {running}));
+  FakeWorker worker(channel_, HelloOf("w", "i", 1, {running.attempt()}));
   ASSERT_TRUE(worker.SendResult(running, v1::PASSED));
   auto ack = worker.AwaitAck();
   ASSERT_TRUE(ack.has_value());
@@ -160,7 +160,7 @@ TEST_F(WorkerServiceTest, RunningAttemptsSurviveARestartOfTheCoordinator) {
   EXPECT_THAT(worker.abandons(), IsEmpty());
   auto next = worker.AwaitStart();
   ASSERT_TRUE(next.has_value());
-  EXPECT_NE(next->attempt().job_id(), running.job_id());
+  EXPECT_NE(next->attempt().job_id(), running.attempt().job_id());
 }
 
 TEST_F(WorkerServiceTest, AStaleAttemptIsAbandonedWhenItsWorkerComesBack) {
@@ -204,6 +204,70 @@ TEST_F(WorkerServiceTest, ADrainingWorkerGetsNothingNew) {
   FakeWorker staying(channel_, HelloOf("staying", "i", 1));
   EXPECT_TRUE(staying.AwaitStart().has_value());
   EXPECT_THAT(leaving.starts(), IsEmpty());
+}
+
+// A worker leaves when it knows that nothing is on its way to it any more.
+TEST_F(WorkerServiceTest, ADrainingHeartbeatIsAnsweredAfterAllThatWasDecidedBefore) {
+  const std::string batch = Submit({"bert", "roberta"});
+  FakeWorker worker(channel_, HelloOf("w", "i", 1));
+  auto start = worker.AwaitStart();
+  ASSERT_TRUE(start.has_value());
+  const int before = worker.desired();
+  ASSERT_TRUE(worker.SendHeartbeat({start->attempt()}));
+  ASSERT_TRUE(worker.SendResult(Ref("no such job", 1), v1::PASSED));
+  ASSERT_TRUE(worker.AwaitAck().has_value());
+  EXPECT_EQ(worker.desired(), before) << "a heartbeat is no reason to say anything";
+  for (int beat = 1; beat <= 2; ++beat) {
+    ASSERT_TRUE(worker.SendHeartbeat({start->attempt()}, /*draining=*/true));
+    ASSERT_TRUE(worker.SendResult(Ref("no such job", 1), v1::PASSED));
+    ASSERT_TRUE(worker.AwaitAck().has_value());
+    EXPECT_EQ(worker.desired(), before + beat);
+  }
+  // Its slot is free, and stays so.
+  ASSERT_TRUE(worker.SendResult(*start, v1::PASSED));
+  ASSERT_TRUE(worker.AwaitAck().has_value());
+  ASSERT_TRUE(worker.SendResult(Ref("no such job", 1), v1::PASSED));
+  ASSERT_TRUE(worker.AwaitAck().has_value());
+  EXPECT_THAT(worker.starts(), IsEmpty());
+  EXPECT_EQ(Get(batch).job(1).state(), v1::QUEUED);
+}
+
+TEST_F(WorkerServiceTest, APassOnOtherContentThanWasGivenIsNoPass) {
+  const std::string batch = Submit({"bert"});
+  FakeWorker worker(channel_, HelloOf("w", "i", 1));
+  auto start = worker.AwaitStart();
+  ASSERT_TRUE(start.has_value());
+  v1::TestResult result = TestResultOf(*start, v1::PASSED);
+  const std::string other(64, 'a');
+  result.mutable_provenance()->set_program_digest(other);
+  ASSERT_TRUE(worker.SendResult(start->attempt(), result));
+  auto ack = worker.AwaitAck();
+  ASSERT_TRUE(ack.has_value());
+  EXPECT_FALSE(ack->counted());
+  const v1::Job job = Get(batch).job(0);
+  EXPECT_NE(job.state(), v1::DONE);
+  EXPECT_EQ(job.attempts(0).outcome(), v1::INFRASTRUCTURE_ERROR);
+  EXPECT_THAT(job.attempts(0).message(), HasSubstr(other));
+  EXPECT_THAT(job.attempts(0).message(), HasSubstr(start->program_digest()));
+  auto again = worker.AwaitStart();
+  ASSERT_TRUE(again.has_value());
+  ASSERT_TRUE(worker.SendResult(*again, v1::PASSED));
+  ack = worker.AwaitAck();
+  ASSERT_TRUE(ack.has_value());
+  EXPECT_TRUE(ack->counted());
+}
+
+TEST_F(WorkerServiceTest, LabelsOfWorkersAreListed) {
+  v1::Hello hello = HelloOf("w", "i", 1);
+  hello.add_label("zone=a");
+  hello.add_label("exporter");
+  FakeWorker worker(channel_, hello);
+  ASSERT_TRUE(worker.AwaitWelcome().has_value());
+  grpc::ClientContext context;
+  v1::ListWorkersResponse workers;
+  ASSERT_TRUE(batches_->ListWorkers(&context, {}, &workers).ok());
+  ASSERT_EQ(workers.worker_size(), 1);
+  EXPECT_THAT(workers.worker(0).label(), ::testing::ElementsAre("zone=a", "exporter"));
 }
 
 TEST_F(WorkerServiceTest, AJobThatNobodyCanTakeSaysWhy) {

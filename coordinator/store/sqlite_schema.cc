@@ -1,0 +1,96 @@
+#include "coordinator/store/sqlite_schema.h"
+
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+
+namespace assay::coordinator {
+namespace {
+
+// Records are serialized protos; the columns beside them are what is searched by. Times are microseconds
+// since the Unix epoch. States are those of v1.JobState;
+// needs_exporter and device are those of the stage that a job is in.
+constexpr char kSchema[] = R"sql(
+CREATE TABLE batches (
+  number INTEGER PRIMARY KEY AUTOINCREMENT,
+  batch_id TEXT NOT NULL UNIQUE,
+  request_id TEXT NOT NULL UNIQUE,
+  request_digest TEXT NOT NULL,
+  last_sequence INTEGER NOT NULL,
+  batch BLOB NOT NULL
+);
+CREATE TABLE jobs (
+  job_id TEXT NOT NULL PRIMARY KEY,
+  batch_id TEXT NOT NULL,
+  batch_number INTEGER NOT NULL,
+  ordinal INTEGER NOT NULL,
+  state INTEGER NOT NULL,
+  priority INTEGER NOT NULL,
+  needs_exporter INTEGER NOT NULL,
+  device INTEGER NOT NULL,
+  submitter TEXT NOT NULL,
+  expected_seconds REAL NOT NULL,
+  lease_until INTEGER NOT NULL,
+  setbacks INTEGER NOT NULL,
+  assigned BLOB NOT NULL,
+  job BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX jobs_of_batch ON jobs (batch_id, ordinal);
+CREATE INDEX jobs_queued ON jobs
+  (priority, needs_exporter, device, submitter, expected_seconds DESC, batch_number, ordinal) WHERE state = 1;
+CREATE INDEX jobs_running ON jobs (job_id) WHERE state = 2;
+CREATE TABLE events (
+  batch_id TEXT NOT NULL,
+  sequence INTEGER NOT NULL,
+  event BLOB NOT NULL,
+  PRIMARY KEY (batch_id, sequence)
+) WITHOUT ROWID;
+CREATE TABLE answers (
+  job_id TEXT NOT NULL,
+  attempt INTEGER NOT NULL,
+  counted INTEGER NOT NULL,
+  reason TEXT NOT NULL,
+  PRIMARY KEY (job_id, attempt)
+) WITHOUT ROWID;
+CREATE TABLE timings (
+  model TEXT NOT NULL,
+  target TEXT NOT NULL,
+  seconds REAL NOT NULL,
+  PRIMARY KEY (model, target)
+) WITHOUT ROWID;
+CREATE TABLE failed_inputs (digest TEXT NOT NULL PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE workers (
+  name TEXT NOT NULL PRIMARY KEY,
+  instance TEXT NOT NULL,
+  summary BLOB NOT NULL
+) WITHOUT ROWID;
+)sql";
+
+// Version 1 knew no stages: its jobs were all tests, and nobody wrote down what attempts were given.
+constexpr char kToVersion2[] = R"sql(
+ALTER TABLE jobs ADD COLUMN needs_exporter INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN assigned BLOB NOT NULL DEFAULT x'';
+DROP INDEX jobs_queued;
+CREATE INDEX jobs_queued ON jobs
+  (priority, needs_exporter, device, submitter, expected_seconds DESC, batch_number, ordinal) WHERE state = 1;
+)sql";
+
+}  // namespace
+
+absl::Status PrepareSchema(Database& database, const std::string& path) {
+  int64_t version = 0;
+  {
+    ASSAY_ASSIGN_OR_RETURN(Statement row, database.Prepare("PRAGMA user_version"));
+    ASSAY_RETURN_IF_ERROR(row.Step().status());
+    version = row.Int(0);
+  }
+  if (version == kSchemaVersion) return absl::OkStatus();
+  if (version > kSchemaVersion) {
+    return absl::FailedPreconditionError(absl::StrCat(path, ": its schema is version ", version,
+                                                      ", and this Assay knows up to ", kSchemaVersion,
+                                                      ": use the newer Assay that wrote it"));
+  }
+  return database.Execute(absl::StrCat("BEGIN IMMEDIATE;", version == 0 ? kSchema : kToVersion2,
+                                       "PRAGMA user_version = ", kSchemaVersion, "; COMMIT;"));
+}
+
+}  // namespace assay::coordinator

@@ -1,0 +1,17 @@
+// The tables of the embedded store, and how older files become today's.
+#pragma once
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "coordinator/store/sqlite.h"
+
+namespace assay::coordinator {
+
+inline constexpr int kSchemaVersion = 2;
+
+// Makes the tables in an empty database; brings an older version's forward, in one transaction, with all that
+// they hold. FAILED_PRECONDITION, naming `path`: a newer Assay wrote it.
+absl::Status PrepareSchema(Database& database, const std::string& path);
+
+}  // namespace assay::coordinator

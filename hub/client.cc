@@ -20,6 +20,7 @@
 #include "absl/strings/strip.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
+#include "hub/answer.h"
 #include "hub/content_hash.h"
 
 namespace assay::hub {
@@ -29,15 +30,6 @@ constexpr size_t kMaxInfoBytes = size_t{64} << 20;
 constexpr int kMaxRedirects = 8;
 constexpr int kMaxTries = 200;  // of one request, however much each brought
 
-// What a server says is shown, but only so much of it, and in one line.
-std::string Shown(absl::string_view text) {
-  std::string line(text.substr(0, 200));
-  for (char& c : line) {
-    if (!absl::ascii_isprint(c)) c = ' ';
-  }
-  return line;
-}
-
 // W/"…" or "…" (RFC 9110 section 8.8.3).
 std::string Unquoted(absl::string_view etag) {
   absl::ConsumePrefix(&etag, "W/");
@@ -46,57 +38,8 @@ std::string Unquoted(absl::string_view etag) {
   return std::string(etag);
 }
 
-// Seconds or a date (RFC 9110 section 10.2.3).
-std::optional<absl::Duration> RetryAfter(const HttpHead& head, absl::Time now) {
-  const std::string text = head.Get("retry-after");
-  int64_t seconds = 0;
-  if (absl::SimpleAtoi(text, &seconds) && seconds >= 0) return absl::Seconds(seconds);
-  absl::Time date;
-  if (!text.empty() && absl::ParseTime("%a, %d %b %Y %H:%M:%S GMT", text, &date, nullptr)) {
-    return std::max(absl::ZeroDuration(), date - now);
-  }
-  return std::nullopt;
-}
-
 bool IsRedirect(int status) {
   return status == 301 || status == 302 || status == 303 || status == 307 || status == 308;
-}
-bool IsPassing(int status) { return status == 408 || status == 429 || status >= 500; }
-
-// A refusal for good. The hub says 401 also for what does not exist, so that nobody learns names of private
-// ones.
-absl::Status Refusal(const std::string& what, const HttpHead& head, bool with_token) {
-  const std::string code = head.Get("x-error-code");
-  const std::string said = Shown(head.Get("x-error-message"));
-  const std::string tail = said.empty() ? "" : absl::StrCat(" (the hub: ", said, ")");
-  if (code == "GatedRepo") {
-    return absl::PermissionDeniedError(absl::StrCat(
-        what,
-        " is gated: accept its licence on its page on the hub, and set HF_TOKEN to a token of that account",
-        tail));
-  }
-  if (code == "RevisionNotFound") return absl::NotFoundError(absl::StrCat(what, ": no such revision", tail));
-  if (code == "EntryNotFound") return absl::NotFoundError(absl::StrCat(what, ": no such file", tail));
-  if (code == "RepoNotFound" || head.status == 404) {
-    return absl::NotFoundError(absl::StrCat(
-        what, ": no such repository on the hub",
-        with_token ? ", or the token may not see it" : ", or it is private: set HF_TOKEN", tail));
-  }
-  if (head.status == 401) {
-    return absl::PermissionDeniedError(absl::StrCat(
-        what,
-        with_token ? ": the hub does not take the token (HF_TOKEN)"
-                   : ": the hub wants a token: set HF_TOKEN, and accept the licence if it is gated",
-        tail));
-  }
-  if (head.status == 403) {
-    return absl::PermissionDeniedError(
-        absl::StrCat(what,
-                     ": the hub refuses access: set HF_TOKEN to a token that may read it, and accept the "
-                     "licence if it is gated",
-                     tail));
-  }
-  return absl::UnavailableError(absl::StrCat(what, ": the hub answers ", head.status, tail));
 }
 
 }  // namespace
@@ -107,23 +50,6 @@ const RemoteFile* RepoInfo::Find(const std::string& name) const {
   }
   return nullptr;
 }
-
-struct Client::Try {
-  absl::Status status = absl::OkStatus();
-  bool again = false;                                 // there is sense in another try
-  bool progress = false;                              // it brought something new
-  bool unreachable = false;                           // the hub itself, not another host
-  std::optional<absl::Duration> wait = std::nullopt;  // the server's wish
-};
-
-// How much of a file is there, and its hash so far.
-struct PartialFile {
-  uint64_t size = 0;
-  std::unique_ptr<ContentHash> hash;
-  bool fresh = true;    // all of it came in one go, from the first byte
-  int wrong = 0;        // how often length or hash were wrong, fetched anew
-  std::string because;  // how
-};
 
 Client::Client(const HubOptions& options, Url endpoint)
     : options_(options), endpoint_(std::move(endpoint)), http_(options.ca_bundle) {}
@@ -153,7 +79,9 @@ absl::Status Client::Repeat(const std::string& what, const Cancelled& cancelled,
       }
     }
     const Try result = attempt();
-    if (result.status.ok() || !result.again) return result.status;
+    if (result.status.ok()) return absl::OkStatus();
+    if (!result.again)
+      return absl::Status(result.status.code(), absl::StrCat(what, ": ", result.status.message()));
     failures = result.progress ? 1 : failures + 1;
     // A host that takes no connection is not asked as often: each time costs the whole time-out.
     const bool enough = failures > (result.unreachable ? std::min(options_.retries, 1) : options_.retries);
@@ -292,7 +220,7 @@ absl::StatusOr<RepoInfo> Client::Info(const std::string& id, const std::string& 
               .again = true,
               .wait = RetryAfter(result.head, options_.clock->Now())};
     }
-    return {.status = Refusal(what, result.head, !options_.token.empty())};
+    return {.status = Refusal(result.head, !options_.token.empty())};
   };
   ASSAY_RETURN_IF_ERROR(Repeat(what, cancelled, attempt));
   if (IsGitSha1(revision) && info.commit != revision) {
@@ -350,181 +278,11 @@ absl::StatusOr<RemoteFile> Client::Metadata(const std::string& id, const std::st
               .again = true,
               .wait = RetryAfter(result.head, options_.clock->Now())};
     }
-    return {.status = Refusal(what, result.head, !options_.token.empty())};
+    return {.status = Refusal(result.head, !options_.token.empty())};
   };
   const absl::Status status = Repeat(what, cancelled, attempt);
   if (!status.ok()) return status;
   return file;
-}
-
-Client::Try Client::FetchOnce(const Url& url, const RemoteFile& file, int fd, PartialFile& partial,
-                              const Cancelled& cancelled) {
-  Try result;
-  // Begins anew, for nothing of what is there can be trusted.
-  const auto start_over = [&]() -> absl::Status {
-    if (::ftruncate(fd, 0) != 0)
-      return absl::ErrnoToStatus(errno, absl::StrCat("cannot truncate ", file.name));
-    partial.size = 0;
-    partial.hash = std::make_unique<ContentHash>(file.etag, file.size);
-    partial.fresh = true;
-    return absl::OkStatus();
-  };
-  // Length or hash is wrong: what is there came from here and is a lie, or it came from an earlier try and is
-  // spoilt.
-  const auto wrong = [&](const std::string& because) -> absl::Status {
-    const bool was_fresh = partial.fresh;
-    ASSAY_RETURN_IF_ERROR(start_over());
-    partial.because = because;
-    if (was_fresh) ++partial.wrong;
-    if (partial.wrong >= 2) {
-      return absl::DataLossError(absl::StrCat(because, ", also when fetched anew"));
-    }
-    return absl::OkStatus();
-  };
-
-  if (partial.hash == nullptr || partial.size > file.size) {
-    result.status = start_over();
-    if (!result.status.ok()) return result;
-  }
-  HttpRequest request;
-  request.url = url;
-  request.stall = options_.stall_timeout;
-  request.connect_timeout = options_.metadata_timeout;
-  request.cancelled = cancelled;
-  if (partial.size > 0) {
-    request.headers.push_back(absl::StrCat("Range: bytes=", partial.size, "-"));
-    partial.fresh = false;
-  }
-  bool content = false;  // of the file, not of an error page
-  uint64_t ignored = 0;
-  std::string lie;
-  request.on_head = [&](const HttpHead& head) -> absl::Status {
-    content = head.status == 200 || head.status == 206;
-    if (!content) return absl::OkStatus();
-    uint64_t length = 0;
-    const bool has_length = absl::SimpleAtoi(head.Get("content-length"), &length);
-    if (head.status == 200 && partial.size > 0)
-      ASSAY_RETURN_IF_ERROR(start_over());  // ranges are not for this server
-    if (head.status == 206) {
-      // bytes 100-199/200 (RFC 9110 section 14.4)
-      if (!absl::StartsWith(head.Get("content-range"), absl::StrCat("bytes ", partial.size, "-"))) {
-        lie = absl::StrCat("asked for the bytes from ", partial.size, ", the server sends ",
-                           Shown(head.Get("content-range")));
-      }
-    }
-    if (has_length && length != file.size - partial.size) {
-      lie = absl::StrCat("the hub says ", file.size, " bytes, the server sends ", partial.size + length);
-    }
-    return lie.empty() ? absl::OkStatus() : absl::DataLossError(lie);
-  };
-  request.on_body = [&](absl::string_view piece) -> absl::Status {
-    if (!content) {
-      ignored += piece.size();
-      return ignored > (1 << 20) ? absl::UnavailableError("an error page without end") : absl::OkStatus();
-    }
-    if (piece.size() > file.size - partial.size) {
-      lie = absl::StrCat("the hub says ", file.size, " bytes, the server sends more");
-      return absl::DataLossError(lie);
-    }
-    partial.hash->Update(piece);
-    while (!piece.empty()) {
-      const ssize_t wrote = ::pwrite(fd, piece.data(), piece.size(), static_cast<off_t>(partial.size));
-      if (wrote < 0 && errno == EINTR) continue;
-      if (wrote < 0) {
-        const absl::Status failed = absl::ErrnoToStatus(errno, absl::StrCat("cannot write ", file.name));
-        partial.hash = nullptr;  // it has seen more than the file
-        return errno == ENOSPC || errno == EDQUOT ? absl::ResourceExhaustedError(failed.message()) : failed;
-      }
-      partial.size += static_cast<uint64_t>(wrote);
-      piece.remove_prefix(static_cast<size_t>(wrote));
-      result.progress = true;
-    }
-    return absl::OkStatus();
-  };
-
-  // All of it may be there already, when only the last step was missing.
-  HttpResult answer;
-  if (partial.size < file.size || file.size == 0) {
-    answer = Exchange(request, false);
-  } else {
-    partial.fresh = false;
-    content = true;
-    answer.head.status = 200;
-  }
-  if (!lie.empty()) {
-    result.status = wrong(lie);
-    if (result.status.ok()) result.status = absl::UnavailableError(lie);
-    result.again = absl::IsUnavailable(result.status);
-    return result;
-  }
-  if (!answer.status.ok()) {
-    result.status = answer.status;
-    result.again = absl::IsUnavailable(answer.status);
-    result.unreachable = answer.unreachable;
-    return result;
-  }
-  if (!content) {
-    if (answer.head.status == 416) {  // what is there is not the beginning of it
-      result.status = wrong("the server has no bytes from where the last try ended");
-      if (result.status.ok()) result.status = absl::UnavailableError("what was there of it did not fit");
-      result.again = absl::IsUnavailable(result.status);
-    } else if (IsPassing(answer.head.status)) {
-      result.status = absl::UnavailableError(absl::StrCat("the server answers ", answer.head.status));
-      result.again = true;
-      result.wait = RetryAfter(answer.head, options_.clock->Now());
-    } else if (answer.url.origin != endpoint_.origin) {
-      // Where the hub sends for content, a signed address may have run out: the hub gives a new one.
-      result.status =
-          absl::UnavailableError(absl::StrCat(answer.url.origin, " answers ", answer.head.status));
-      result.again = true;
-    } else {
-      result.status = Refusal(file.name, answer.head, !options_.token.empty());
-    }
-    return result;
-  }
-  if (partial.size < file.size) {
-    result.status =
-        absl::UnavailableError(absl::StrCat("cut after ", partial.size, " of ", file.size, " bytes"));
-    result.again = true;
-    return result;
-  }
-  const std::string hash = partial.hash->FinishHex();
-  if (hash == file.etag) {
-    result.status = absl::OkStatus();
-    return result;
-  }
-  const std::string because = absl::StrCat("the hub says ", file.etag, ", the content has ", hash);
-  result.status = wrong(because);
-  if (result.status.ok()) result.status = absl::UnavailableError(because);
-  result.again = absl::IsUnavailable(result.status);
-  return result;
-}
-
-absl::Status Client::Fetch(const std::string& id, const std::string& commit, const RemoteFile& file, int fd,
-                           const Cancelled& cancelled) {
-  const std::string what = absl::StrCat(id, "@", commit, "/", file.name);
-  struct stat stat;
-  if (::fstat(fd, &stat) != 0) return absl::ErrnoToStatus(errno, what);
-  PartialFile partial;
-  partial.size = static_cast<uint64_t>(stat.st_size);
-  if (partial.size <= file.size) {
-    // Where an earlier try ended, what it left is hashed first.
-    partial.hash = std::make_unique<ContentHash>(file.etag, file.size);
-    partial.fresh = partial.size == 0;
-    std::vector<char> buffer(size_t{4} << 20);
-    for (uint64_t at = 0; at < partial.size;) {
-      if (cancelled && cancelled()) return absl::CancelledError("the download was cancelled");
-      const ssize_t got = ::pread(fd, buffer.data(), buffer.size(), static_cast<off_t>(at));
-      if (got < 0 && errno == EINTR) continue;
-      if (got <= 0)
-        return absl::ErrnoToStatus(got < 0 ? errno : EIO,
-                                   absl::StrCat("cannot read what is there of ", what));
-      partial.hash->Update(absl::string_view(buffer.data(), static_cast<size_t>(got)));
-      at += static_cast<uint64_t>(got);
-    }
-  }
-  const Url url = FileUrl(id, commit, file.name);
-  return Repeat(what, cancelled, [&] { return FetchOnce(url, file, fd, partial, cancelled); });
 }
 
 }  // namespace assay::hub

@@ -8,14 +8,15 @@ second server on a port of its own, which records whether it saw an Authorizatio
 it listens.
 
 Control, over HTTP at the first port:
-    POST /_control   {"path": substring, "do": what, "times": n, ...}   the next n requests whose path contains it
+    GET /_control?JSON   (percent-encoded) {"path": substring, "do": what, "times": n, ...}   the next n requests whose path contains it
         do: "status" with "status", optionally "headers"
             "cut" after "bytes" of the body (of what is asked for), "stall" after "bytes" until released or closed
             "length": Content-Length is wrong by "by"; "flip": one byte of the body is wrong; "no_range": Range ignored
             "redirect" to "location"; "gate": 403 unless Authorization is "Bearer <token>"
         "where": "hub" (default) or "storage"
-    POST /_release   lets stalled bodies go on
-    GET  /_log       every request so far: [{"where", "method", "path", "auth", "range", "status"}]
+    GET /_release    lets stalled bodies go on
+    GET /_reset      forgets faults and requests, and lets stalled bodies go on
+    GET /_log        every request so far: [{"where", "method", "path", "auth", "range", "status"}]
 """
 
 import argparse
@@ -159,15 +160,29 @@ class Handler(http.server.BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionResetError, ssl.SSLError):
             self.close_connection = True
 
+    def control(self, path):
+        body = b""
+        with self.state.lock:
+            if path == "/_log":
+                body = json.dumps(self.state.log).encode()
+            elif path == "/_control":
+                fault = json.loads(urllib.parse.unquote(urllib.parse.urlparse(self.path).query))
+                self.state.faults.append({"where": "hub", "times": 1, "path": "", "bytes": 0, "by": 0} | fault)
+            elif path == "/_release":
+                self.state.released.set()
+            elif path == "/_reset":
+                self.state.released.set()
+                self.state.released = threading.Event()
+                self.state.faults, self.state.log = [], []
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
     def get(self):
         path = urllib.parse.unquote(urllib.parse.urlparse(self.path).path)
-        if self.path == "/_log":
-            with self.state.lock:
-                body = json.dumps(self.state.log).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+        if path.startswith("/_"):
+            self.control(path)
             return
         fault = self.state.fault(self.where, path)
         if self.do_fault(fault):
@@ -220,17 +235,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(302, headers)
             return
         self.content(file, headers, fault)
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
-        if self.path == "/_control":
-            fault = {"where": "hub", "times": 1, "path": "", "bytes": 0, "by": 0} | json.loads(body)
-            with self.state.lock:
-                self.state.faults.append(fault)
-        elif self.path == "/_release":
-            self.state.released.set()
-        self.send_response(204)
-        self.end_headers()
 
 
 class Server(http.server.ThreadingHTTPServer):

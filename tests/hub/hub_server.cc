@@ -24,8 +24,11 @@ Child::Child(const std::vector<std::string>& arguments, const std::vector<std::s
   for (char** variable = environ; *variable != nullptr; ++variable) {
     const std::string text = *variable;
     // A proxy has no part in loopback, and no setting of the machine in a test.
-    if (text.rfind("HF_", 0) == 0 || text.rfind("NO_PROXY=", 0) == 0 || text.rfind("no_proxy=", 0) == 0)
+    const auto begins = [&](const char* with) { return text.rfind(with, 0) == 0; };
+    if (begins("HF_") || begins("HUGGING") || begins("TRANSFORMERS_") || begins("NO_PROXY=") ||
+        begins("no_proxy=")) {
       continue;
+    }
     variables.push_back(text);
   }
   variables.push_back("NO_PROXY=127.0.0.1,localhost");

@@ -20,6 +20,7 @@
 #include "worker/attempt_runner.h"
 #include "worker/blob_client.h"
 #include "worker/control_stream.h"
+#include "worker/coordinator_artifacts.h"
 #include "worker/courier.h"
 
 namespace assay::worker {
@@ -45,7 +46,15 @@ absl::Status Validate(AgentOptions& options, std::vector<std::string>& addresses
     }
   }
   // The test host runs with a working folder of its own choice.
-  for (std::filesystem::path* path : {&options.state_dir, &options.host_binary, &options.checkpoint_root}) {
+  std::vector<std::filesystem::path*> paths = {&options.state_dir,
+                                               &options.host_binary,
+                                               &options.checkpoint_root,
+                                               &options.hub.cache_dir,
+                                               &options.exporter.folder,
+                                               &options.exporter.samples,
+                                               &options.exporter.sandbox_binary};
+  for (std::filesystem::path& folder : options.checkpoint_folders) paths.push_back(&folder);
+  for (std::filesystem::path* path : paths) {
     if (!path->empty()) *path = std::filesystem::absolute(*path);
   }
   return absl::OkStatus();
@@ -79,7 +88,9 @@ class RunningAgent final : public Agent, public StreamOwner, public AttemptListe
                             return DownloadBlobs(channel, context, digests, receiver);
                           });
                         }));
-    ASSAY_ASSIGN_OR_RETURN(runner_, AttemptRunner::Start(options_, cache_.get(), this));
+    artifacts_ = std::make_unique<CoordinatorArtifacts>(
+        cache_.get(), [this]() -> ControlStream& { return *stream_; }, options_.fetch_limit);
+    ASSAY_ASSIGN_OR_RETURN(runner_, AttemptRunner::Start(options_, cache_.get(), artifacts_.get(), this));
     ControlStreamOptions stream;
     stream.addresses = std::move(addresses);
     stream.min_backoff = options_.min_backoff;
@@ -136,16 +147,25 @@ class RunningAgent final : public Agent, public StreamOwner, public AttemptListe
     hello.set_instance(instance_);
     hello.set_build(std::string(kBuild));
     for (const std::string& label : options_.labels) hello.add_label(label);
+    if (const Exporter* exporter = runner_->exporter(); exporter != nullptr) {
+      hello.add_label(absl::StrCat("exporter=", exporter->identity().transformers));
+    }
     for (v1::DeviceSlots& device : runner_->Devices()) *hello.add_device() = std::move(device);
     for (const AttemptKey& key : Held()) *hello.add_attempt() = RefOf(key);
-    hello.set_draining(draining());
+    absl::MutexLock lock(&mutex_);
+    hello.set_draining(draining_);
+    drain_told_ = drain_answered_ = false;  // nothing was said on this connection
     return hello;
   }
 
   v1::Heartbeat MakeHeartbeat() override {
     v1::Heartbeat heartbeat;
     for (const AttemptKey& key : Held()) *heartbeat.add_attempt() = RefOf(key);
-    heartbeat.set_draining(draining());
+    {
+      absl::MutexLock lock(&mutex_);
+      heartbeat.set_draining(draining_);
+      drain_told_ = drain_told_ || draining_;
+    }
     heartbeat.set_free_slots(heartbeat.draining() ? 0 : runner_->FreeSlots());
     absl::Duration limit;
     {
@@ -175,6 +195,8 @@ class RunningAgent final : public Agent, public StreamOwner, public AttemptListe
     }
     // While draining too: what was under way when the coordinator heard of it is sooner done here than lost.
     runner_->Take(desired);
+    absl::MutexLock lock(&mutex_);
+    drain_answered_ = drain_answered_ || drain_told_;
   }
 
   void Acknowledged(const v1::ResultAck& ack) override {
@@ -223,11 +245,6 @@ class RunningAgent final : public Agent, public StreamOwner, public AttemptListe
     return held;
   }
 
-  bool draining() const {
-    absl::MutexLock lock(&mutex_);
-    return draining_;
-  }
-
   void AwaitBegun() {
     absl::MutexLock lock(&mutex_);
     mutex_.Await(absl::Condition(&begun_));
@@ -240,6 +257,7 @@ class RunningAgent final : public Agent, public StreamOwner, public AttemptListe
       mutex_.Await(absl::Condition(&wanted));
       if (stopping_) return;
     }
+    AwaitDrainAnswered();
     if (!runner_->AwaitIdle()) return;
     if (!courier_->AwaitNothingOwed(absl::Now() + options_.drain_limit)) {
       spdlog::error("{} results are not acknowledged; they stay in {}", courier_->owed(),
@@ -251,18 +269,34 @@ class RunningAgent final : public Agent, public StreamOwner, public AttemptListe
     over_ = true;
   }
 
+  // A coordinator that has not heard of the drain may just be assigning something. It answers every heartbeat
+  // of a draining worker with what it wants: after that, nothing new comes. Bounded: no coordinator may be
+  // there.
+  void AwaitDrainAnswered() {
+    absl::MutexLock lock(&mutex_);
+    const absl::Duration limit =
+        lease_ > absl::ZeroDuration() ? std::min(lease_, options_.drain_limit) : options_.drain_limit;
+    auto answered = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return drain_answered_ || stopping_; };
+    if (!mutex_.AwaitWithTimeout(absl::Condition(&answered), limit)) {
+      spdlog::warn("no coordinator has answered the drain within {}", absl::FormatDuration(limit));
+    }
+  }
+
   const AgentOptions options_;
   const Fd lock_;
   const std::string instance_ = NewUuid();
   std::unique_ptr<Spool> spool_;
   std::unique_ptr<Courier> courier_;
   std::unique_ptr<BlobCache> cache_;
+  std::unique_ptr<CoordinatorArtifacts> artifacts_;
   std::unique_ptr<AttemptRunner> runner_;
   std::unique_ptr<ControlStream> stream_;
 
   mutable absl::Mutex mutex_;
   bool begun_ ABSL_GUARDED_BY(mutex_) = false;  // all of the above stand
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
+  bool drain_told_ ABSL_GUARDED_BY(mutex_) = false;      // a heartbeat of this connection said so, and
+  bool drain_answered_ ABSL_GUARDED_BY(mutex_) = false;  // a DesiredState came after it
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   bool over_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Duration lease_ ABSL_GUARDED_BY(mutex_);

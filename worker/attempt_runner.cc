@@ -8,14 +8,20 @@
 #include "absl/time/clock.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
-#include "worker/checkpoint.h"
+#include "worker/attempt.h"
+#include "worker/complete.h"
 #include "worker/gpus.h"
 
 namespace assay::worker {
 namespace {
 
-// Two, so that one slow download does not hold up an attempt whose blobs are here.
+// Two, so that one slow download does not hold up an attempt whose blobs are here. Checkpoints are fetched by
+// threads of their own, for as long as that takes.
 constexpr int kPreparers = 2;
+
+constexpr int kFinders = 4;
+
+}  // namespace
 
 v1::TestResult ResultOf(v1::Outcome outcome, std::string message) {
   v1::TestResult result;
@@ -23,22 +29,6 @@ v1::TestResult ResultOf(v1::Outcome outcome, std::string message) {
   result.set_message(std::move(message));
   return result;
 }
-
-}  // namespace
-
-// Constant after Prepare(), but for what is guarded by AttemptRunner::mutex_.
-struct AttemptRunner::Attempt {
-  AttemptKey key;
-  v1::Assignment assignment;
-  PreparedTest prepared;
-  std::vector<Blob> blobs;
-  std::string program_path;
-  bool fetched_ahead = false;  // guarded
-  bool abandoned = false;      // guarded
-  std::string id;              // guarded; with its host
-  Lane* lane = nullptr;        // guarded
-  LogTail log;                 // guarded
-};
 
 // One host and its slots.
 class AttemptRunner::Lane final : public HostListener {
@@ -96,16 +86,23 @@ class AttemptRunner::Lane final : public HostListener {
   std::unique_ptr<TestHost> host;
 };
 
-AttemptRunner::AttemptRunner(const AgentOptions& options, BlobCache* cache, AttemptListener* listener)
-    : options_(options), cache_(cache), listener_(listener) {}
+AttemptRunner::AttemptRunner(const AgentOptions& options, BlobCache* cache, Artifacts* artifacts,
+                             AttemptListener* listener)
+    : options_(options), cache_(cache), artifacts_(artifacts), listener_(listener) {}
 
 absl::StatusOr<std::unique_ptr<AttemptRunner>> AttemptRunner::Start(const AgentOptions& options,
-                                                                    BlobCache* cache,
+                                                                    BlobCache* cache, Artifacts* artifacts,
                                                                     AttemptListener* listener) {
-  std::unique_ptr<AttemptRunner> runner(new AttemptRunner(options, cache, listener));
+  std::unique_ptr<AttemptRunner> runner(new AttemptRunner(options, cache, artifacts, listener));
+  ASSAY_RETURN_IF_ERROR(runner->StartCheckpoints());
   ASSAY_RETURN_IF_ERROR(runner->StartHosts());
-  for (int i = 0; i < kPreparers; ++i) {
-    runner->preparers_.emplace_back([r = runner.get()] { r->PrepareLoop(); });
+  AttemptRunner* const r = runner.get();
+  for (int i = 0; i < kPreparers; ++i) r->threads_.emplace_back([r] { r->PrepareLoop(); });
+  for (int i = 0; i < kFinders; ++i) {
+    r->threads_.emplace_back([r] { r->Serve(r->to_find_, &AttemptRunner::FindCheckpointOf); });
+  }
+  for (uint32_t i = 0; r->exporter_ != nullptr && i < r->exporter_->options().slots; ++i) {
+    r->threads_.emplace_back([r] { r->Serve(r->to_export_, &AttemptRunner::Export); });
   }
   return runner;
 }
@@ -161,8 +158,8 @@ void AttemptRunner::Stop() {
     stopped_ = true;
   }
   for (const auto& lane : lanes_) lane->host->Stop();
-  for (std::thread& preparer : preparers_) {
-    if (preparer.joinable()) preparer.join();
+  for (std::thread& thread : threads_) {
+    if (thread.joinable()) thread.join();
   }
 }
 
@@ -186,7 +183,7 @@ void AttemptRunner::Abandon(const AttemptKey& key) {
   const std::shared_ptr<Attempt> attempt = std::move(at->second);
   attempts_.erase(at);
   attempt->abandoned = true;
-  std::erase(to_prepare_, attempt);
+  for (auto* waiting : {&to_prepare_, &to_find_, &to_export_}) std::erase(*waiting, attempt);
   std::erase(ready_cpu_, attempt);
   std::erase(ready_gpu_, attempt);
   // Its slot is taken until the host says that it has stopped.
@@ -225,6 +222,21 @@ std::vector<v1::DeviceSlots> AttemptRunner::Devices() const {
     devices.back().set_slots(lane->slots);
   }
   return devices;
+}
+
+void AttemptRunner::Serve(Queue& queue, void (AttemptRunner::*step)(const std::shared_ptr<Attempt>&)) {
+  while (true) {
+    std::shared_ptr<Attempt> attempt;
+    {
+      absl::MutexLock lock(&mutex_);
+      auto something = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopped_ || !queue.empty(); };
+      mutex_.Await(absl::Condition(&something));
+      if (stopped_) return;
+      attempt = std::move(queue.front());
+      queue.pop_front();
+    }
+    (this->*step)(attempt);
+  }
 }
 
 void AttemptRunner::PrepareLoop() {
@@ -280,44 +292,56 @@ void AttemptRunner::Prepare(const std::shared_ptr<Attempt>& self) {
                                  absl::StrCat("its files cannot be fetched: ", blobs.status().ToString())));
   }
   attempt.blobs = *std::move(blobs);
-  absl::StatusOr<std::string> template_text = absl::InvalidArgumentError("the assignment names no template");
-  std::optional<std::string> catalogue_text;
-  for (const Blob& blob : attempt.blobs) {
-    if (blob.digest() == assignment.program_digest()) attempt.program_path = blob.path().string();
-    if (blob.digest() == assignment.template_digest()) template_text = blob.Read();
-    if (blob.digest() == assignment.catalogue_digest()) {
-      absl::StatusOr<std::string> text = blob.Read();
-      if (!text.ok()) {
-        return Finish(self, ResultOf(v1::INFRASTRUCTURE_ERROR, text.status().ToString()));
-      }
-      catalogue_text = *std::move(text);
+  PreparedFrom from;
+  const auto read = [&attempt](const std::string& digest) -> absl::StatusOr<std::string> {
+    for (const Blob& blob : attempt.blobs) {
+      if (blob.digest() == digest) return blob.Read();
     }
+    return absl::InvalidArgumentError("the assignment names no template");
+  };
+  for (auto [digest, text] : {std::pair{&assignment.catalogue_digest(), &from.catalogue_text},
+                              std::pair{&assignment.checkpoint_entry_digest(), &from.entry_text}}) {
+    if (digest->empty()) continue;
+    absl::StatusOr<std::string> content = read(*digest);
+    if (!content.ok()) return Finish(self, ResultOf(v1::INFRASTRUCTURE_ERROR, content.status().ToString()));
+    *text = *std::move(content);
   }
+  if (assignment.stage() == v1::STAGE_EXPORT) return PrepareExport(self, from);
+  absl::StatusOr<std::string> template_text = read(assignment.template_digest());
   if (!template_text.ok()) {
     return Finish(self, ResultOf(v1::INFRASTRUCTURE_ERROR, template_text.status().ToString()));
   }
-  absl::StatusOr<PreparedTest> prepared = PrepareTest(assignment, *template_text, catalogue_text);
+  from.template_text = *std::move(template_text);
+  absl::StatusOr<PreparedTest> prepared = PrepareTest(assignment, from);
   if (!prepared.ok()) {
     const bool unreadable = absl::IsDataLoss(prepared.status());
     return Finish(self, ResultOf(unreadable ? v1::INFRASTRUCTURE_ERROR : v1::FAILED,
                                  std::string(prepared.status().message())));
   }
   attempt.prepared = *std::move(prepared);
-  const v1::DeviceChoice device = attempt.prepared.test.set_up().device();
-  if (assignment.program_digest().empty()) {
+  const v1::ModelTest& test = attempt.prepared.test;
+  if (assignment.program_digest().empty() && !test.has_trained()) {
     return Finish(self, ResultOf(v1::UNSUPPORTED,
                                  absl::StrCat("there is no program for model ", assignment.model().name())));
   }
-  if (device == v1::CUDA && !has_gpu_) {
+  if (test.set_up().device() == v1::CUDA && !has_gpu_) {
     return Finish(
         self, ResultOf(v1::UNSUPPORTED, absl::StrCat("worker ", options_.name, " offers no CUDA device")));
   }
-  {
-    absl::MutexLock lock(&mutex_);
-    if (attempt.abandoned) return;
-    (device != v1::CPU && has_gpu_ ? ready_gpu_ : ready_cpu_).push_back(self);
-    Dispatch();
+  absl::MutexLock lock(&mutex_);
+  if (attempt.abandoned) return;
+  if (test.has_trained()) {
+    to_find_.push_back(self);
+  } else {
+    attempt.checkpoint_dir = FindCheckpoint(options_.checkpoint_root, test.checkpoint()).string();
+    AwaitSlot(self);
   }
+}
+
+void AttemptRunner::AwaitSlot(const std::shared_ptr<Attempt>& attempt) {
+  const v1::DeviceChoice device = attempt->prepared.test.set_up().device();
+  (device != v1::CPU && has_gpu_ ? ready_gpu_ : ready_cpu_).push_back(attempt);
+  Dispatch();
 }
 
 void AttemptRunner::Dispatch() {
@@ -338,15 +362,27 @@ void AttemptRunner::Launch(Lane& lane, std::shared_ptr<Attempt> attempt) {
   v1::RunTest run;
   run.set_id(attempt->id);
   *run.mutable_test() = attempt->prepared.test;
-  run.set_program_path(attempt->program_path);
-  run.set_checkpoint_dir(
-      FindCheckpoint(options_.checkpoint_root, attempt->prepared.test.checkpoint()).string());
+  run.set_program_path(attempt->PathOf(attempt->assignment.program_digest()));
+  for (const v1::Case& c : attempt->prepared.test.case_()) {
+    for (const std::string* digest : {&c.program_digest(), &c.golden_digest()}) {
+      if (digest->empty()) continue;
+      v1::BlobFile& file = *run.add_file();
+      file.set_digest(*digest);
+      file.set_path(attempt->PathOf(*digest));
+    }
+  }
+  run.set_checkpoint_dir(attempt->checkpoint_dir);
+  run.set_hub_verified(attempt->hub_verified);
   lane.host->Run(std::move(run));
-  v1::AttemptEvent event;
-  *event.mutable_attempt() = attempt->assignment.attempt();
-  event.mutable_started();
-  with_host_[attempt->id] = std::move(attempt);
   // Under the lock, so that it comes before the test's own events.
+  TellStarted(*attempt);
+  with_host_[attempt->id] = std::move(attempt);
+}
+
+void AttemptRunner::TellStarted(const Attempt& attempt) {
+  v1::AttemptEvent event;
+  *event.mutable_attempt() = attempt.assignment.attempt();
+  event.mutable_started();
   listener_->AttemptProgressed(event);
 }
 
@@ -376,6 +412,10 @@ void AttemptRunner::OnTestFinished(Lane& lane, const std::string& id, v1::TestRe
     with_host_.erase(at);
     --lane.running;
     Dispatch();
+  }
+  if (const std::string fault = FaultOfPass(attempt->prepared.test, result); !fault.empty()) {
+    result.set_outcome(v1::INFRASTRUCTURE_ERROR);
+    result.set_message(absl::StrCat("the host's result ", fault));
   }
   Finish(attempt, std::move(result));
 }

@@ -20,6 +20,9 @@
 #include "assay/v1/worker.pb.h"
 #include "worker/agent.h"
 #include "worker/blob_cache.h"
+#include "worker/checkpoint.h"
+#include "worker/export_stage.h"
+#include "worker/exporter.h"
 #include "worker/prepare.h"
 #include "worker/result_limits.h"
 #include "worker/spool.h"
@@ -48,8 +51,9 @@ class AttemptListener {
 class AttemptRunner {
  public:
   // Starts the hosts, one for the CPU and one for each GPU, and waits for them. Errors as Agent::Start. A GPU
-  // whose host does not start is left out, with a logged error. `cache` and `listener` outlive the runner.
+  // whose host does not start is left out, with a logged error. All that is pointed to outlives the runner.
   static absl::StatusOr<std::unique_ptr<AttemptRunner>> Start(const AgentOptions& options, BlobCache* cache,
+                                                              Artifacts* artifacts,
                                                               AttemptListener* listener);
   ~AttemptRunner();  // as Stop()
 
@@ -65,18 +69,33 @@ class AttemptRunner {
   // with their blobs fetched and their tests generated.
   uint32_t FreeSlots() const;
   std::vector<v1::DeviceSlots> Devices() const;
+  // Null where this worker takes no export stages.
+  const Exporter* exporter() const { return exporter_.get(); }
   void Stop();
 
  private:
   struct Attempt;
   class Lane;
 
-  AttemptRunner(const AgentOptions& options, BlobCache* cache, AttemptListener* listener);
+  using Queue = std::deque<std::shared_ptr<Attempt>>;
+
+  AttemptRunner(const AgentOptions& options, BlobCache* cache, Artifacts* artifacts,
+                AttemptListener* listener);
+  // The hub's client, and the exporter where there is one.
+  absl::Status StartCheckpoints();
   absl::Status StartHosts();
   std::unique_ptr<Lane> StartLane(std::vector<std::string> arguments, std::vector<std::string> environment,
                                   uint32_t slots, bool is_gpu);
+  // One thread of those that take the attempts of a queue one step further.
+  void Serve(Queue& queue, void (AttemptRunner::*step)(const std::shared_ptr<Attempt>&));
   void PrepareLoop();
   void Prepare(const std::shared_ptr<Attempt>& self);
+  void PrepareExport(const std::shared_ptr<Attempt>& self, const PreparedFrom& from);
+  void FindCheckpointOf(const std::shared_ptr<Attempt>& self);
+  void Export(const std::shared_ptr<Attempt>& self);
+  bool IsOver(const Attempt& attempt) const;  // abandoned, or the runner is stopped
+  void AwaitSlot(const std::shared_ptr<Attempt>& attempt) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void TellStarted(const Attempt& attempt);
   absl::StatusOr<std::vector<Blob>> Fetch(const Attempt& attempt, const std::vector<std::string>& digests);
   void Dispatch() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Launch(Lane& lane, std::shared_ptr<Attempt> attempt) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -87,19 +106,25 @@ class AttemptRunner {
 
   const AgentOptions options_;
   BlobCache* const cache_;
+  Artifacts* const artifacts_;
   AttemptListener* const listener_;
+  std::unique_ptr<CheckpointFinder> finder_;  // constant after Start, as are the next two
+  std::unique_ptr<Exporter> exporter_;        // null: no export stages
+  std::unique_ptr<ExportStage> stage_;        // likewise
   std::vector<std::unique_ptr<Lane>> lanes_;  // constant after Start; the CPU's is the first
   bool has_gpu_ = false;                      // likewise
 
   mutable absl::Mutex mutex_;
   std::map<AttemptKey, std::shared_ptr<Attempt>> attempts_ ABSL_GUARDED_BY(mutex_);
-  std::deque<std::shared_ptr<Attempt>> to_prepare_ ABSL_GUARDED_BY(mutex_);
-  std::deque<std::shared_ptr<Attempt>> ready_cpu_ ABSL_GUARDED_BY(mutex_);
-  std::deque<std::shared_ptr<Attempt>> ready_gpu_ ABSL_GUARDED_BY(mutex_);
+  Queue to_prepare_ ABSL_GUARDED_BY(mutex_);
+  Queue to_find_ ABSL_GUARDED_BY(mutex_);
+  Queue to_export_ ABSL_GUARDED_BY(mutex_);
+  Queue ready_cpu_ ABSL_GUARDED_BY(mutex_);
+  Queue ready_gpu_ ABSL_GUARDED_BY(mutex_);
   std::unordered_map<std::string, std::shared_ptr<Attempt>> with_host_ ABSL_GUARDED_BY(mutex_);
   uint64_t last_id_ ABSL_GUARDED_BY(mutex_) = 0;
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
-  std::vector<std::thread> preparers_;
+  std::vector<std::thread> threads_;
 };
 
 }  // namespace assay::worker

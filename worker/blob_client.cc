@@ -33,8 +33,9 @@ absl::Status DownloadBlobs(const std::shared_ptr<grpc::Channel>& channel, grpc::
   return refused.ok() ? ended : refused;
 }
 
-absl::Status UploadBlob(const std::shared_ptr<grpc::Channel>& channel, grpc::ClientContext& context,
-                        absl::string_view digest, absl::string_view content) {
+absl::StatusOr<std::string> UploadBlob(const std::shared_ptr<grpc::Channel>& channel,
+                                       grpc::ClientContext& context, absl::string_view digest,
+                                       absl::string_view content, absl::string_view key) {
   auto stub = v1::BlobService::NewStub(channel);
   v1::UploadResponse response;
   context.set_initial_metadata_corked(true);
@@ -42,6 +43,7 @@ absl::Status UploadBlob(const std::shared_ptr<grpc::Channel>& channel, grpc::Cli
   v1::UploadRequest request;
   request.set_digest(std::string(digest));
   request.set_size(content.size());
+  request.set_key(std::string(key));
   do {
     const absl::string_view chunk = content.substr(0, kChunkBytes);
     content.remove_prefix(chunk.size());
@@ -51,7 +53,20 @@ absl::Status UploadBlob(const std::shared_ptr<grpc::Channel>& channel, grpc::Cli
     if (!stream->Write(request, last ? grpc::WriteOptions().set_last_message() : grpc::WriteOptions())) break;
     request.Clear();
   } while (!content.empty());
-  return FromGrpc(stream->Finish());
+  if (absl::Status ended = FromGrpc(stream->Finish()); !ended.ok()) return ended;
+  if (response.digest().empty()) return std::string(digest);  // a coordinator that does not say
+  return response.digest();
+}
+
+absl::StatusOr<std::map<std::string, std::string>> LookupBlobs(const std::shared_ptr<grpc::Channel>& channel,
+                                                               grpc::ClientContext& context,
+                                                               const std::vector<std::string>& keys) {
+  v1::LookupRequest request;
+  for (const std::string& key : keys) request.add_key(key);
+  v1::LookupResponse response;
+  auto stub = v1::BlobService::NewStub(channel);
+  if (absl::Status ended = FromGrpc(stub->Lookup(&context, request, &response)); !ended.ok()) return ended;
+  return std::map<std::string, std::string>(response.digest().begin(), response.digest().end());
 }
 
 }  // namespace assay::worker

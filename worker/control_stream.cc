@@ -17,7 +17,6 @@ namespace assay::worker {
 namespace {
 
 constexpr absl::Duration kDefaultHeartbeat = absl::Seconds(1);
-constexpr absl::Duration kCallLimit = absl::Minutes(5);
 
 // A channel of its own for each connection: a shared one would remember failures, and wait by its own
 // backoff.
@@ -83,9 +82,10 @@ void ControlStream::Stop() {
 }
 
 absl::Status ControlStream::Call(
-    const std::function<absl::Status(const std::shared_ptr<grpc::Channel>&, grpc::ClientContext&)>& call) {
+    const std::function<absl::Status(const std::shared_ptr<grpc::Channel>&, grpc::ClientContext&)>& call,
+    absl::Duration limit) {
   grpc::ClientContext context;
-  context.set_deadline(absl::ToChronoTime(absl::Now() + kCallLimit));
+  context.set_deadline(absl::ToChronoTime(absl::Now() + limit));
   std::shared_ptr<grpc::Channel> channel;
   {
     absl::MutexLock lock(&mutex_);

@@ -55,10 +55,11 @@ class ControlStream {
   bool AwaitEnd(absl::Time deadline);
   void Stop();
 
-  // Makes a call of another service over the same connection. It is cancelled by Stop().
+  // Makes a call of another service over the same connection. It is cancelled by Stop(), and after `limit`.
   //   UNAVAILABLE  no coordinator is connected.
   absl::Status Call(
-      const std::function<absl::Status(const std::shared_ptr<grpc::Channel>&, grpc::ClientContext&)>& call);
+      const std::function<absl::Status(const std::shared_ptr<grpc::Channel>&, grpc::ClientContext&)>& call,
+      absl::Duration limit = absl::Minutes(5));
   // Until a coordinator has welcomed this worker (true), or the deadline has passed or the stream is stopped.
   bool AwaitConnected(absl::Time deadline);
 

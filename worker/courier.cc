@@ -151,7 +151,7 @@ void Courier::Carry(const AttemptKey& key) {
   if (!spooled->log.empty()) {
     const std::string digest = Sha256Hex(spooled->log);
     const absl::Status uploaded = stream_->Call([&](const auto& channel, grpc::ClientContext& context) {
-      return UploadBlob(channel, context, digest, spooled->log);
+      return UploadBlob(channel, context, digest, spooled->log).status();
     });
     if (uploaded.ok()) {
       result.set_log_digest(digest);

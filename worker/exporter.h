@@ -37,8 +37,7 @@ struct ExporterIdentity {
 // request.json; see docs/checkpoints.md.
 struct ExportRequest {
   std::filesystem::path folder;  // of the checkpoint
-  std::filesystem::path
-      folder_root;  // what links of `folder` lead into; readable in the sandbox, not a field
+  std::filesystem::path root;    // what links of `folder` lead into, to be seen by the exporter; no field
   std::string id;
   std::string commit;
   std::string model_class;  // empty: the exporter decides

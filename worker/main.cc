@@ -27,7 +27,10 @@ int main(int argc, char** argv) {
   options.coordinator = "127.0.0.1:7420";
   options.name = HostName();
   std::string state_dir = "assay-worker-state", host_binary, checkpoint_root, log_level = "info";
-  double cache_gib = 2;
+  std::string hub_cache, exporter, samples, sandbox_binary;
+  std::vector<std::string> checkpoint_folders;
+  double cache_gib = 2, disk_budget_gib = 0, export_memory_gib = 0;
+  double export_timeout_s = absl::ToDoubleSeconds(options.exporter.timeout);
   CLI::App app("assay-worker takes attempts from a coordinator and runs their tests on this node.");
   app.add_option("--coordinator", options.coordinator, "host:port; several separated by commas")
       ->capture_default_str();
@@ -36,7 +39,31 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--slots", options.slots, "tests at once on the CPU")->capture_default_str();
   app.add_option("--host-binary", host_binary, "assay-host; default: beside this program");
-  app.add_option("--checkpoint-root", checkpoint_root, "folder with <org>/<name> checkpoints");
+  app.add_option("--checkpoint-root", checkpoint_root,
+                 "folder with <org>/<name> checkpoints, looked in before the hub's cache");
+  app.add_option("--checkpoints", checkpoint_folders,
+                 "checkpoints that batches name by a folder must lie below it; may be repeated; default: "
+                 "none is opened");
+  app.add_option("--hub-cache", hub_cache, "the hub's cache; default: as HF_HUB_CACHE and HF_HOME say");
+  app.add_flag("--offline", options.hub.offline, "never ask the hub (as HF_HUB_OFFLINE=1)");
+  app.add_option("--disk-budget", disk_budget_gib, "GiB that downloads from the hub may take; 0: any")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 1e6));
+  app.add_option("--exporter", exporter,
+                 "folder of the exporter, with its .venv: this worker takes export stages");
+  app.add_option("--samples", samples,
+                 "pictures and speech for the exporter; default: ../models/samples beside it");
+  app.add_option("--sandbox-binary", sandbox_binary, "assay-sandbox; default: beside the host binary");
+  app.add_option("--export-slots", options.exporter.slots, "exports at once")->capture_default_str();
+  app.add_option("--export-memory", export_memory_gib,
+                 "GiB of resident memory of one export; 0: three quarters of this machine's")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 1e5));
+  app.add_option("--export-timeout", export_timeout_s, "seconds of one export")
+      ->capture_default_str()
+      ->check(CLI::Range(1.0, 1e6));
+  app.add_flag("--allow-pickle", options.exporter.allow_pickle,
+               "pickled weights are converted by this exporter, in its sandbox");
   app.add_option("--label", options.labels, "key=value; may be repeated");
   app.add_flag("--cpu-only", options.cpu_only, "leave GPUs alone");
   app.add_option("--cache-gib", cache_gib, "budget of the blob cache")
@@ -54,7 +81,16 @@ int main(int argc, char** argv) {
   }
   options.state_dir = state_dir;
   options.checkpoint_root = checkpoint_root;
-  options.cache_bytes = static_cast<uint64_t>(cache_gib * (uint64_t{1} << 30));
+  const auto bytes = [](double gib) { return static_cast<uint64_t>(gib * (uint64_t{1} << 30)); };
+  options.cache_bytes = bytes(cache_gib);
+  options.checkpoint_folders.assign(checkpoint_folders.begin(), checkpoint_folders.end());
+  if (!hub_cache.empty()) options.hub.cache_dir = hub_cache;
+  options.hub.disk_budget_bytes = bytes(disk_budget_gib);
+  options.exporter.folder = exporter;
+  options.exporter.samples = samples;
+  options.exporter.sandbox_binary = sandbox_binary;
+  options.exporter.memory_bytes = bytes(export_memory_gib);
+  options.exporter.timeout = absl::Seconds(export_timeout_s);
   options.host_binary = host_binary;
   if (host_binary.empty()) {
     std::error_code error;

@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "assay/v1/catalogue.pb.h"
 #include "assay/v1/test.pb.h"
 #include "assay/v1/worker.pb.h"
 
@@ -17,13 +18,24 @@ struct PreparedTest {
   std::string digest;  // SHA-256 of its canonical text
 };
 
-// The digests of an assignment's blobs: template, catalogue entry and program, those that are there.
+// The digests of an assignment's blobs, those that are there: template, catalogue entry, program and
+// checkpoint's entry; for a test also what its export stage made. Each once.
 std::vector<std::string> BlobsOf(const v1::Assignment& assignment);
 
-// Generates and verifies the test; `catalogue_text` is absent where the model has no catalogue entry.
+// Texts of an assignment's blobs; absent: there is none.
+struct PreparedFrom {
+  std::string template_text;
+  std::optional<std::string> catalogue_text;
+  std::optional<std::string> entry_text;  // the checkpoint's entry
+};
+
+// Generates and verifies the test.
 //   DATA_LOSS         a blob is not what this worker can read (of another version, perhaps).
 //   INVALID_ARGUMENT  template, entry and job do not give a valid test; the message names what is wrong.
-absl::StatusOr<PreparedTest> PrepareTest(const v1::Assignment& assignment, absl::string_view template_text,
-                                         std::optional<absl::string_view> catalogue_text);
+absl::StatusOr<PreparedTest> PrepareTest(const v1::Assignment& assignment, const PreparedFrom& from);
+
+// The checkpoint's entry. DATA_LOSS where it cannot be read.
+absl::StatusOr<v1::CheckpointEntry> ReadCheckpointEntry(const v1::Assignment& assignment,
+                                                        absl::string_view text);
 
 }  // namespace assay::worker

@@ -93,11 +93,9 @@ class MainJob(unittest.TestCase):
             self.assertEqual(leaving.wait(timeout=60), 0, stack.log("worker-1"))
             jobs = stack.wait(batches)
             self.assert_all_passed_once(jobs)
-            # What it ran is counted (exit code 0: nothing is owed). Only what was assigned in the instant in which it
-            # left, a slot and one ahead at most, was never begun and goes to the other worker as a new attempt.
-            again = [job for job in jobs if int(job["attempt"]) != 1]
-            self.assertLessEqual(len(again), 2)
-            self.assertEqual({job["worker"] for job in again} - {"worker-2"}, set())
+            # What it ran is counted (exit code 0: nothing is owed), and what was assigned in the instant in which it was
+            # told to end was run as well: no job needed a second attempt.
+            self.assertEqual({int(job["attempt"]) for job in jobs}, {1})
 
     def test_the_same_request_twice_is_one_batch(self):
         with Stack(workers=0) as stack:

@@ -41,6 +41,8 @@ class AgentTest : public ::testing::Test {
     options.state_dir = folder_ / "state";
     options.host_binary = std::string(std::getenv("ASSAY_BUILD_DIR")) + "/bin/fake-host";
     options.checkpoint_root = folder_ / "checkpoints";
+    options.hub.cache_dir = folder_ / "hub";
+    options.hub.offline = true;
     options.cpu_only = true;
     options.min_backoff = absl::Milliseconds(5);
     options.max_backoff = absl::Milliseconds(50);
@@ -410,6 +412,34 @@ TEST_F(AgentTest, ADrainFinishesWhatRunsAndThenLeaves) {
   coordinator_.AwaitGoodbye();
   EXPECT_EQ(coordinator_.Results(Key(assignment)), 1);
   EXPECT_EQ(agent_->unacknowledged(), 0);
+}
+
+// A coordinator that assigns in the instant in which the worker begins to drain.
+TEST_F(AgentTest, ADrainRunsWhatWasAssignedInThatInstant) {
+  const v1::Assignment assignment = Assign("pass");
+  coordinator_.StartWhenDraining(assignment);
+  StartAgent();
+  coordinator_.AwaitHello(1);
+  DrainAgent();
+  coordinator_.AwaitGoodbye();
+  EXPECT_EQ(coordinator_.Results(Key(assignment)), 1);
+}
+
+TEST_F(AgentTest, ADrainWithoutACoordinatorThatAnswersItIsBounded) {
+  coordinator_.AnswerDrain(false);
+  AgentOptions options = Options();
+  options.drain_limit = absl::Milliseconds(20);
+  StartAgent(options);
+  coordinator_.AwaitHello(1);
+  DrainAgent();
+  coordinator_.AwaitGoodbye();
+}
+
+TEST_F(AgentTest, APassThatLacksACheckIsNoPass) {
+  StartAgent();
+  const v1::TestResult result = RunOne(Assign("lie"));
+  EXPECT_EQ(result.outcome(), v1::INFRASTRUCTURE_ERROR);
+  EXPECT_THAT(result.message(), HasSubstr("lacks check golden of case test_model_with_mock"));
 }
 
 TEST_F(AgentTest, ADrainWithoutAnswersEndsAtItsLimitAndKeepsTheResult) {

@@ -41,9 +41,17 @@ class FakeCoordinator::Workers final : public v1::WorkerService::Service {
     while (stream->Read(&message)) {
       absl::MutexLock lock(&o.mutex_);
       switch (message.kind_case()) {
-        case v1::WorkerMessage::kHeartbeat:
+        case v1::WorkerMessage::kHeartbeat: {
           o.heartbeats_.push_back(message.heartbeat());
+          if (!message.heartbeat().draining() || !o.answer_drain_) break;
+          v1::CoordinatorMessage desired;
+          desired.mutable_desired();
+          for (const v1::Assignment& assignment : std::exchange(o.at_drain_, {})) {
+            *desired.mutable_desired()->add_start() = assignment;
+          }
+          stream->Write(desired);
           break;
+        }
         case v1::WorkerMessage::kEvent:
           o.events_[KeyOf(message.event().attempt())].push_back(message.event());
           break;
@@ -105,15 +113,27 @@ class FakeCoordinator::Blobs final : public v1::BlobService::Service {
     return grpc::Status::OK;
   }
 
+  grpc::Status Lookup(grpc::ServerContext*, const v1::LookupRequest* request,
+                      v1::LookupResponse* response) override {
+    absl::MutexLock lock(&owner_->mutex_);
+    for (const std::string& key : request->key()) {
+      if (auto at = owner_->keys_.find(key); at != owner_->keys_.end()) {
+        (*response->mutable_digest())[key] = at->second;
+      }
+    }
+    return grpc::Status::OK;
+  }
+
   grpc::Status Upload(grpc::ServerContext*, grpc::ServerReader<v1::UploadRequest>* reader,
-                      v1::UploadResponse*) override {
+                      v1::UploadResponse* response) override {
     v1::UploadRequest request;
-    std::string digest, content;
+    std::string digest, content, key;
     uint64_t size = 0;
     for (bool first = true; reader->Read(&request); first = false) {
       if (first) {
         digest = request.digest();
         size = request.size();
+        key = request.key();
       }
       EXPECT_LE(request.chunk().size(), size_t{256} << 10);
       content += request.chunk();
@@ -124,6 +144,7 @@ class FakeCoordinator::Blobs final : public v1::BlobService::Service {
       return grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "not what was announced");
     }
     owner_->blobs_[digest] = content;
+    response->set_digest(key.empty() ? digest : owner_->keys_.try_emplace(key, digest).first->second);
     return grpc::Status::OK;
   }
 
@@ -216,6 +237,16 @@ void FakeCoordinator::Abandon(const AttemptKey& key) {
 void FakeCoordinator::Acknowledge(bool on) {
   absl::MutexLock lock(&mutex_);
   acknowledge_ = on;
+}
+
+void FakeCoordinator::AnswerDrain(bool on) {
+  absl::MutexLock lock(&mutex_);
+  answer_drain_ = on;
+}
+
+void FakeCoordinator::StartWhenDraining(const v1::Assignment& assignment) {
+  absl::MutexLock lock(&mutex_);
+  at_drain_.push_back(assignment);
 }
 
 void FakeCoordinator::SetHeartbeat(uint32_t heartbeat_ms) {

@@ -44,6 +44,10 @@ class FakeCoordinator {
   // While off, results are taken and not answered.
   void Acknowledge(bool on);
   void SetHeartbeat(uint32_t heartbeat_ms);
+  // While off, a draining worker's heartbeats are taken and not answered.
+  void AnswerDrain(bool on);
+  // Told to the worker in the answer to its first draining heartbeat.
+  void StartWhenDraining(const v1::Assignment& assignment);
 
   v1::Hello AwaitHello(size_t count);  // the count-th Hello, from 1
   v1::AttemptResult AwaitResult(const AttemptKey& key, size_t times = 1);
@@ -64,6 +68,9 @@ class FakeCoordinator {
 
   mutable absl::Mutex mutex_;
   std::map<std::string, std::string> blobs_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, std::string> keys_ ABSL_GUARDED_BY(mutex_);
+  bool answer_drain_ ABSL_GUARDED_BY(mutex_) = true;
+  std::vector<v1::Assignment> at_drain_ ABSL_GUARDED_BY(mutex_);
   int downloads_ ABSL_GUARDED_BY(mutex_) = 0;
   bool hold_downloads_ ABSL_GUARDED_BY(mutex_) = false;
   int held_downloads_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -7,6 +7,7 @@
 //   garbage   bytes that are no frame             unframed a frame that is no HostEvent
 //   stranger  an event of a test that does not run
 //   echo      PASSED, with what it was given as message
+//   lie       PASSED, without the last check of its last case
 //   big       a result of 3 MiB
 #include <fcntl.h>
 #include <signal.h>
@@ -15,6 +16,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <mutex>
 #include <set>
 #include <string>
@@ -52,11 +54,32 @@ void Emit(const v1::HostEvent& event) {
   WriteBytes(bytes);
 }
 
-void Finish(const std::string& id, v1::Outcome outcome, const std::string& message = "") {
+std::map<std::string, v1::ModelTest> tests;  // by id
+
+// A PASSED that holds all that its test asks; what an honest host sends.
+void FillIn(const v1::ModelTest& test, v1::TestResult& result) {
+  for (const v1::Case& asked : test.case_()) {
+    v1::CaseResult& got = *result.add_case_();
+    got.set_name(asked.name());
+    got.set_outcome(asked.weights() == v1::REAL && !test.has_trained() ? v1::SKIPPED : v1::PASSED);
+    for (const v1::Check& check : asked.check()) {
+      if (got.outcome() == v1::SKIPPED) break;
+      got.add_check()->set_name(check.name());
+      got.mutable_check()->rbegin()->set_outcome(v1::PASSED);
+    }
+  }
+}
+
+void Finish(const std::string& id, v1::Outcome outcome, const std::string& message = "", bool lie = false) {
   v1::HostEvent event;
   event.set_id(id);
   event.mutable_result()->set_outcome(outcome);
   event.mutable_result()->set_message(message);
+  {
+    std::lock_guard lock(mutex);
+    if (outcome == v1::PASSED) FillIn(tests[id], *event.mutable_result());
+  }
+  if (lie) event.mutable_result()->mutable_case_()->rbegin()->mutable_check()->RemoveLast();
   event.mutable_result()->mutable_provenance()->mutable_device()->set_kind(device);
   Emit(event);
 }
@@ -69,8 +92,11 @@ void StartCase(const std::string& id, const std::string& name) {
 }
 
 std::string Given(const v1::RunTest& run) {
-  std::string text = absl::StrCat("device=", device, "\nprogram=", run.program_path(),
-                                  "\ncheckpoint=", run.checkpoint_dir(), "\n");
+  std::string text =
+      absl::StrCat("device=", device, "\nprogram=", run.program_path(), "\ncheckpoint=", run.checkpoint_dir(),
+                   "\nhub_verified=", run.hub_verified(), "\n");
+  for (const v1::BlobFile& file : run.file())
+    absl::StrAppend(&text, "file ", file.digest(), " ", file.path(), "\n");
   for (const std::string& entry : assay::worker::OwnEnvironment())
     absl::StrAppend(&text, "env ", entry, "\n");
   return text;
@@ -78,6 +104,10 @@ std::string Given(const v1::RunTest& run) {
 
 void Run(const v1::RunTest& run) {
   const std::string& id = run.id();
+  {
+    std::lock_guard lock(mutex);
+    tests[id] = run.test();
+  }
   const std::string kind = run.test().name().substr(0, run.test().name().find('_'));
   if (kind == "quiet") return Finish(id, v1::PASSED);
   StartCase(id, "test_model_with_mock");
@@ -111,6 +141,8 @@ void Run(const v1::RunTest& run) {
     Finish("nobody", v1::PASSED);
   } else if (kind == "echo") {
     Finish(id, v1::PASSED, Given(run));
+  } else if (kind == "lie") {
+    Finish(id, v1::PASSED, "", true);
   } else if (kind == "big") {
     Finish(id, v1::FAILED, std::string(size_t{3} << 20, 'x'));
   }  // hang: nothing

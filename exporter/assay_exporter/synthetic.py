@@ -23,7 +23,7 @@ import transformers
 import transformers.modeling_utils
 from transformers.models.auto import configuration_auto, modeling_auto
 
-from . import catalogue
+from . import builders, catalogue
 
 OWNER = "assay-synthetic"
 SEED = 20261122
@@ -123,8 +123,8 @@ def kinds() -> dict[str, Kind]:
     return found
 
 
-def _of_library(path: str):
-    return getattr(transformers, path.removeprefix("transformers."))
+def _of_library(path: str):  # also of its deprecated models, which are not in its root
+    return builders.resolve(path)
 
 
 def _build(kind: Kind, settings: dict) -> torch.nn.Module:

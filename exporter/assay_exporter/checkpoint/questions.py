@@ -209,7 +209,7 @@ def _transcribe(
     if getattr(held, "is_multilingual", False):
         texts.tokenizer.set_prefix_tokens(language="english", task="transcribe", predict_timestamps=False)
         more = {"language": "en", "task": "transcribe"}
-    prefix = list(texts.tokenizer.prefix_tokens)
+    prefix = list(getattr(texts.tokenizer, "prefix_tokens", []))
     if not prefix or prefix[0] != held.decoder_start_token_id:
         prefix = [held.decoder_start_token_id]
     if held.no_timestamps_token_id not in prefix:

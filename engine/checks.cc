@@ -17,35 +17,14 @@
 #include "absl/strings/str_join.h"
 #include "common/status_macros.h"
 #include "engine/alter.h"
+#include "engine/check_answers.h"
+#include "engine/finding.h"
 #include "engine/tensors.h"
 #include "engine/tolerance.h"
 #include "engine/validate_check.h"
 
 namespace assay::engine {
 namespace {
-
-// What a check found: the worst of everything that it compared.
-struct Finding {
-  bool held = true;
-  std::string message;  // of the first thing that did not hold
-  double error = 0;
-  double tolerance = 0;
-  bool measured = false;  // error and tolerance say something
-
-  void Measure(double found, double allowed) {
-    // The pair that comes closest to its bound, or goes furthest beyond it, is the one to show.
-    bool worse = !measured || found * std::max(tolerance, 1e-300) > error * std::max(allowed, 1e-300);
-    if (worse) {
-      error = found;
-      tolerance = allowed;
-    }
-    measured = true;
-  }
-  void Break(std::string why) {
-    if (held) message = std::move(why);
-    held = false;
-  }
-};
 
 using Tensors = std::vector<at::Tensor>;
 
@@ -83,9 +62,10 @@ class Check {
         return SimilaritySymmetry(check_.similarity_symmetry());
       case v1::Check::kWeightsBound:
         return WeightsBound();
-      case v1::Check::kAnswers:
       case v1::Check::kWeightsSound:
-        return absl::UnimplementedError("this engine does not have the check yet");
+        return WeightsSound();
+      case v1::Check::kAnswers:
+        return CheckAnswers(check_.answers(), bound_);
       case v1::Check::KIND_NOT_SET:
         break;
     }
@@ -99,7 +79,10 @@ class Check {
   std::string OutputName(int output) const {
     return absl::StrCat("'", manifest_.outputs(output).name(), "'");
   }
-  double Rounding(int output) const { return bound_.program.golden().outputs(output).float64_error(); }
+  // How much of an output is rounding: not known where no reference ran.
+  double Rounding(int output) const {
+    return output < bound_.golden.outputs_size() ? bound_.golden.outputs(output).float64_error() : 0;
+  }
 
   absl::StatusOr<Tensors> RunWith(int input, at::Tensor value) const {
     Tensors inputs = bound_.inputs;
@@ -126,14 +109,17 @@ class Check {
   }
 
   absl::StatusOr<Finding> Golden(const v1::Check::Golden& golden) {
-    if (bound_.weights != v1::MOCK) {
+    if (bound_.golden.outputs().empty()) {
+      return absl::InvalidArgumentError("there is no golden: its inputs alone can be compared with nothing");
+    }
+    if (bound_.checkpoint == nullptr && bound_.weights != v1::MOCK) {
       return absl::InvalidArgumentError("the golden was recorded with mock weights, which this case has not");
     }
-    if (bound_.seed != manifest_.mock_seed()) {
+    if (bound_.checkpoint == nullptr && bound_.seed != manifest_.mock_seed()) {
       return absl::InvalidArgumentError(absl::StrCat(
           "the golden was recorded with seed ", manifest_.mock_seed(), ", this test has seed ", bound_.seed));
     }
-    ASSAY_ASSIGN_OR_RETURN(Tensors expected, GoldenOutputs(bound_.program));
+    ASSAY_ASSIGN_OR_RETURN(Tensors expected, GoldenOutputs(bound_.golden));
     Finding finding;
     if (expected.size() != bound_.outputs.size()) {
       finding.Break(absl::StrCat(bound_.outputs.size(), " outputs instead of ", expected.size()));
@@ -148,20 +134,20 @@ class Check {
 
   absl::StatusOr<Finding> Shapes() {
     Finding finding;
-    const auto& expected = bound_.program.golden().outputs();
+    const auto& expected = manifest_.outputs();  // the golden's are the same
     if (static_cast<size_t>(expected.size()) != bound_.outputs.size()) {
       finding.Break(absl::StrCat(bound_.outputs.size(), " outputs instead of ", expected.size()));
       return finding;
     }
     for (int i = 0; i < expected.size(); ++i) {
       const at::Tensor& output = bound_.outputs[static_cast<size_t>(i)];
-      const auto& shape = expected[i].tensor().shape();
+      const auto& shape = expected[i].shape();
       if (!std::equal(shape.begin(), shape.end(), output.sizes().begin(), output.sizes().end())) {
         finding.Break(absl::StrCat("output ", OutputName(i), " has shape [",
                                    absl::StrJoin(output.sizes(), ", "), "] instead of [",
                                    absl::StrJoin(shape, ", "), "]"));
       }
-      ASSAY_ASSIGN_OR_RETURN(at::ScalarType dtype, TorchDtype(expected[i].tensor().dtype()));
+      ASSAY_ASSIGN_OR_RETURN(at::ScalarType dtype, TorchDtype(expected[i].dtype()));
       if (dtype == at::ScalarType::Float) dtype = bound_.plan.placement().dtype;
       if (output.scalar_type() != dtype) {
         finding.Break(absl::StrCat("output ", OutputName(i), " is ", c10::toString(output.scalar_type()),
@@ -405,13 +391,27 @@ class Check {
   }
 
   absl::StatusOr<Finding> WeightsBound() {
-    if (bound_.weights != v1::REAL && bound_.weights != v1::SYNTHETIC) {
-      return absl::InvalidArgumentError("mock weights come from no checkpoint");
-    }
-    // That every weight is there, in shape and dtype, was the condition for binding at all; a program without
-    // weights has none to bind, which is no success.
+    if (bound_.load == nullptr) return absl::InvalidArgumentError("mock weights come from no checkpoint");
     Finding finding;
+    // A program without weights has none to bind, which is no success.
     if (manifest_.weights_size() == 0) finding.Break("the program has no weights");
+    const v1::LoadReport& load = *bound_.load;
+    if (load.missing_count() > 0 || load.mismatched_count() > 0 ||
+        load.bound() != static_cast<uint32_t>(manifest_.weights_size())) {
+      finding.Break(absl::StrCat(load.bound(), " of ", manifest_.weights_size(), " weights are bound; ",
+                                 load.missing_count(), " are missing, ", load.mismatched_count(),
+                                 " do not agree in shape or dtype"));
+    }
+    return finding;
+  }
+
+  absl::StatusOr<Finding> WeightsSound() {
+    if (bound_.load == nullptr) return absl::InvalidArgumentError("mock weights come from no checkpoint");
+    Finding finding;
+    if (bound_.load->defect_count() > 0) {
+      finding.Break(absl::StrCat(bound_.load->defect_count(), " of the checkpoint's tensors: ",
+                                 absl::StrJoin(bound_.load->defect(), "; ")));
+    }
     return finding;
   }
 
@@ -432,6 +432,8 @@ v1::Outcome OutcomeOf(const absl::Status& status) {
       return v1::UNSUPPORTED;
     case absl::StatusCode::kCancelled:
       return v1::CANCELLED;
+    case absl::StatusCode::kUnavailable:
+      return v1::INFRASTRUCTURE_ERROR;
     default:
       return v1::FAILED;
   }

@@ -16,18 +16,26 @@ namespace assay::engine {
 // A case as its checks see it: the model with its weights, and one run of it that they share.
 struct BoundCase {
   const v1::Program& program;
+  // Of `program`; its outputs are empty where eager could not run the checkpoint.
+  const v1::Golden& golden;
   const Plan& plan;  // bound
   v1::WeightsKind weights = v1::WEIGHTS_KIND_UNSPECIFIED;
   uint64_t seed = 0;                       // of mock weights
   const std::vector<at::Tensor>& inputs;   // the golden's, on the placement
   const std::vector<at::Tensor>& outputs;  // of `inputs`
+  // The golden of the very checkpoint whose weights are bound; null where the golden is the program's own, of
+  // mock weights.
+  const v1::CheckpointGolden* checkpoint = nullptr;
+  // How the checkpoint was loaded; null with mock weights.
+  const v1::LoadReport* load = nullptr;
 };
 
 // FAILED where the check does not hold or cannot be applied to this program: never a silent pass. A run that
 // fails on the way gives its own outcome (OUT_OF_MEMORY, UNSUPPORTED, FAILED). No exceptions.
 v1::CheckResult RunCheck(const v1::Check& check, const BoundCase& bound);
 
-// RESOURCE_EXHAUSTED: OUT_OF_MEMORY. UNIMPLEMENTED: UNSUPPORTED. CANCELLED: CANCELLED. Else FAILED.
+// RESOURCE_EXHAUSTED: OUT_OF_MEMORY. UNIMPLEMENTED: UNSUPPORTED. CANCELLED: CANCELLED. UNAVAILABLE:
+// INFRASTRUCTURE_ERROR. Else FAILED.
 v1::Outcome OutcomeOf(const absl::Status& status);
 
 }  // namespace assay::engine

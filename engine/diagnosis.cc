@@ -47,15 +47,16 @@ void ForValues(const v1::Node& node, Use use) {
 
 class TraceComparison final : public Observer {
  public:
-  TraceComparison(const v1::Program& program, double share) : program_(program), share_(share) {
-    for (const v1::NodeTrace& trace : program.golden().trace()) {
+  TraceComparison(const v1::Graph& graph, const v1::Golden& golden, double share)
+      : graph_(graph), share_(share) {
+    for (const v1::NodeTrace& trace : golden.trace()) {
       traces_[{trace.node(), trace.output()}] = &trace;
     }
-    magnitude_.resize(program.graph().value_count(), 0);
+    magnitude_.resize(graph.value_count(), 0);
   }
 
   bool ValueMade(const NodePlace& place, uint32_t output, const at::Tensor& value, bool) override {
-    const v1::Node& node = program_.graph().nodes(static_cast<int>(place.index));
+    const v1::Node& node = graph_.nodes(static_cast<int>(place.index));
     double inputs = 0;
     ForValues(node, [&](uint32_t number) {
       if (number < magnitude_.size()) inputs = std::max(inputs, magnitude_[number]);
@@ -142,7 +143,7 @@ class TraceComparison final : public Observer {
     return worst;
   }
 
-  const v1::Program& program_;
+  const v1::Graph& graph_;
   const double share_;
   absl::flat_hash_map<std::pair<uint32_t, uint32_t>, const v1::NodeTrace*> traces_;
   std::vector<double> magnitude_;  // by value number, as the golden had it
@@ -153,17 +154,18 @@ class TraceComparison final : public Observer {
 
 std::string CpuCapability() { return at::get_cpu_capability(); }
 
-double DivergenceShare(const v1::Program& program, const Placement& placement) {
+double DivergenceShare(const v1::Golden& golden, const Placement& placement) {
   if (placement.dtype != at::ScalarType::Float) return placement.dtype == at::ScalarType::Half ? 5e-3 : 4e-2;
   if (placement.device.is_cuda()) return 1e-4;
-  return program.golden().cpu_capability() == CpuCapability() ? 1e-6 : 5e-6;
+  return golden.cpu_capability() == CpuCapability() ? 1e-6 : 5e-6;
 }
 
-absl::StatusOr<std::optional<v1::Divergence>> FirstDivergence(const v1::Program& program, const Plan& plan,
+absl::StatusOr<std::optional<v1::Divergence>> FirstDivergence(const v1::Graph& graph,
+                                                              const v1::Golden& golden, const Plan& plan,
                                                               absl::Span<const at::Tensor> inputs,
                                                               double share) {
   try {
-    TraceComparison comparison(program, share);
+    TraceComparison comparison(graph, golden, share);
     absl::Status status = plan.Run(inputs, &comparison).status();
     if (comparison.divergence()) return comparison.divergence();
     ASSAY_RETURN_IF_ERROR(status);

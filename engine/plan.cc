@@ -337,7 +337,8 @@ absl::Status Plan::Bind(const Weights& weights) {
     const at::Tensor& weight = weights[index];
     const at::IntArrayRef shape(spec.shape().data(), spec.shape_size());
     ASSAY_ASSIGN_OR_RETURN(const at::ScalarType dtype, TorchDtype(spec.dtype()));
-    if (!weight.defined() || weight.scalar_type() != dtype || weight.sizes() != shape || !weight.is_cpu()) {
+    const bool there = weight.defined() && (weight.is_cpu() || weight.device() == placement_.device);
+    if (!there || weight.scalar_type() != dtype || weight.sizes() != shape) {
       return absl::InvalidArgumentError(absl::StrCat(
           "weight ", spec.name(), ": the program takes ", DtypeName(spec.dtype()), " ", ShapeText(shape),
           ", given is ",

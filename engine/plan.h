@@ -39,10 +39,10 @@ class Plan {
   Plan(const Plan&) = delete;
   Plan& operator=(const Plan&) = delete;
 
-  // Weights in the order of Manifest.weights, with the manifest's shapes and dtypes, on the CPU; they are
-  // placed here. Shares their memory where nothing changes. Each gets the manifest's requires_grad flag, on a
-  // tensor of the plan's own, because the flag decides which kernel matmul takes. INVALID_ARGUMENT names the
-  // weight.
+  // Weights in the order of Manifest.weights, with the manifest's shapes and dtypes, on the CPU or already
+  // on the placement's device; they are placed here. Shares their memory where nothing changes. Each gets the
+  // manifest's requires_grad flag, on a tensor of the plan's own, because the flag decides which kernel
+  // matmul takes. INVALID_ARGUMENT names the weight.
   absl::Status Bind(const Weights& weights);
 
   // One tensor per Manifest.inputs, placed here if they are not; sizes may differ from the manifest's in

@@ -12,7 +12,7 @@
 
 namespace assay::engine {
 
-// What a program file may cost before anything of it is believed.
+// What a program's or a golden's file may cost before anything of it is believed.
 struct ProgramLimits {
   size_t max_file_bytes = size_t{256} << 20;
   size_t max_content_bytes = size_t{512} << 20;
@@ -33,5 +33,16 @@ absl::StatusOr<v1::Program> ReadProgram(const std::filesystem::path& path, const
 // The file form of a program: what ParseProgram reads. For tests and tools; programs are written by
 // exporter/.
 absl::StatusOr<std::string> SerializeProgram(const v1::Program& program);
+
+// A checkpoint's golden: the same form of file, under the same limits, validated against the program that it
+// must be of (ValidateCheckpointGolden). Whether it is of the weights at hand is for the caller, who knows
+// their digest. Errors as ParseProgram's; INVALID_ARGUMENT names both digests where it is of another program.
+absl::StatusOr<v1::CheckpointGolden> ParseCheckpointGolden(absl::string_view file_bytes,
+                                                           const v1::Program& program,
+                                                           absl::string_view program_digest,
+                                                           const ProgramLimits& limits = {});
+
+// The file form of a checkpoint's golden. For tests and tools.
+absl::StatusOr<std::string> SerializeCheckpointGolden(const v1::CheckpointGolden& golden);
 
 }  // namespace assay::engine

@@ -13,26 +13,24 @@
 #include <memory>
 #include <new>
 #include <optional>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
-#include "common/digest.h"
-#include "common/file.h"
 #include "common/status_macros.h"
 #include "engine/build.h"
-#include "checkpoint/checkpoint.h"
+#include "engine/case_material.h"
+#include "engine/check_answers.h"
 #include "engine/checks.h"
 #include "engine/cuda_device.h"
 #include "engine/diagnosis.h"
 #include "engine/evidence.h"
+#include "engine/loaded_checkpoint.h"
 #include "engine/plan.h"
 #include "engine/program.h"
-#include "engine/validate.h"
-#include "engine/validate_check.h"
+#include "engine/validate_test.h"
 #include "engine/weights.h"
 
 namespace assay::engine {
@@ -55,66 +53,6 @@ v1::Outcome Worst(const google::protobuf::RepeatedPtrField<v1::CaseResult>& case
     }
   }
   return v1::SKIPPED;
-}
-
-// A field that this engine does not know might be what the test is about.
-bool HasUnknownFields(const google::protobuf::Message& message) {
-  const google::protobuf::Reflection* reflection = message.GetReflection();
-  if (!reflection->GetUnknownFields(message).empty()) return true;
-  std::vector<const google::protobuf::FieldDescriptor*> fields;
-  reflection->ListFields(message, &fields);
-  for (const google::protobuf::FieldDescriptor* field : fields) {
-    if (field->cpp_type() != google::protobuf::FieldDescriptor::CPPTYPE_MESSAGE) continue;
-    if (!field->is_repeated()) {
-      if (HasUnknownFields(reflection->GetMessage(message, field))) return true;
-      continue;
-    }
-    for (int i = 0; i < reflection->FieldSize(message, field); ++i) {
-      if (HasUnknownFields(reflection->GetRepeatedMessage(message, field, i))) return true;
-    }
-  }
-  return false;
-}
-
-// What can be said of a test before its program is read.
-absl::Status ValidateTest(const v1::ModelTest& test) {
-  if (HasUnknownFields(test)) {
-    return absl::InvalidArgumentError("the test has fields that this engine does not know");
-  }
-  if (test.case__size() == 0) return absl::InvalidArgumentError("the test has no case");
-  std::set<std::string> cases;
-  for (const v1::Case& c : test.case_()) {
-    if (!cases.insert(c.name()).second) {
-      return absl::InvalidArgumentError(absl::StrCat("case '", c.name(), "' stands there twice"));
-    }
-    if (c.weights() != v1::REAL && c.weights() != v1::MOCK) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("case '", c.name(), "': weights must be REAL or MOCK, not ", c.weights()));
-    }
-    if (c.check_size() == 0) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("case '", c.name(), "' has no check, so it can prove nothing"));
-    }
-    std::set<std::string> checks;
-    for (const v1::Check& check : c.check()) {
-      if (!checks.insert(check.name()).second) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("case '", c.name(), "': check '", check.name(), "' stands there twice"));
-      }
-    }
-  }
-  return absl::OkStatus();
-}
-
-absl::Status ValidateChecks(const v1::ModelTest& test, const v1::Manifest& manifest) {
-  for (const v1::Case& c : test.case_()) {
-    for (const v1::Check& check : c.check()) {
-      if (absl::Status status = ValidateCheck(check, manifest); !status.ok()) {
-        return absl::InvalidArgumentError(absl::StrCat("case '", c.name(), "': ", status.message()));
-      }
-    }
-  }
-  return absl::OkStatus();
 }
 
 absl::StatusOr<Placement> Place(const v1::SetUp& set_up, const RunOptions& options) {
@@ -158,19 +96,17 @@ absl::StatusOr<Placement> Place(const v1::SetUp& set_up, const RunOptions& optio
   return placement;
 }
 
-// The program's bytes are the test's, to the digest, before anything in them is believed.
+// The test's own program, and that it is evidence of the test's model.
 absl::StatusOr<v1::Program> Load(const v1::ModelTest& test, const RunOptions& options) {
   if (test.program_digest().empty() || options.program_path.empty()) {
     return absl::UnimplementedError(absl::StrCat("there is no program for '", test.name(), "'"));
   }
-  absl::StatusOr<std::string> bytes = ReadFile(options.program_path);
-  if (!bytes.ok()) return absl::UnavailableError(bytes.status().message());
-  std::string digest = Sha256Hex(*bytes);
-  if (digest != test.program_digest()) {
-    return absl::UnavailableError(absl::StrCat(options.program_path, " has the digest ", digest,
-                                               "; the test was made for ", test.program_digest()));
-  }
-  return ParseProgram(*bytes);
+  ASSAY_ASSIGN_OR_RETURN(const std::string bytes, ReadByDigest(options.program_path, test.program_digest()));
+  ASSAY_ASSIGN_OR_RETURN(v1::Program program, ParseProgram(bytes));
+  ASSAY_RETURN_IF_ERROR(ValidateModel(test, program));
+  if (!program.has_golden()) return absl::InvalidArgumentError("the test's program has no golden");
+  ASSAY_RETURN_IF_ERROR(ValidateEvidence(program, program.golden()));
+  return program;
 }
 
 // One test at work.
@@ -200,8 +136,7 @@ class TestRun {
         }
       }
     } else {
-      result_.set_outcome(status.code() == absl::StatusCode::kUnavailable ? v1::INFRASTRUCTURE_ERROR
-                                                                          : OutcomeOf(status));
+      result_.set_outcome(OutcomeOf(status));
       result_.set_message(std::string(status.message()));
     }
     result_.set_seconds(SecondsSince(start));
@@ -222,11 +157,7 @@ class TestRun {
     provenance.set_dtype(test_.set_up().dtype());
     ASSAY_ASSIGN_OR_RETURN(placement_, Place(test_.set_up(), options_));
     *provenance.mutable_device() = Describe(placement_.device.is_cuda() ? v1::CUDA : v1::CPU).device();
-    ASSAY_ASSIGN_OR_RETURN(program_, Load(test_, options_));
-    ASSAY_RETURN_IF_ERROR(ValidateEvidence(test_, program_));
-    ASSAY_RETURN_IF_ERROR(ValidateChecks(test_, program_.manifest()));
-    seed_ = test_.set_up().has_seed() ? test_.set_up().seed() : program_.manifest().mock_seed();
-    provenance.set_mock_seed(seed_);
+    ASSAY_RETURN_IF_ERROR(LoadCommon());
     int threads = static_cast<int>(std::clamp<uint32_t>(test_.set_up().threads(), 1, 256));
     if (at::get_num_threads() != threads) SetThreads(threads);
 
@@ -243,15 +174,43 @@ class TestRun {
       }
       done.set_seconds(SecondsSince(start));
       sink_.CaseFinished(done);
+      held_.clear();
       *result_.add_case_() = std::move(done);
     }
     return absl::OkStatus();
   }
 
+  // The program of the cases that have none of their own. Whatever is wrong with it ends the test.
+  absl::Status LoadCommon() {
+    bool needed = false;
+    for (const v1::Case& c : test_.case_()) needed |= c.program_digest().empty();
+    if (!needed) return absl::OkStatus();
+    ASSAY_ASSIGN_OR_RETURN(common_.program, Load(test_, options_));
+    common_.program_digest = test_.program_digest();
+    for (const v1::Case& c : test_.case_()) {
+      if (c.program_digest().empty()) ASSAY_RETURN_IF_ERROR(ValidateChecks(c, common_.program.manifest()));
+    }
+    result_.mutable_provenance()->set_mock_seed(Seed(common_.program));
+    return absl::OkStatus();
+  }
+
+  uint64_t Seed(const v1::Program& program) const {
+    return test_.set_up().has_seed() ? test_.set_up().seed() : program.manifest().mock_seed();
+  }
+
   absl::Status RunCase(const v1::Case& c, v1::CaseResult& done) {
+    if (c.program_digest().empty() && c.golden_digest().empty()) return RunMaterial(c, common_, done);
+    ASSAY_ASSIGN_OR_RETURN(const CaseMaterial material,
+                           LoadMaterial(c, options_.files, common_.program, common_.program_digest));
+    ASSAY_RETURN_IF_ERROR(ValidateChecks(c, material.program.manifest()));
+    return RunMaterial(c, material, done);
+  }
+
+  absl::Status RunMaterial(const v1::Case& c, const CaseMaterial& material, v1::CaseResult& done) {
+    const v1::Program& program = material.program;
     Weights weights;
     if (c.weights() == v1::REAL) {
-      ASSAY_ASSIGN_OR_RETURN(std::optional<Weights> real, RealWeights(done));
+      ASSAY_ASSIGN_OR_RETURN(std::optional<Weights> real, RealWeights(c, material, done));
       if (!real) {
         done.set_outcome(v1::SKIPPED);
         done.set_reason(kNoWeights);
@@ -259,15 +218,22 @@ class TestRun {
       }
       weights = *std::move(real);
     } else {
-      ASSAY_ASSIGN_OR_RETURN(weights, MockWeights(program_.manifest(), seed_));
+      ASSAY_ASSIGN_OR_RETURN(weights, MockWeights(program.manifest(), Seed(program)));
     }
-    ASSAY_ASSIGN_OR_RETURN(std::unique_ptr<Plan> plan, Plan::Build(program_, placement_));
+    ASSAY_ASSIGN_OR_RETURN(std::unique_ptr<Plan> plan, Plan::Build(program, placement_));
     ASSAY_RETURN_IF_ERROR(plan->Bind(weights));
-    ASSAY_ASSIGN_OR_RETURN(std::vector<at::Tensor> inputs, GoldenInputs(program_));
+    // The plan holds what it uses. The mapping stays until the case's end was told: whoever measures the
+    // process then can still tell a checkpoint's pages from its own memory.
+    held_ = std::move(weights);
+    ASSAY_ASSIGN_OR_RETURN(std::vector<at::Tensor> inputs,
+                           GoldenInputs(program.manifest(), material.golden()));
     for (at::Tensor& input : inputs) input = engine::Place(input, placement_);
     ASSAY_ASSIGN_OR_RETURN(std::vector<at::Tensor> outputs, plan->Run(inputs));
 
-    BoundCase bound{program_, *plan, done.weights(), seed_, inputs, outputs};
+    BoundCase bound{program, material.golden(), *plan, done.weights(), Seed(program), inputs, outputs};
+    if (material.has_checkpoint_golden()) bound.checkpoint = &material.checkpoint;
+    if (done.has_load()) bound.load = &done.load();
+    for (v1::AnswerResult& answer : AnswersOf(bound, c)) *done.add_answer() = std::move(answer);
     v1::Outcome outcome = v1::PASSED;
     done.set_evidence(v1::STRUCTURAL);
     for (const v1::Check& check : c.check()) {
@@ -278,7 +244,7 @@ class TestRun {
           outcome = checked.outcome();
           done.set_message(absl::StrCat(check.name(), ": ", checked.message()));
         }
-        if (check.has_golden() && checked.has_error()) Diagnose(*plan, inputs, done);
+        if (check.has_golden() && checked.has_error()) Diagnose(bound, done);
       } else if (check.has_golden()) {
         done.set_evidence(v1::GOLDEN);
       }
@@ -288,32 +254,56 @@ class TestRun {
     return absl::OkStatus();
   }
 
-  // nullopt: there are none that fit, and `done` says why.
-  absl::StatusOr<std::optional<Weights>> RealWeights(v1::CaseResult& done) {
+  // nullopt: there are none that fit, where the test demands no checkpoint, and `done` says why.
+  absl::StatusOr<std::optional<Weights>> RealWeights(const v1::Case& c, const CaseMaterial& material,
+                                                     v1::CaseResult& done) {
     if (options_.checkpoint_dir.empty()) {
+      if (test_.has_trained()) {
+        return absl::UnavailableError(
+            absl::StrCat("the folder of checkpoint '", test_.trained().id(), "' was not given"));
+      }
       done.set_message("no checkpoint folder was given");
       return std::nullopt;
     }
-    absl::StatusOr<Checkpoint> checkpoint = Checkpoint::Open(options_.checkpoint_dir);
-    if (absl::IsNotFound(checkpoint.status())) {
-      done.set_message(std::string(checkpoint.status().message()));
+    v1::Provenance& provenance = *result_.mutable_provenance();
+    provenance.set_checkpoint_program_digest(material.program_digest);
+    provenance.set_golden_digest(c.golden_digest());
+    if (test_.has_trained()) *provenance.mutable_checkpoint() = test_.trained();
+    LoadOptions load;
+    load.folder = options_.checkpoint_dir;
+    load.pinned_digest = test_.trained().weights_digest();
+    load.placement = placement_;
+    load.memory_limit = test_.limits().memory_bytes();
+    load.available_memory = options_.available_memory;
+    absl::StatusOr<LoadedCheckpoint> loaded = LoadCheckpoint(material, load, *done.mutable_load());
+    const bool absent = absl::IsNotFound(loaded.status()) || absl::IsFailedPrecondition(loaded.status());
+    if (absent && !test_.has_trained()) {
+      done.set_message(std::string(loaded.status().message()));
       return std::nullopt;
     }
-    // A checkpoint that lies about itself is a fault, not an absence.
-    ASSAY_RETURN_IF_ERROR(checkpoint.status());
-    checkpoint::Fit fit = checkpoint->Match(program_.manifest());
-    if (!fit.fits()) {
-      done.set_message(
-          absl::StrCat("the checkpoint does not fit the program's configuration: ", fit.Describe()));
-      return std::nullopt;
-    }
-    if (checkpoint->synthetic()) done.set_weights(v1::SYNTHETIC);
-    result_.mutable_provenance()->set_weights_digest(checkpoint->Digest());
-    return CheckpointWeights(program_.manifest(), *checkpoint);
+    // A checkpoint that the test demands, or that lies about itself, is a fault, not an absence.
+    ASSAY_RETURN_IF_ERROR(loaded.status());
+    if (loaded->synthetic) done.set_weights(v1::SYNTHETIC);
+    provenance.set_weights_digest(loaded->digest);
+    provenance.set_weights_trust(options_.hub_verified         ? v1::HUB_SHA256
+                                 : !load.pinned_digest.empty() ? v1::PINNED
+                                                               : v1::UNVERIFIED);
+    SayWhyNoGolden(c, material, done);
+    return std::move(loaded->weights);
   }
 
-  void Diagnose(const Plan& plan, const std::vector<at::Tensor>& inputs, v1::CaseResult& done) {
-    auto divergence = FirstDivergence(program_, plan, inputs, DivergenceShare(program_, placement_));
+  void SayWhyNoGolden(const v1::Case& c, const CaseMaterial& material, v1::CaseResult& done) const {
+    const bool compared =
+        material.has_checkpoint_golden() && !material.golden().outputs().empty() &&
+        std::any_of(c.check().begin(), c.check().end(), [](const auto& check) { return check.has_golden(); });
+    if (compared) return;
+    std::string reason = ReasonForNoGolden(test_, c);
+    done.set_no_golden(reason.empty() ? "the test names no golden of this checkpoint" : std::move(reason));
+  }
+
+  void Diagnose(const BoundCase& bound, v1::CaseResult& done) {
+    auto divergence = FirstDivergence(bound.program.graph(), bound.golden, bound.plan, bound.inputs,
+                                      DivergenceShare(bound.golden, placement_));
     if (!divergence.ok()) {
       sink_.Log(absl::StrCat("no diagnosis: ", divergence.status().message(), "\n"));
     } else if (divergence->has_value()) {
@@ -328,8 +318,8 @@ class TestRun {
   TestSink& sink_;
   v1::TestResult result_;
   Placement placement_;
-  v1::Program program_;
-  uint64_t seed_ = 0;
+  Weights held_;
+  CaseMaterial common_;  // of cases without a program of their own
 };
 
 std::string ProcessorName() {

@@ -1,6 +1,8 @@
 // Runs one generated test in this process, from its program file to a verdict. No torch headers here.
 #pragma once
 
+#include <cstdint>
+#include <map>
 #include <string>
 
 #include "absl/strings/string_view.h"
@@ -19,11 +21,19 @@ class TestSink {
 };
 
 struct RunOptions {
-  std::string program_path;    // empty: there is no program, the outcome is UNSUPPORTED
-  std::string checkpoint_dir;  // empty: no weights, a loading case is SKIPPED
+  std::string program_path;  // empty: there is no program, the outcome is UNSUPPORTED
+  // Empty: no weights. A loading case is then SKIPPED, or, where the test names a checkpoint, an
+  // INFRASTRUCTURE_ERROR.
+  std::string checkpoint_dir;
   // A process that still wants to fork must not touch CUDA: without this, AUTO means the CPU and a test that
   // demands CUDA is UNSUPPORTED.
   bool allow_cuda = false;
+  // Programs and goldens that cases name by digest.
+  std::map<std::string, std::string> files = {};
+  // Every file of checkpoint_dir that is loaded has the SHA-256 that the hub gives for it.
+  bool hub_verified = false;
+  // In bytes, of the node; 0: the kernel is asked. A checkpoint that needs more is refused before it is run.
+  uint64_t available_memory = 0;
 };
 
 // Every problem of the test, its program or its weights is in the result, never an exception: a test that

@@ -84,18 +84,21 @@ absl::StatusOr<at::Tensor> MakeMockTensor(absl::string_view name, uint64_t seed,
 }
 
 absl::StatusOr<std::vector<at::Tensor>> GoldenInputs(const v1::Program& program) {
-  const v1::Manifest& manifest = program.manifest();
-  if (program.golden().inputs_size() != manifest.inputs_size()) {
+  return GoldenInputs(program.manifest(), program.golden());
+}
+
+absl::StatusOr<std::vector<at::Tensor>> GoldenInputs(const v1::Manifest& manifest, const v1::Golden& golden) {
+  if (golden.inputs_size() != manifest.inputs_size()) {
     return absl::InvalidArgumentError("the golden does not have one input per input of the program");
   }
   std::vector<at::Tensor> inputs;
   for (int i = 0; i < manifest.inputs_size(); ++i) {
     const v1::InputSpec& spec = manifest.inputs(i);
-    const v1::GoldenInput& golden = program.golden().inputs(i);
+    const v1::GoldenInput& source = golden.inputs(i);
     absl::StatusOr<at::Tensor> input =
-        golden.has_rule()
-            ? MakeMockTensor(spec.name(), manifest.mock_seed(), golden.rule(), spec.dtype(), spec.shape())
-            : FromBytes(spec.name(), spec.dtype(), spec.shape(), golden.data());
+        source.has_rule()
+            ? MakeMockTensor(spec.name(), manifest.mock_seed(), source.rule(), spec.dtype(), spec.shape())
+            : FromBytes(spec.name(), spec.dtype(), spec.shape(), source.data());
     if (!input.ok()) return std::move(input).status();
     inputs.push_back(*std::move(input));
   }
@@ -103,9 +106,13 @@ absl::StatusOr<std::vector<at::Tensor>> GoldenInputs(const v1::Program& program)
 }
 
 absl::StatusOr<std::vector<at::Tensor>> GoldenOutputs(const v1::Program& program) {
+  return GoldenOutputs(program.golden());
+}
+
+absl::StatusOr<std::vector<at::Tensor>> GoldenOutputs(const v1::Golden& golden) {
   std::vector<at::Tensor> outputs;
-  for (const v1::GoldenOutput& golden : program.golden().outputs()) {
-    ASSAY_ASSIGN_OR_RETURN(at::Tensor output, MakeTensor(golden.tensor()));
+  for (const v1::GoldenOutput& recorded : golden.outputs()) {
+    ASSAY_ASSIGN_OR_RETURN(at::Tensor output, MakeTensor(recorded.tensor()));
     outputs.push_back(std::move(output));
   }
   return outputs;

@@ -35,9 +35,12 @@ absl::StatusOr<at::Tensor> MakeMockTensor(absl::string_view name, uint64_t seed,
                                           const google::protobuf::RepeatedField<int64_t>& shape);
 
 // The golden's inputs, one per Manifest.inputs, float32 on the CPU: by value, or made by rule.
+absl::StatusOr<std::vector<at::Tensor>> GoldenInputs(const v1::Manifest& manifest, const v1::Golden& golden);
+// Those of the program's own golden.
 absl::StatusOr<std::vector<at::Tensor>> GoldenInputs(const v1::Program& program);
 
 // The golden's outputs, one per Manifest.outputs, on the CPU.
+absl::StatusOr<std::vector<at::Tensor>> GoldenOutputs(const v1::Golden& golden);
 absl::StatusOr<std::vector<at::Tensor>> GoldenOutputs(const v1::Program& program);
 
 // The tensor on the placement's device, in its dtype if it is float32. The same tensor where nothing changes.

@@ -174,9 +174,10 @@ absl::Status CheckManifest(const v1::Manifest& manifest) {
   return absl::OkStatus();
 }
 
-absl::Status CheckGolden(const v1::Program& program) {
+}  // namespace
+
+absl::Status ValidateGolden(const v1::Program& program, const v1::Golden& golden, GoldenForm form) {
   const v1::Manifest& manifest = program.manifest();
-  const v1::Golden& golden = program.golden();
   if (golden.inputs_size() != manifest.inputs_size()) {
     return Invalid("the golden has ", golden.inputs_size(), " inputs, the program ", manifest.inputs_size());
   }
@@ -193,6 +194,10 @@ absl::Status CheckGolden(const v1::Program& program) {
     } else {
       return Invalid(what, ": neither data nor rule");
     }
+  }
+  if (form == GoldenForm::kMayHaveInputsOnly && golden.outputs().empty()) {
+    if (golden.trace().empty()) return absl::OkStatus();
+    return Invalid("the golden has a trace, and no outputs");
   }
   if (golden.outputs_size() != manifest.outputs_size()) {
     return Invalid("the golden has ", golden.outputs_size(), " outputs, the program ",
@@ -229,8 +234,6 @@ absl::Status CheckGolden(const v1::Program& program) {
   return absl::OkStatus();
 }
 
-}  // namespace
-
 absl::Status ValidateProgram(const v1::Program& program) {
   if (program.format() != 1) {
     return absl::UnimplementedError(
@@ -243,7 +246,9 @@ absl::Status ValidateProgram(const v1::Program& program) {
     ASSAY_RETURN_IF_ERROR(CheckTensor(absl::StrCat("constant ", constant.name()), constant));
   }
   ASSAY_RETURN_IF_ERROR(ValidateGraph(program));
-  return CheckGolden(program);
+  // A program that was exported for a checkpoint has none: the checkpoint's golden is a file of its own.
+  if (!program.has_golden()) return absl::OkStatus();
+  return ValidateGolden(program, program.golden(), GoldenForm::kComplete);
 }
 
 }  // namespace assay::engine

@@ -8,12 +8,10 @@
 
 #include "absl/status/statusor.h"
 #include "assay/v1/program.pb.h"
-#include "checkpoint/checkpoint.h"
+#include "checkpoint/fit.h"
 #include "engine/tensors.h"
 
 namespace assay::engine {
-
-using checkpoint::Checkpoint;
 
 using Weights = std::vector<at::Tensor>;
 
@@ -21,8 +19,12 @@ using Weights = std::vector<at::Tensor>;
 // the golden needs.
 absl::StatusOr<Weights> MockWeights(const v1::Manifest& manifest, uint64_t seed);
 
-// The checkpoint's weights where they lie in its mapping (copied only where an element would be misaligned).
-// INVALID_ARGUMENT, with the names, where the checkpoint does not fit. Tensors keep the mapping alive.
-absl::StatusOr<Weights> CheckpointWeights(const v1::Manifest& manifest, const Checkpoint& checkpoint);
+// The weights that a fitting checkpoint has, in the manifest's dtypes, on `device`. On the CPU they lie where
+// they are in its mapping, which they keep alive; copies are made only of what must be widened, dequantised,
+// turned or aligned. On another device they come through page-locked buffers (engine/staging.h).
+// INVALID_ARGUMENT, with the names, where the checkpoint does not fit, or a bool is none; RESOURCE_EXHAUSTED:
+// no memory.
+absl::StatusOr<Weights> CheckpointWeights(const checkpoint::Fit& fit,
+                                          at::Device device = at::Device(at::DeviceType::CPU));
 
 }  // namespace assay::engine

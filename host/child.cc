@@ -3,15 +3,20 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <cstdio>
 #include <exception>
 #include <new>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "common/framing.h"
 #include "host/memory.h"
 #include "host/pipe.h"
+#include "host/readable.h"
 
 namespace assay::host {
 namespace {
@@ -26,6 +31,7 @@ class PipeSink final : public engine::TestSink {
     Send(event);
   }
   void CaseFinished(const v1::CaseResult& result) override {
+    Look();
     v1::HostEvent event;
     *event.mutable_case_result() = result;
     Send(event);
@@ -38,14 +44,30 @@ class PipeSink final : public engine::TestSink {
     if (!WriteFrame(fd_, event).ok()) _exit(1);
   }
 
+  // The largest that this process's own memory can have been, as far as it is known now.
+  void Look() {
+    std::optional<MemoryUse> use = ReadMemoryUse(0);
+    if (!use) return;
+    // What was said while a checkpoint was mapped stands, unless the process has grown since: once it is
+    // unmapped, its pages can no longer be told from the process's own in the peak of both.
+    if (use->resident_peak_bytes > resident_peak_) own_peak_ = std::max(own_peak_, use->own_peak_bytes);
+    resident_peak_ = std::max(resident_peak_, use->resident_peak_bytes);
+    own_peak_ = std::max(own_peak_, use->own_bytes);
+  }
+  uint64_t own_peak() const { return own_peak_; }
+
  private:
   const int fd_;
+  uint64_t own_peak_ = 0;
+  uint64_t resident_peak_ = 0;
 };
 
 v1::TestResult RunOne(const ChildOptions& options, const v1::RunTest& request, PipeSink& sink) {
   engine::RunOptions run;
   run.program_path = request.program_path();
   run.checkpoint_dir = request.checkpoint_dir();
+  for (const v1::BlobFile& file : request.file()) run.files[file.digest()] = file.path();
+  run.hub_verified = request.hub_verified();
   run.allow_cuda = options.allow_cuda;
   v1::TestResult result;
   try {
@@ -67,16 +89,19 @@ void RunChild(const ChildOptions& options, const v1::RunTest* test) {
   for (int signal_number : {SIGINT, SIGTERM, SIGHUP, SIGPIPE, SIGCHLD}) signal(signal_number, SIG_DFL);
   uint64_t inherited = ReadMemoryUse(0).value_or(MemoryUse{}).own_bytes;
   // Refusals were reported by the host at its start.
+  // What a resident child's later tests will read is not known yet.
+  const bool sees_only_its_own = test && options.protection == ProtectionFor::kCpu;
+  const ShownFiles files{sees_only_its_own ? ReadableFor(*test) : std::vector<std::string>(), {}};
   Protect(options.protection);
+  if (sees_only_its_own) ShowOnly(files);
   PipeSink sink(options.events_fd);
 
   auto run = [&](const v1::RunTest& request) {
     v1::HostEvent event;
     *event.mutable_result() = RunOne(options, request, sink);
-    if (std::optional<MemoryUse> use = ReadMemoryUse(0)) {
-      event.mutable_result()->set_peak_memory_bytes(
-          use->own_peak_bytes > inherited ? use->own_peak_bytes - inherited : 0);
-    }
+    sink.Look();
+    event.mutable_result()->set_peak_memory_bytes(sink.own_peak() > inherited ? sink.own_peak() - inherited
+                                                                              : 0);
     sink.Send(event);
   };
   if (test) {

@@ -44,10 +44,14 @@ int main(int argc, char** argv) {
   host::RunFilesOptions files;
   CLI::App* run = app.add_subcommand("run", "Run test files without a worker");
   run->add_option("--test,tests", files.tests, "Test files")->required()->check(CLI::ExistingFile);
-  run->add_option("--programs", files.programs, "Folder with NAME.assay for every test")
-      ->required()
+  run->add_option("--programs", files.programs, "Folder with NAME.assay for every test that names a program")
       ->check(CLI::ExistingDirectory);
   run->add_option("--checkpoint-root", files.checkpoint_root, "Folder with checkpoints as ORG/NAME/")
+      ->check(CLI::ExistingDirectory);
+  run->add_option("--checkpoint", files.checkpoint, "Folder of the checkpoint that the tests load")
+      ->check(CLI::ExistingDirectory);
+  run->add_option("--file", files.files, "DIGEST=PATH of a program or golden that cases name");
+  run->add_option("--blobs", files.blobs, "Folder with programs and goldens, named by digest")
       ->check(CLI::ExistingDirectory);
   run->add_option("--device", device, "cpu or cuda, for tests that leave the choice open")
       ->check(CLI::IsMember({"cpu", "cuda"}));

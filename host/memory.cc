@@ -44,6 +44,7 @@ std::optional<MemoryUse> ReadMemoryUse(pid_t pid) {
   if (!anon || !shmem || !file || !peak) return std::nullopt;  // a zombie has none
   MemoryUse use;
   use.own_bytes = *anon + *shmem;
+  use.resident_peak_bytes = *peak;
   use.own_peak_bytes = std::max(use.own_bytes, *peak > *file ? *peak - *file : 0);
   return use;
 }

@@ -14,6 +14,8 @@ struct MemoryUse {
   uint64_t own_bytes = 0;
   // The most that own_bytes can be shown to have been: exact where the files' share never shrank.
   uint64_t own_peak_bytes = 0;
+  // The most that was ever resident, files included.
+  uint64_t resident_peak_bytes = 0;
 };
 
 // From /proc/<pid>/status. pid 0 is this process. nullopt where the process is gone or the kernel does not

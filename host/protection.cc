@@ -210,7 +210,12 @@ std::vector<std::string> RefusedProtections(ProtectionFor device) {
   if (pipe2(ends, O_CLOEXEC) != 0) return {absl::StrCat("all: cannot try them: ", strerror(errno))};
   pid_t child = fork();
   if (child == 0) {
-    std::string refused = absl::StrJoin(Protect(device), "\n");
+    std::vector<std::string> refused_here = Protect(device);
+    if (device == ProtectionFor::kCpu && !ShowOnly({})) {
+      refused_here.push_back(
+          absl::StrCat("only the test's own files are read (Landlock): ", strerror(errno)));
+    }
+    std::string refused = absl::StrJoin(refused_here, "\n");
     [[maybe_unused]] ssize_t written = write(ends[1], refused.data(), refused.size());
     _exit(0);
   }

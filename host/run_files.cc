@@ -38,6 +38,29 @@ bool IsPlainPath(absl::string_view path) {
   return true;
 }
 
+absl::Status AddFiles(const RunFilesOptions& options, v1::RunTest& request) {
+  for (const std::string& given : options.files) {
+    const std::pair<std::string, std::string> parts = absl::StrSplit(given, absl::MaxSplits('=', 1));
+    if (!IsDigest(parts.first) || parts.second.empty()) {
+      return absl::InvalidArgumentError(absl::StrCat("--file ", given, " is not DIGEST=PATH"));
+    }
+    v1::BlobFile& file = *request.add_file();
+    file.set_digest(parts.first);
+    file.set_path(parts.second);
+  }
+  if (options.blobs.empty()) return absl::OkStatus();
+  for (const v1::Case& c : request.test().case_()) {
+    for (const std::string& digest : {c.program_digest(), c.golden_digest()}) {
+      // A digest out of a test file becomes part of a path only if it is one.
+      if (!IsDigest(digest)) continue;
+      v1::BlobFile& file = *request.add_file();
+      file.set_digest(digest);
+      file.set_path((std::filesystem::path(options.blobs) / digest).string());
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<v1::RunTest> ReadTest(const std::string& file, const RunFilesOptions& options) {
   v1::RunTest request;
   ASSAY_ASSIGN_OR_RETURN(std::string text, ReadFile(file));
@@ -59,6 +82,8 @@ absl::StatusOr<v1::RunTest> ReadTest(const std::string& file, const RunFilesOpti
       request.set_checkpoint_dir(folder.string());
     }
   }
+  if (!options.checkpoint.empty()) request.set_checkpoint_dir(options.checkpoint);
+  ASSAY_RETURN_IF_ERROR(AddFiles(options, request));
   return request;
 }
 
@@ -105,6 +130,12 @@ class Printer {
     if (c.outcome() == v1::SKIPPED && !verbose_) return;
     printf("    %s %s %s%s%s\n", v1::Outcome_Name(c.outcome()).c_str(), c.name().c_str(), c.reason().c_str(),
            c.message().empty() ? "" : ": ", c.message().c_str());
+    if (c.has_load()) PrintLoad(c.load());
+    if (!c.no_golden().empty()) printf("      no golden: %s\n", c.no_golden().c_str());
+    for (const v1::AnswerResult& answer : c.answer()) {
+      printf("      %s: %s -> %s (eager: %s%s)\n", answer.name().c_str(), answer.question().c_str(),
+             answer.text().c_str(), answer.expected().c_str(), answer.known() ? ", known" : "");
+    }
     for (const v1::CheckResult& check : c.check()) {
       if (check.outcome() == v1::PASSED && !verbose_) continue;
       std::string measured =
@@ -116,6 +147,21 @@ class Printer {
       printf("      first to differ: %s (%s) in '%s': %s\n", c.divergence().node().c_str(),
              c.divergence().op().c_str(), c.divergence().module().c_str(), c.divergence().detail().c_str());
     }
+  }
+
+  static void PrintLoad(const v1::LoadReport& load) {
+    printf(
+        "      %s: %u bound, %u missing, %u unexpected, %u mismatched, %u tied, %u converted, %u defects; "
+        "%.1f MiB in %.3f s\n",
+        load.format().c_str(), load.bound(), load.missing_count(), load.unexpected_count(),
+        load.mismatched_count(), load.tied_count(), load.converted_count(), load.defect_count(),
+        static_cast<double>(load.bytes()) / (1 << 20), load.seconds());
+    const auto print = [](const char* what, const google::protobuf::RepeatedPtrField<std::string>& names) {
+      for (const std::string& name : names) printf("        %s %s\n", what, name.c_str());
+    };
+    print("missing", load.missing());
+    print("mismatched", load.mismatched());
+    print("defect", load.defect());
   }
 
   const bool verbose_;
@@ -149,6 +195,7 @@ int RunFiles(const RunFilesOptions& options) {
     for (const v1::RunTest& request : requests) {
       SilentSink sink;
       engine::RunOptions run{request.program_path(), request.checkpoint_dir(), options.processes.allow_cuda};
+      for (const v1::BlobFile& file : request.file()) run.files[file.digest()] = file.path();
       printer.Print(request.test(), options.processes.runner(request.test(), run, sink));
     }
     return printer.Finish(false);

@@ -13,6 +13,10 @@ struct RunFilesOptions {
   std::vector<std::string> tests;
   std::string programs;         // folder with <test.name>.assay
   std::string checkpoint_root;  // folder with <test.checkpoint>/; empty: no weights
+  std::string checkpoint;       // the folder itself, for every test; outweighs checkpoint_root
+  // Programs and goldens that cases name by digest: a folder with files of those names, and DIGEST=PATH.
+  std::string blobs;
+  std::vector<std::string> files;
   v1::DeviceChoice device = v1::DEVICE_CHOICE_UNSPECIFIED;  // for tests that leave the choice open (AUTO)
   int jobs = 1;                                             // tests at a time
   // In this very process, one after another: for a debugger. A crash is then a crash.

@@ -229,6 +229,10 @@ class Work:
         eager = compare.Eager(loaded, bucket)
         outputs, worst = compare.with_eager(made, bound, eager, bucket, asked.inputs)
         self.log(f"compared with eager: largest difference {worst:.2g}")
+        try:
+            record.check(outputs)
+        except loading.NoGolden as error:
+            return str(error)
         traced = run.run(made, bound, asked.inputs, trace=True)
         self.result["memory_bytes"] = memory.of_run(made, traced.activations)
         if deaf := compare.deaf_to(made, bound, bucket, asked.inputs, outputs):
@@ -266,6 +270,7 @@ def checkpoint(argv: list[str]) -> int:
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    os.environ["TQDM_DISABLE"] = "1"  # a log is no terminal
     try:
         work = Work(Request.read(options.request), options.out)
     except (OSError, ValueError, AttributeError, Refused) as error:

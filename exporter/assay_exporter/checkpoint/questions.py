@@ -14,6 +14,7 @@ from .shapes import Bucket
 from .verdict import Refused, one_line
 
 NEW_TOKENS = 8
+_SPOKEN_TOKENS = 20
 _SHOWN = 5  # of a Top
 
 
@@ -212,14 +213,19 @@ def _transcribe(
     prefix = list(getattr(texts.tokenizer, "prefix_tokens", []))
     if not prefix or prefix[0] != held.decoder_start_token_id:
         prefix = [held.decoder_start_token_id]
-    if held.no_timestamps_token_id not in prefix:
-        prefix.append(held.no_timestamps_token_id)
-    tokens = model.generate(features, max_new_tokens=20, do_sample=False, num_beams=1, **more)[0].tolist()
+    without_times = getattr(held, "no_timestamps_token_id", None)
+    if without_times is not None and without_times not in prefix:
+        prefix.append(without_times)
+    tokens = model.generate(features, max_new_tokens=_SPOKEN_TOKENS, do_sample=False, num_beams=1, **more)[
+        0
+    ].tolist()
     if tokens[: len(prefix)] == prefix:
         tokens = tokens[len(prefix) :]
     end = held.eos_token_id[0] if isinstance(held.eos_token_id, list) else held.eos_token_id
     tokens = tokens[: tokens.index(end)] if end in tokens else tokens
-    return prefix, [*tokens, end], list(held.suppress_tokens or []), list(held.begin_suppress_tokens or [])
+    if len(tokens) < _SPOKEN_TOKENS:  # it came to an end of its own, which generate() leaves out
+        tokens = [*tokens, end]
+    return prefix, tokens, list(held.suppress_tokens or []), list(held.begin_suppress_tokens or [])
 
 
 def _speech(arch, bucket, prepared: Prepared, model) -> Asked:

@@ -294,6 +294,13 @@ def _pictures(arch, bucket, prepared: Prepared, model) -> Asked:
         asked.answers.extend(
             _top(row.answer, row.question, "logits", [number], count) for number, row in named
         )
+    elif arch.model_class.__name__.endswith("Model") and len(rows) >= 3:
+        for number, row in named:
+            nearest = program_pb2.Answer.Nearest(output="pooler_output", row=number)
+            answer = program_pb2.Answer(name=row.answer, question=row.question, nearest=nearest)
+            for other, picture in enumerate(rows):
+                answer.label[other] = picture.question
+            asked.answers.append(answer)
     return asked
 
 

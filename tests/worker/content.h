@@ -21,6 +21,10 @@ inline constexpr absl::string_view kTemplate = R"pb(
       name: "weights_bound"
       weights_bound {}
     }
+    check {
+      name: "golden"
+      golden {}
+    }
   }
   case {
     name: "test_model_with_mock"

@@ -72,7 +72,7 @@ TEST(Prepare, ACheckpointsCaseHasWhatItsExportMade) {
   made.set_golden_digest(Sha256Hex("golden"));
   ASSERT_OK_AND_ASSIGN(PreparedTest prepared, PrepareTest(assignment, From()));
   EXPECT_EQ(prepared.test.trained().commit(), std::string(40, 'a'));
-  ASSERT_EQ(prepared.test.case_size(), 2);
+  ASSERT_EQ(prepared.test.case__size(), 2);
   EXPECT_EQ(prepared.test.case_(0).program_digest(), made.program_digest());
   EXPECT_EQ(prepared.test.case_(0).golden_digest(), made.golden_digest());
   EXPECT_EQ(prepared.test.case_(1).program_digest(), "");

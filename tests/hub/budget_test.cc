@@ -1,4 +1,6 @@
 // The cache's budget: what goes, in which order, and what never goes.
+#include "hub/budget.h"
+
 #include <fstream>
 
 #include "hub/hub.h"
@@ -36,9 +38,6 @@ class BudgetTest : public ::testing::Test {
     return (*hub)->Find(id, revision, Need::kEverything);
   }
   bool IsCached(const std::string& id) {
-    HubOptions offline = options_;
-    offline.offline = true;
-    offline.clock = &Clock::System();
     // Through files, for Find would count as a use.
     const fs::path folder = server_.cache() / ("models--acme--" + id.substr(5));
     std::error_code error;
@@ -101,7 +100,6 @@ TEST_F(BudgetTest, WhatIsTooLargeForTheBudgetEvictsNothingInUse) {
 }
 
 TEST_F(BudgetTest, WhatOthersDownloadedIsNeitherCountedNorEvicted) {
-  HubOptions unbounded = options_;
   ASSERT_THAT(Find("acme/a"), IsOk());
   ASSERT_THAT(Find("acme/b"), IsOk());
   fs::remove_all(server_.cache() / ".locks/assay");  // as if another program had brought them
@@ -138,6 +136,17 @@ TEST_F(BudgetTest, AHalfDownloadCountsAndGoesFirst) {
   EXPECT_TRUE(IsCached("acme/b"));
   EXPECT_TRUE(IsCached("acme/c"));
   EXPECT_LE(BlobBytes(), options_.disk_budget_bytes);
+}
+
+TEST_F(BudgetTest, WhatTheDiskCannotHoldIsNotBegun) {
+  options_.disk_budget_bytes = 0;
+  fs::create_directories(options_.cache_dir);
+  const RepoCache repo(options_.cache_dir, "models--acme--a");
+  const RemoteFile file{.name = "model.safetensors", .size = uint64_t{1} << 60, .etag = std::string(64, 'a')};
+  EXPECT_THAT(
+      MakeRoom(options_, repo, std::string(40, 'c'), {file}, {}),
+      StatusIs(absl::StatusCode::kResourceExhausted, AllOf(HasSubstr("models--acme--a"), HasSubstr("free"))));
+  EXPECT_FALSE(fs::exists(repo.MineFile(file.etag)));
 }
 
 }  // namespace

@@ -188,11 +188,11 @@ TEST_F(DownloadTest, AWrongLengthOnceIsFetchedAnew) {
 
 TEST_F(DownloadTest, AWrongLengthIsNamed) {
   for (const int by : {10, -10}) {
-    HubServer server;
-    server.PutModel("acme/tiny", kBytes);
-    server.Misbehave(
+    server_.Reset();
+    server_.PutModel("acme/tiny", kBytes);
+    server_.Misbehave(
         {{"where", "storage"}, {"path", "model.safetensors"}, {"do", "length"}, {"by", by}, {"times", 9}});
-    EXPECT_THAT(Find(server.Options()),
+    EXPECT_THAT(Find(server_.Options()),
                 StatusIs(absl::StatusCode::kDataLoss,
                          AllOf(HasSubstr("model.safetensors"), HasSubstr("3000000 bytes"))));
   }
@@ -317,6 +317,29 @@ TEST_F(DownloadTest, SomethingElseThanAHubIsNoHub) {
   server_.Misbehave({{"path", "/api/models"}, {"do", "status"}, {"status", 200}, {"times", 999}});
   EXPECT_THAT(Find(server_.Options()),
               StatusIs(absl::StatusCode::kUnavailable, HasSubstr("does not answer as a hub")));
+}
+
+TEST_F(DownloadTest, WhatTheListDoesNotSayEachFileSays) {
+  server_.Misbehave({{"path", "/api/models"}, {"do", "bare"}});
+  ExpectWhole(Find(server_.Options()));
+  EXPECT_EQ(server_.Log("hub", "/model.safetensors").at(0)["method"], "HEAD");
+  EXPECT_THAT(server_.Log("storage"), SizeIs(1));
+}
+
+TEST_F(DownloadTest, AFileWithoutHashOrOfAnotherCommitIsRefused) {
+  const auto with = [&](const char* name, const std::string& value) {
+    server_.Reset();
+    server_.PutModel("acme/tiny", kBytes);
+    server_.Misbehave({{"path", "/api/models"}, {"do", "bare"}});
+    server_.Misbehave(
+        {{"path", "/config.json"}, {"do", "headers"}, {"headers", {{name, value}}}, {"times", 9}});
+    return Find(server_.Options());
+  };
+  EXPECT_THAT(
+      with("X-Repo-Commit", std::string(40, 'a')),
+      StatusIs(absl::StatusCode::kUnavailable, AllOf(HasSubstr("config.json"), HasSubstr("another commit"))));
+  EXPECT_THAT(with("ETag", "\"v1\""), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("no hash")));
+  EXPECT_THAT(with("ETag", "W/\"" + std::string(40, 'b') + "\""), StatusIs(absl::StatusCode::kDataLoss));
 }
 
 TEST_F(DownloadTest, AHubThatCannotBeReachedIsLeftAloneForAWhile) {

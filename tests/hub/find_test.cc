@@ -7,6 +7,7 @@
 
 #include "hub/http.h"
 #include "hub/hub.h"
+#include "hub/lock.h"
 #include "hub/selection.h"
 #include "tests/hub/hub_server.h"
 #include "tests/matchers.h"
@@ -193,6 +194,30 @@ TEST(SelectionTest, AVocabularyThatIsMissingIsNoticed) {
   EXPECT_TRUE(LooksComplete({"config.json", "vocab.json"}, {"merges.txt"}));
   EXPECT_FALSE(LooksComplete({"config.json"}, {}));
   EXPECT_TRUE(LooksComplete({"config.json"}, {"tokenizer_config.json", "preprocessor_config.json"}));
+}
+
+TEST(LockTest, ExcludesAsFilelockDoes) {
+  TemporaryFolder folder;
+  const fs::path path = folder.path() / "new" / "x.lock";
+  {
+    ASSERT_OK_AND_ASSIGN(const FileLock held, FileLock::Take(path, FileLock::kExclusive, {}));
+    for (const auto kind : {FileLock::kShared, FileLock::kExclusive}) {
+      ASSERT_OK_AND_ASSIGN(const auto second, FileLock::Try(path, kind));
+      EXPECT_FALSE(second.has_value());
+      int asked = 0;
+      EXPECT_THAT(FileLock::Take(path, kind, [&] { return ++asked == 2; }),
+                  StatusIs(absl::StatusCode::kCancelled));
+    }
+    // A lock whose file is gone excludes nobody: who comes then locks the new file.
+    fs::remove(path);
+    ASSERT_OK_AND_ASSIGN(const auto fresh, FileLock::Try(path, FileLock::kExclusive));
+    EXPECT_TRUE(fresh.has_value());
+  }
+  ASSERT_OK_AND_ASSIGN(const FileLock one, FileLock::Take(path, FileLock::kShared, {}));
+  ASSERT_OK_AND_ASSIGN(const auto two, FileLock::Try(path, FileLock::kShared));
+  EXPECT_TRUE(two.has_value());
+  ASSERT_OK_AND_ASSIGN(const auto exclusive, FileLock::Try(path, FileLock::kExclusive));
+  EXPECT_FALSE(exclusive.has_value());
 }
 
 class FolderTest : public ::testing::Test {

@@ -9,7 +9,8 @@ it listens.
 
 Control, over HTTP at the first port:
     GET /_control?JSON   (percent-encoded) {"path": substring, "do": what, "times": n, ...}   the next n requests whose path contains it
-        do: "status" with "status", optionally "headers"
+        do: "bare": the list of files has names alone; "headers": with "headers" instead of its own
+            "status" with "status", optionally "headers"
             "cut" after "bytes" of the body (of what is asked for), "stall" after "bytes" until released or closed
             "length": Content-Length is wrong by "by"; "flip": one byte of the body is wrong; "no_range": Range ignored
             "redirect" to "location"; "gate": 403 unless Authorization is "Bearer <token>"
@@ -69,6 +70,7 @@ class State:
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body are two writes
     where = "hub"
     state = None
 
@@ -214,7 +216,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 etag, git = self.state.etag(file)
                 size = file.stat().st_size
                 row = {"rfilename": str(file.relative_to(folder)), "size": size, "blobId": git}
-                if len(etag) == 64:
+                if fault and fault["do"] == "bare":
+                    row = {"rfilename": row["rfilename"]}
+                elif len(etag) == 64:
                     row["lfs"] = {"sha256": etag, "size": size, "pointerSize": 130}
                 siblings.append(row)
             body = json.dumps({"id": repo, "modelId": repo, "sha": commit, "siblings": siblings}).encode()
@@ -232,6 +236,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if len(etag) == 64:
             location = f"http://127.0.0.1:{self.state.storage_port}/{repo}/{file.relative_to(folder)}"
             headers |= {"Location": location, "X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(file.stat().st_size)}
+        if fault and fault["do"] == "headers":
+            headers |= fault["headers"]
+        if len(etag) == 64:
             self.answer(302, headers)
             return
         self.content(file, headers, fault)

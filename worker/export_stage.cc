@@ -7,6 +7,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "checkpoint/checkpoint.h"
 #include "common/digest.h"
@@ -23,6 +24,8 @@ namespace fs = std::filesystem;
 using Json = nlohmann::json;
 
 constexpr char kNoWeights[] = "NO_WEIGHTS";
+// The exporter's word for a program whose inputs are not those that this checkpoint's samples make.
+constexpr char kOtherShapes[] = "the program given takes";
 constexpr size_t kMaxConfigBytes = size_t{16} << 20;
 
 // Why a stage ends before its time.
@@ -394,8 +397,23 @@ class ExportStage::Work {
     request.want_golden = true;
     request.program = program->path();
     auto [answer, verdict] = RunExporter(request, "golden");
+    if (absl::StartsWith(verdict.message, kOtherShapes) && !own_shapes_)
+      return MakeInOwnShapes(verdict.message);
     if (verdict.over()) return verdict;
     return KeepGolden(answer);
+  }
+
+  // Its tokenizer makes more or other tokens of the samples than the program has room for: a program of its
+  // own, which checkpoints with the same small files share.
+  Verdict MakeInOwnShapes(absl::string_view why) {
+    Log(why);
+    own_shapes_ = true;
+    program_key_ = KeyBeside(program_key_, absl::StrJoin(small_files_, "\n"));
+    result_->clear_program_digest();
+    result_->clear_program_cached();
+    KeyLock lock(&stage_, program_key_);
+    if (!lock.Take(job_.cancelled)) return {v1::CANCELLED, "cancelled", "", 0};
+    return Make();
   }
 
   // Checked before it is known under a key: the first blob of a key stays.
@@ -466,7 +484,7 @@ class ExportStage::Work {
   }
 
   std::pair<ExportAnswer, Verdict> RunExporter(const ExportRequest& request, const char* what) {
-    const fs::path out = scratch_.path() / what;
+    const fs::path out = scratch_.path() / absl::StrCat(++runs_, "-", what);
     std::error_code error;
     fs::create_directories(out, error);
     ExportAnswer answer = stage_.exporter_->Run(request, out, job_.log, job_.cancelled);
@@ -492,6 +510,8 @@ class ExportStage::Work {
   std::vector<std::string> small_files_;
   std::string samples_digest_;
   std::string program_key_;
+  bool own_shapes_ = false;
+  int runs_ = 0;
 };
 
 v1::TestResult ExportStage::Run(const ExportJob& job) {

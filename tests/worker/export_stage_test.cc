@@ -134,6 +134,18 @@ TEST_F(ExportStageTest, WhatDecidesTheProgramIsInItsKey) {
   EXPECT_TRUE(Run(job).export_().program_cached());
 }
 
+TEST_F(ExportStageTest, AFineTuneWhoseTokensDoNotFitHasAProgramOfItsOwn) {
+  Run("good");
+  Write(fake_->checkpoint() / "model.safetensors", Safetensors("a", "5678"));
+  Write(fake_->checkpoint() / "tokenizer.json", R"({"another": 1})");
+  fake_->Make();
+  const v1::TestResult tuned = Run("shapes");
+  ASSERT_EQ(tuned.outcome(), v1::PASSED) << tuned.message();
+  EXPECT_FALSE(tuned.export_().program_cached());
+  EXPECT_THAT(tuned.export_().golden_digest(), Not(IsEmpty()));
+  EXPECT_EQ(Runs(), 3);
+}
+
 TEST_F(ExportStageTest, TwoJobsOfOneKeyAreOneExport) {
   StartExporter(fake_->Options());
   v1::TestResult results[2];

@@ -12,6 +12,12 @@ _OUTPUTS = [
     ("predicted_depth",),
     ("feature_maps",),
     ("last_hidden_state",),
+    ("prediction_logits", "seq_relationship_logits"),
+    ("image_embeds",),
+    ("text_embeds",),
+    ("reconstruction",),
+    ("embeddings",),
+    ("pooler_output",),
 ]
 
 
@@ -31,11 +37,16 @@ def main_outputs(output) -> dict[str, torch.Tensor]:
 
 
 def wrap(
-    model: torch.nn.Module, inputs: list[str], constants: dict, output_names: list[str]
+    model: torch.nn.Module,
+    inputs: list[str],
+    constants: dict,
+    output_names: list[str],
+    also: tuple[str, ...] = (),
 ) -> torch.nn.Module:
     """A module whose forward takes `inputs` by name (torch.export wants them explicit) and gives a tuple.
 
-    Every run writes the outputs' names to `output_names`. `constants` are passed as they are.
+    Every run writes the outputs' names to `output_names`. `constants` are passed as they are. `also` names
+    outputs that are given beside the main ones where the model has them.
     """
 
     class Wrapped(torch.nn.Module):
@@ -44,7 +55,9 @@ def wrap(
             self.model = model
 
         def run(self, arguments: dict):
-            named = main_outputs(self.model(**arguments, **constants))
+            output = self.model(**arguments, **constants)
+            named = main_outputs(output)
+            named |= {name: output[name] for name in also if output.get(name) is not None}
             output_names[:] = named
             return tuple(named.values())
 

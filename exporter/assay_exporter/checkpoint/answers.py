@@ -110,6 +110,9 @@ def read(
     for answer in asked:
         kind = answer.WhichOneof("kind")
         name = getattr(answer, kind).output
+        if name in outputs and kind == "nearest" and outputs[name].dim() != (3 if answer.nearest.mask else 2):
+            notes.append(f"answer '{answer.name}' left out: {name} has {outputs[name].dim()} dimensions")
+            continue
         if name not in outputs:
             notes.append(f"answer '{answer.name}' left out: the model gives no {name}")
             continue

@@ -20,7 +20,9 @@ class Eager:
 
     def __init__(self, loaded: Loaded, bucket: shapes.Bucket):
         self.output_names: list[str] = []
-        self._wrapped = wrapper.wrap(loaded.model, bucket.names(), bucket.constants, self.output_names)
+        self._wrapped = wrapper.wrap(
+            loaded.model, bucket.names(), bucket.constants, self.output_names, bucket.also
+        )
 
     @torch.no_grad()
     def __call__(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

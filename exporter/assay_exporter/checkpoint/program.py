@@ -105,7 +105,7 @@ def make(arch: Architecture, bucket: Bucket) -> tuple[program_pb2.Program, str]:
             ) from error
         skeleton.hollow(model)
         output_names: list[str] = []
-        wrapped = wrapper.wrap(model, bucket.names(), bucket.constants, output_names)
+        wrapped = wrapper.wrap(model, bucket.names(), bucket.constants, output_names, bucket.also)
         built = builders.Built(model, config, config_json(config), "")
         subject = export.Subject(built, wrapped, bucket.inputs, output_names, [], specs, tied)
         graph, note = _trace(wrapped, bucket)

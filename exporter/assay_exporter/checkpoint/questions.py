@@ -88,6 +88,14 @@ def _top(name: str, question: str, output: str, index: list[int], count: int = _
     return program_pb2.Answer(name=name, question=question, top=top)
 
 
+def _nearest(rows: list[samples.Row], number: int, output: str, mask: str) -> program_pb2.Answer:
+    nearest = program_pb2.Answer.Nearest(output=output, mask=mask, row=number)
+    answer = program_pb2.Answer(name=rows[number].answer, question=rows[number].question, nearest=nearest)
+    for other, row in enumerate(rows):
+        answer.label[other] = row.question
+    return answer
+
+
 def _plain_greedy(model, eos) -> GenerationConfig:
     held = model.generation_config
     pad = held.pad_token_id
@@ -153,13 +161,7 @@ def _text(arch, bucket, prepared: Prepared, model) -> Asked:
     elif outputs.endswith("Model") and "attention_mask" in asked.inputs and len(rows) >= 3:
         for number, row in enumerate(rows):
             if row.answer:
-                nearest = program_pb2.Answer.Nearest(
-                    output="last_hidden_state", mask="attention_mask", row=number
-                )
-                answer = program_pb2.Answer(name=row.answer, question=row.question, nearest=nearest)
-                for other, text in enumerate(rows):
-                    answer.label[other] = text.question
-                asked.answers.append(answer)
+                asked.answers.append(_nearest(rows, number, "last_hidden_state", "attention_mask"))
     while len(ids) < bucket.rows:  # tokens alone, without a tokenizer for more
         ids.append(ids[0])
     _fill(asked.inputs, ("input_ids", "attention_mask"), ids, texts.pad_id)
@@ -294,13 +296,8 @@ def _pictures(arch, bucket, prepared: Prepared, model) -> Asked:
         asked.answers.extend(
             _top(row.answer, row.question, "logits", [number], count) for number, row in named
         )
-    elif arch.model_class.__name__.endswith("Model") and len(rows) >= 3:
-        for number, row in named:
-            nearest = program_pb2.Answer.Nearest(output="pooler_output", row=number)
-            answer = program_pb2.Answer(name=row.answer, question=row.question, nearest=nearest)
-            for other, picture in enumerate(rows):
-                answer.label[other] = picture.question
-            asked.answers.append(answer)
+    elif bucket.also and len(rows) >= 3:
+        asked.answers.extend(_nearest(rows, number, bucket.also[0], "") for number, _ in named)
     return asked
 
 

@@ -40,6 +40,7 @@ class Bucket:
     constants: dict
     rows: int
     tokens: int = 0
+    also: tuple[str, ...] = ()  # outputs beside the main ones
 
     def names(self) -> list[str]:
         return [spec.name for spec in self.inputs]
@@ -194,9 +195,10 @@ def of(arch: Architecture, samples: int = 0, tokens: int = 0) -> Bucket:
     if "pixel_values" in takes:
         height, width = picture_size(config, arch.folder)
         rows = max(samples, _ROWS)
-        return Bucket(
-            "image", [inputs.noise("pixel_values", rows, _channels(config), height, width)], {}, rows
-        )
+        pixels = inputs.noise("pixel_values", rows, _channels(config), height, width)
+        # What pictures are compared by, where the class has no head of its own.
+        also = ("pooler_output",) if arch.model_class.__name__.endswith("Model") else ()
+        return Bucket("image", [pixels], {}, rows, also=also)
     if (
         "input_features" in takes
         and hasattr(config, "num_mel_bins")

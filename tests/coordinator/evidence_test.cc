@@ -135,6 +135,11 @@ TEST(EvidenceTest, OfATestWithACheckpoint) {
       {"another program of the checkpoint",
        [](v1::TestResult& r) { r.mutable_provenance()->set_checkpoint_program_digest("other"); },
        "ran with checkpoint's program 'other'"},
+      {"the model's own program for the checkpoint's",
+       [](v1::TestResult& r) {
+         r.mutable_provenance()->set_checkpoint_program_digest(r.provenance().program_digest());
+       },
+       "ran with checkpoint's program ''"},
       {"no golden", [](v1::TestResult& r) { r.mutable_provenance()->clear_golden_digest(); },
        "ran with checkpoint's golden ''"},
       {"other weights", [](v1::TestResult& r) { r.mutable_provenance()->set_weights_digest("other"); },
@@ -166,13 +171,22 @@ TEST(EvidenceTest, OfWeightsThatArePinned) {
 TEST(EvidenceTest, OfATestWithoutACheckpoint) {
   const Lie lies[] = {
       {"the truth", [](v1::TestResult&) {}, ""},
+      {"weights at the worker, loaded by the model's own program",
+       [](v1::TestResult& r) {
+         r.mutable_provenance()->set_checkpoint_program_digest(Sha256Hex("model's program"));
+       },
+       ""},
       {"a checkpoint's program that it was not given",
        [](v1::TestResult& r) { r.mutable_provenance()->set_checkpoint_program_digest("other"); },
        "ran with checkpoint's program 'other'"},
       {"skipped", [](v1::TestResult& r) { r.set_outcome(v1::SKIPPED); }, ""},
   };
   for (const Lie& lie : lies) {
-    Expect(InTest(Exported("b1.bert", 1, v1::SKIPPED)), Result("b1.bert", 2, v1::PASSED).result(), lie);
+    JobRecord record = InTest(Exported("b1.bert", 1, v1::SKIPPED));
+    record.assigned.set_program_digest(Sha256Hex("model's program"));
+    v1::TestResult result = Result("b1.bert", 2, v1::PASSED).result();
+    result.mutable_provenance()->set_program_digest(Sha256Hex("model's program"));
+    Expect(record, result, lie);
   }
 }
 

@@ -8,10 +8,12 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "common/digest.h"
 #include "common/file.h"
 #include "common/textproto.h"
 #include "engine/diagnosis.h"
 #include "tests/engine/altered_program.h"
+#include "tests/engine/real_checkpoint.h"
 #include "tests/host/host_process.h"
 #include "tests/matchers.h"
 
@@ -50,6 +52,17 @@ v1::HostRequest Request(const std::string& id, const WrittenTest& written) {
   request.mutable_run()->set_id(id);
   *request.mutable_run()->mutable_test() = written.test;
   request.mutable_run()->set_program_path(written.options.program_path);
+  return request;
+}
+
+v1::HostRequest Loading(const std::string& id, const WrittenTest& written) {
+  v1::HostRequest request = Request(id, written);
+  request.mutable_run()->set_checkpoint_dir(written.options.checkpoint_dir);
+  for (const auto& [digest, path] : written.options.files) {
+    v1::BlobFile& file = *request.mutable_run()->add_file();
+    file.set_digest(digest);
+    file.set_path(path);
+  }
   return request;
 }
 
@@ -215,6 +228,64 @@ TEST(Serve, AResidentProcessSurvivesItsTestsAndIsReplacedAfterACrash) {
   EXPECT_NE(host.Children(), first);
 }
 
+// As the Hugging Face cache holds it: the snapshot links to files that lie elsewhere.
+std::string IntoCache(const std::string& folder) {
+  namespace fs = std::filesystem;
+  const fs::path repository = fs::path(folder + "_cache") / "models--someone--fine-tuned";
+  fs::create_directories(repository / "blobs");
+  const fs::path snapshot = repository / "snapshots" / std::string(40, 'c');
+  fs::create_directories(snapshot);
+  const std::string blob(64, 'b');
+  fs::rename(folder + "/model.safetensors", repository / "blobs" / blob);
+  fs::create_symlink("../../blobs/" + blob, snapshot / "model.safetensors");
+  return snapshot.string();
+}
+
+TEST(Loading, ACheckpointOfTheCacheIsReadThroughItsLinks) {
+  HostProcess host;
+  host.Next();
+  WrittenTest written = engine::RealCheckpoint("bert").Write();
+  written.options.checkpoint_dir = IntoCache(written.options.checkpoint_dir);
+  v1::HostRequest request = Loading("a", written);
+  request.mutable_run()->set_hub_verified(true);
+  host.Send(request);
+  v1::TestResult result = host.ResultOf("a");
+  EXPECT_EQ(result.outcome(), v1::PASSED) << result.message();
+  EXPECT_EQ(result.case_(0).evidence(), v1::GOLDEN);
+  EXPECT_EQ(result.provenance().weights_trust(), v1::HUB_SHA256);
+}
+
+TEST(Loading, ALinkOutOfTheFolderIsAVerdictAndTheHostGoesOn) {
+  HostProcess host;
+  host.Next();
+  WrittenTest written = engine::RealCheckpoint("bert").Write();
+  const std::string weights = written.options.checkpoint_dir + "/model.safetensors";
+  std::filesystem::rename(weights, written.options.checkpoint_dir + "_outside");
+  std::filesystem::create_symlink(written.options.checkpoint_dir + "_outside", weights);
+  host.Send(Loading("a", written));
+  v1::TestResult result = host.ResultOf("a");
+  EXPECT_EQ(result.outcome(), v1::FAILED);
+  EXPECT_THAT(result.message(), HasSubstr("model.safetensors"));
+  host.Send(Loading("b", engine::RealCheckpoint("bert").Write()));
+  EXPECT_EQ(host.ResultOf("b").outcome(), v1::PASSED);
+}
+
+TEST(Loading, PagesOfACheckpointAreNotTheTestsOwnMemory) {
+  HostProcess host;
+  host.Next();
+  engine::RealCheckpoint real("bert");
+  constexpr int64_t kSide = int64_t{5} << 10;
+  real.tensors.push_back({"another.weight", "F32", {kSide, kSide}, std::string(kSide * kSide * 4, '\x01')});
+  WrittenTest written = real.Write();
+  constexpr uint64_t kLimit = uint64_t{64} << 20;  // the checkpoint has 100 MiB
+  written.test.mutable_limits()->set_memory_bytes(kLimit);
+  host.Send(Loading("a", written));
+  v1::TestResult result = host.ResultOf("a");
+  EXPECT_EQ(result.outcome(), v1::PASSED) << result.message();
+  EXPECT_EQ(result.case_(0).load().unexpected_count(), 1u);
+  EXPECT_LT(result.peak_memory_bytes(), kLimit);
+}
+
 // Writes tests of programs as files beside their programs, in a folder of their own.
 class RunCommand : public ::testing::Test {
  protected:
@@ -256,6 +327,22 @@ TEST_F(RunCommand, AFailureIsShownWithItsOperatorAndEndsWithThree) {
   EXPECT_EQ(finished.exit_code, 3);
   EXPECT_THAT(finished.output, HasSubstr("FAILED"));
   EXPECT_THAT(finished.output, HasSubstr("first to differ: gelu (aten::gelu)"));
+}
+
+TEST_F(RunCommand, ACheckpointIsLoadedFromTheCommandLineAndSaid) {
+  WrittenTest written = engine::RealCheckpoint("bert").Write();
+  const std::string file = absl::StrCat(folder_, "/loading.textproto");
+  ASSERT_THAT(WriteFileAtomically(file, FormatTextProto(written.test)), IsOk());
+  const std::string blobs =
+      std::filesystem::path(written.options.files.begin()->second).parent_path().string();
+  Finished finished =
+      RunTests({"-v", "--test", file, "--checkpoint", written.options.checkpoint_dir, "--blobs", blobs});
+  EXPECT_EQ(finished.exit_code, 0) << finished.output;
+  EXPECT_THAT(finished.output, HasSubstr(" bound, 0 missing"));
+  EXPECT_THAT(finished.output, HasSubstr("PASSED golden error "));
+  finished = RunTests({"--test", file, "--checkpoint", written.options.checkpoint_dir, "--file", "nonsense"});
+  EXPECT_EQ(finished.exit_code, 2);
+  EXPECT_THAT(finished.output, HasSubstr("is not DIGEST=PATH"));
 }
 
 TEST_F(RunCommand, AFileThatIsNoTestEndsWithTwoAndItsPlace) {

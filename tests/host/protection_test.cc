@@ -13,7 +13,9 @@
 #include <cstdlib>
 #include <filesystem>
 #include <functional>
+#include <string>
 
+#include "host/readable.h"
 #include "tests/matchers.h"
 
 namespace assay::host {
@@ -62,6 +64,38 @@ TEST(Protection, NoFileIsWrittenMadeOrRemoved) {
   EXPECT_EQ(InProtectedProcess(ProtectionFor::kCpu, remove_file), 0);
   EXPECT_EQ(InProtectedProcess(ProtectionFor::kCpu, read_file), 1);
   EXPECT_EQ(remove_file(), 1);
+}
+
+TEST(Protection, ATestReadsItsOwnFilesAndNoOthers) {
+  const std::string folder = ::testing::TempDir() + "/readable_" + std::to_string(getpid());
+  const std::string repository = folder + "/models--a--b", snapshot = repository + "/snapshots/c";
+  std::filesystem::create_directories(snapshot);
+  std::filesystem::create_directories(repository + "/blobs");
+  for (const char* name :
+       {"/secret", "/program", "/golden", "/models--a--b/blobs/x", "/models--a--b/blobs/other"}) {
+    fclose(fopen((folder + name).c_str(), "w"));
+  }
+  std::filesystem::create_symlink("../../blobs/x", snapshot + "/model.safetensors");
+  std::filesystem::create_symlink(folder + "/secret", snapshot + "/config.json");
+  v1::RunTest request;
+  request.set_program_path(folder + "/program");
+  request.add_file()->set_path(folder + "/golden");
+  request.set_checkpoint_dir(snapshot);
+  auto reads = [&](const std::string& path) {
+    return InProtectedProcess(ProtectionFor::kCpu, [&] {
+      if (!ShowOnly({ReadableFor(request), {}})) return 77;
+      return Works(open(path.c_str(), O_RDONLY) >= 0);
+    });
+  };
+  EXPECT_EQ(reads(folder + "/program"), 1);
+  EXPECT_EQ(reads(folder + "/golden"), 1);
+  EXPECT_EQ(reads(snapshot), 1);
+  EXPECT_EQ(reads(snapshot + "/model.safetensors"), 1);
+  EXPECT_EQ(reads("/proc/meminfo"), 1);
+  EXPECT_EQ(reads(folder + "/secret"), 0);
+  EXPECT_EQ(reads(snapshot + "/config.json"), 0) << "a link out of the cache leads nowhere";
+  EXPECT_EQ(reads(repository + "/blobs/other"), 0);
+  std::filesystem::remove_all(folder);
 }
 
 TEST(Protection, NoProgramsAndNoProcessesButThreads) {

@@ -198,6 +198,31 @@ def test_configurations(tmp_path, fields, outcome, words):
     assert result["outcome"] == outcome and words in result["message"], result
 
 
+def test_the_librarys_own_class_is_run_where_the_catalogue_names_it(tmp_path):
+    entry = tmp_path / "bert.textproto"
+    entry.write_text('name: "bert" model_class: "transformers.BertForMaskedLM" task: "fill-mask"')
+    task = checkpoints.save(tmp_path / "model", "bert")
+    checkpoints.edit_config(tmp_path / "model", auto_map={"AutoModelForMaskedLM": "modeling.X"})
+    (tmp_path / "model" / "modeling.py").write_text("raise SystemExit(3)")
+    result = checkpoints.export(tmp_path / "model", tmp_path / "out", task, catalogue=str(entry))
+    assert result["outcome"] == "PASSED" and result["model_class"] == "transformers.BertForMaskedLM"
+
+
+def test_a_program_of_other_shapes_is_said_to_be_one(tmp_path):
+    task = checkpoints.save(tmp_path / "model", "bert")
+    checkpoints.export(tmp_path / "model", tmp_path / "out", task)
+    entry = tmp_path / "entry.textproto"
+    entry.write_text('sample { text: "a" } sample { text: "b" } sample { text: "c" }')
+    result = checkpoints.export(
+        tmp_path / "model", tmp_path / "out2", task, entry=str(entry),
+        program=str(tmp_path / "out" / "program.assay"),
+    )  # fmt: skip
+    assert (
+        result["outcome"] == "UNSUPPORTED"
+        and "the program given takes input_ids of [2, 32]" in result["message"]
+    )
+
+
 def test_a_configuration_that_is_no_json_is_named(tmp_path):
     task = checkpoints.save(tmp_path / "model", "bert")
     (tmp_path / "model" / "config.json").write_text("{")

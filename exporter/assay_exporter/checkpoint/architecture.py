@@ -60,8 +60,9 @@ def _raw_config(folder: pathlib.Path) -> dict:
     return raw
 
 
-def _check_raw(raw: dict) -> None:
-    if raw.get("auto_map"):
+def _check_raw(raw: dict, catalogued: bool) -> None:
+    # A model of the catalogue is run as the library's own class, whatever its authors' repository brings along.
+    if raw.get("auto_map") and not catalogued:
         raise Unsupported(
             "config.json has auto_map: the model wants code of its own (trust_remote_code), which Assay never runs"
         )
@@ -78,9 +79,9 @@ def _check_raw(raw: dict) -> None:
         raise Unsupported(f"model type '{model_type}' is unknown to transformers {transformers.__version__}")
 
 
-def _read_config(folder: pathlib.Path, gguf: str) -> transformers.PretrainedConfig:
+def _read_config(folder: pathlib.Path, gguf: str, catalogued: bool) -> transformers.PretrainedConfig:
     if not gguf:
-        _check_raw(_raw_config(folder))
+        _check_raw(_raw_config(folder), catalogued)
     try:
         more = {"gguf_file": gguf} if gguf else {}
         return transformers.AutoConfig.from_pretrained(
@@ -128,7 +129,8 @@ def read(folder: pathlib.Path, request_class: str, catalogue, task: str) -> Arch
     if not folder.is_dir():
         raise Refused(f"{folder}: no such folder")
     gguf = gguf_file(folder)
-    config = _read_config(folder, gguf)
+    catalogued = catalogue is not None and catalogue.model_class.startswith("transformers.")
+    config = _read_config(folder, gguf, catalogued)
     chosen = _choose(config, request_class, catalogue, task)
     if not _fits(chosen, config):
         wanted = chosen.config_class.__name__ if chosen.config_class else "nothing"

@@ -21,7 +21,7 @@ from google.protobuf import text_format
 from .. import export
 from ..proto import catalogue_pb2, program_pb2
 from . import answers, architecture, compare, loading, memory, program, questions, record, run, shapes
-from .verdict import OutOfMemory, Refused, one_line
+from .verdict import OutOfMemory, Refused, Unsupported, one_line
 
 PROGRAM, GOLDEN = "program.assay", "golden.assay"
 _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
@@ -150,10 +150,12 @@ class Work:
                 raise Refused(f"the program given is of {given.manifest.architecture}, not of {arch.name}")
             specs = {spec.name: spec for spec in given.manifest.inputs}
             if list(specs) != bucket.names():
-                raise Refused(f"the program given takes {', '.join(specs)}, not {', '.join(bucket.names())}")
+                raise Unsupported(
+                    f"the program given takes {', '.join(specs)}, not {', '.join(bucket.names())}"
+                )
             for spec in bucket.inputs:
                 if tuple(specs[spec.name].shape) != tuple(spec.shape):
-                    raise Refused(
+                    raise Unsupported(
                         f"the program given takes {spec.name} of {list(specs[spec.name].shape)}, "
                         f"the samples make {list(spec.shape)}"
                     )

@@ -89,14 +89,18 @@ def _size(size) -> int:
 
 
 def make(arch: Architecture, bucket: Bucket) -> tuple[program_pb2.Program, str]:
-    """(program, note). No golden inside. Takes the memory of the buffers and of the largest parameter."""
+    """(program, note). No golden inside. Takes the memory of the buffers and of the largest parameter.
+
+    Wants repaired() to be in force.
+    """
     config = arch.config
     builders.configure(config)
     with contextlib.ExitStack() as stack, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         stack.enter_context(torch.no_grad())
-        for name in patch_names(arch):
-            stack.enter_context(patches.load(name).apply())
+        for patch in map(patches.load, patch_names(arch)):
+            if not patches.repairs(patch):
+                stack.enter_context(patch.apply())
         try:
             model, specs, tied = skeleton.build(arch.model_class, config)
         except Exception as error:

@@ -157,7 +157,9 @@ def architecture_vectors(architecture: str, to: pathlib.Path) -> None:
             raise ValueError(f"{architecture}: {name} is off by {error} after transformers has loaded it")
     if model.config.tie_word_embeddings:
         del state["lm_head.weight"]
-    save_file({name: np.ascontiguousarray(tensor.numpy()) for name, tensor in state.items()}, to / f"{architecture}.safetensors")
+    save_file(
+        {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in state.items()}, to / f"{architecture}.safetensors"
+    )
 
 
 def make(to: pathlib.Path) -> None:

@@ -99,7 +99,16 @@ def gguf_seeds() -> dict:
         field("texts", 9, struct.pack("<IQ", 8, 2) + text("a") + text("b")),
         field("nested", 9, struct.pack("<IQIQ2B", 9, 1, 0, 2, 1, 2)),
     ]
-    blocks = {0: (8, 32), 1: (16, 32), 2: (32, 18), 3: (32, 20), 8: (32, 34), 12: (256, 144), 14: (256, 210), 30: (16, 32)}
+    blocks = {
+        0: (8, 32),
+        1: (16, 32),
+        2: (32, 18),
+        3: (32, 20),
+        8: (32, 34),
+        12: (256, 144),
+        14: (256, 210),
+        30: (16, 32),
+    }
     infos, data = [], b""
     for kind, (elements, size) in blocks.items():
         infos.append(info(f"blk.0.ffn_up.{kind}", [elements], kind, len(data)))

@@ -6,6 +6,7 @@
 #include "common/status_macros.h"
 #include "engine/evidence.h"
 #include "engine/program.h"
+#include "engine/tolerance.h"
 
 namespace assay::engine {
 namespace {
@@ -52,7 +53,9 @@ absl::StatusOr<CaseMaterial> LoadMaterial(const v1::Case& test_case, const Files
   if (material.golden().inputs_size() != material.program.manifest().inputs_size()) {
     return absl::InvalidArgumentError("the program has no golden, so there are no inputs to run it with");
   }
-  ASSAY_RETURN_IF_ERROR(ValidateEvidence(material.program, material.golden()));
+  ASSAY_RETURN_IF_ERROR(
+      ValidateEvidence(material.program, material.golden(),
+                       material.has_checkpoint_golden() ? kMaxTrainedRoundingShare : kMaxRoundingShare));
   return material;
 }
 

@@ -7,7 +7,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
-#include "engine/tolerance.h"
 #include "engine/validate.h"
 
 namespace assay::engine {
@@ -18,7 +17,7 @@ absl::Status Invalid(const Parts&... parts) {
   return absl::InvalidArgumentError(absl::StrCat(parts...));
 }
 
-absl::Status CheckOutput(const v1::OutputSpec& spec, const v1::GoldenOutput& output) {
+absl::Status CheckOutput(const v1::OutputSpec& spec, const v1::GoldenOutput& output, double max_share) {
   // Goldens are recorded in float32; in another dtype there would be no tolerance for them either.
   if (spec.dtype() != v1::FLOAT) {
     return Invalid("golden output ", spec.name(), ": ", DtypeName(spec.dtype()), " instead of float32");
@@ -35,9 +34,9 @@ absl::Status CheckOutput(const v1::OutputSpec& spec, const v1::GoldenOutput& out
     return Invalid("golden output ", spec.name(), " is ", numbers.empty() ? "empty" : "constant",
                    ": a dead model would agree with it");
   }
-  if (output.float64_error() > kMaxRoundingShare * largest) {
+  if (output.float64_error() > max_share * largest) {
     return Invalid("golden output ", spec.name(), ": float64_error ", output.float64_error(), " of at most ",
-                   kMaxRoundingShare * largest, ": no float32 run is rounded so much");
+                   max_share * largest, ": no float32 run is rounded so much");
   }
   return absl::OkStatus();
 }
@@ -104,7 +103,8 @@ absl::Status ValidateModel(const v1::ModelTest& test, const v1::Program& program
   return absl::OkStatus();
 }
 
-absl::Status ValidateEvidence(const v1::Program& program, const v1::Golden& golden) {
+absl::Status ValidateEvidence(const v1::Program& program, const v1::Golden& golden,
+                              double max_rounding_share) {
   const v1::Manifest& manifest = program.manifest();
   const std::vector<Sources> sources = FindSources(program.graph());
   bool any = false;
@@ -112,7 +112,8 @@ absl::Status ValidateEvidence(const v1::Program& program, const v1::Golden& gold
     const v1::OutputSpec& spec = manifest.outputs(i);
     if (!IsFloatingPoint(spec.dtype())) continue;
     any = true;
-    if (!golden.outputs().empty()) ASSAY_RETURN_IF_ERROR(CheckOutput(spec, golden.outputs(i)));
+    if (!golden.outputs().empty())
+      ASSAY_RETURN_IF_ERROR(CheckOutput(spec, golden.outputs(i), max_rounding_share));
     Sources from;
     ForValues(program.graph().outputs(i), [&](uint32_t value) { from = sources[value]; });
     if (!from.input || !from.weight) {

@@ -30,6 +30,7 @@
 #include "engine/loaded_checkpoint.h"
 #include "engine/plan.h"
 #include "engine/program.h"
+#include "engine/tolerance.h"
 #include "engine/validate_test.h"
 #include "engine/weights.h"
 
@@ -105,7 +106,7 @@ absl::StatusOr<v1::Program> Load(const v1::ModelTest& test, const RunOptions& op
   ASSAY_ASSIGN_OR_RETURN(v1::Program program, ParseProgram(bytes));
   ASSAY_RETURN_IF_ERROR(ValidateModel(test, program));
   if (!program.has_golden()) return absl::InvalidArgumentError("the test's program has no golden");
-  ASSAY_RETURN_IF_ERROR(ValidateEvidence(program, program.golden()));
+  ASSAY_RETURN_IF_ERROR(ValidateEvidence(program, program.golden(), kMaxRoundingShare));
   return program;
 }
 

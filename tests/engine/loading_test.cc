@@ -1,5 +1,7 @@
 // A checkpoint on its way to a verdict: what agrees passes with its golden, and every fault that is planted
 // is found and named.
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <limits>
@@ -297,6 +299,19 @@ TEST(Real, AConstantGoldenIsNoEvidence) {
   std::string& data = *real.golden.mutable_golden()->mutable_outputs(0)->mutable_tensor()->mutable_data();
   data.assign(data.size(), '\0');
   ExpectFails(real.Run(), "golden output logits is constant");
+}
+
+TEST(Real, AGoldenThatCallsEverythingRoundingIsNoEvidence) {
+  RealCheckpoint real("bert");
+  v1::GoldenOutput& output = *real.golden.mutable_golden()->mutable_outputs(0);
+  float largest = 0;
+  for (size_t i = 0; i < output.tensor().data().size() / sizeof(float); ++i) {
+    largest = std::max(largest, std::abs(FloatAt(*output.mutable_tensor()->mutable_data(), i)));
+  }
+  output.set_float64_error(9e-5 * largest);
+  EXPECT_EQ(real.Run().outcome(), v1::PASSED);
+  output.set_float64_error(1.1e-4 * largest);
+  ExpectFails(real.Run(), "golden output logits: float64_error");
 }
 
 TEST(Real, AGoldenThatIsDamagedIsRefused) {

@@ -243,6 +243,13 @@ TEST_P(StageConformanceTest, ExportsDoNotHideTestsNorTestsExports) {
   ASSERT_OK_AND_ASSIGN(auto queued, Do([](Store& s) { return s.Queued(1); }));
   ASSERT_THAT(queued, SizeIs(2));
   EXPECT_NE(queued[0].needs_exporter, queued[1].needs_exporter);
+  // Nor after a job has gone from one to the other.
+  Submit(CheckpointSubmission("b3", {"m0"}));
+  ASSERT_THAT(Do([](Store& s) { return s.CancelBatch("b2", absl::UnixEpoch()); }), IsOk());
+  ASSERT_THAT(Lease("b3.m0", "e1"), IsOk());
+  ASSERT_THAT(Commit(Exported("b3.m0", 1)), IsOk());
+  ASSERT_OK_AND_ASSIGN(queued, Do([](Store& s) { return s.Queued(1); }));
+  EXPECT_THAT(queued, SizeIs(2));
 }
 
 TEST_P(StageConformanceTest, TimesOfExportsAndOfTestsWithACheckpointAreKeptApart) {
@@ -277,7 +284,10 @@ TEST_P(StageConformanceTest, OnlyTestsAreFlakyAndOtherWeightsAreOtherInputs) {
     Submit(CheckpointSubmission(batch, {"bert"}));
     EXPECT_THAT(Lease(batch + ".bert", "e1"), IsOk());
     v1::AttemptResult made = Exported(batch + ".bert", 1, exported);
-    made.mutable_result()->mutable_provenance()->set_test_digest("t1");
+    // As if it had run the test.
+    *made.mutable_result()->mutable_provenance() =
+        ResultWithCheckpoint(batch + ".bert", 1, exported).result().provenance();
+    made.mutable_result()->mutable_provenance()->set_weights_digest(weights);
     if (exported == v1::PASSED) {
       made.mutable_result()->mutable_export_()->mutable_checkpoint()->set_weights_digest(weights);
     }
@@ -290,7 +300,7 @@ TEST_P(StageConformanceTest, OnlyTestsAreFlakyAndOtherWeightsAreOtherInputs) {
     EXPECT_EQ(Job(batch + ".bert").result().outcome(), tested);
     return Job(batch + ".bert").flaky();
   };
-  EXPECT_FALSE(run("b1", v1::FAILED, v1::PASSED, ""));
+  EXPECT_FALSE(run("b1", v1::FAILED, v1::PASSED, Sha256Hex("a")));
   EXPECT_FALSE(run("b2", v1::PASSED, v1::PASSED, Sha256Hex("a"))) << "an export's failure is no test's";
   EXPECT_FALSE(run("b3", v1::PASSED, v1::FAILED, Sha256Hex("a")));
   EXPECT_FALSE(run("b4", v1::PASSED, v1::PASSED, Sha256Hex("b")));

@@ -42,8 +42,17 @@ bool HasFile(const fs::path& path) {
          fs::symlink_status(path, ignored).type() != fs::file_type::none;
 }
 
+// As ResolveInside, but that a link to nothing is damage, not absence: a blob of a cache is gone.
+absl::StatusOr<fs::path> Resolve(const fs::path& folder, const std::string& name) {
+  absl::StatusOr<fs::path> place = ResolveInside(folder, name);
+  if (absl::IsNotFound(place.status()) && HasFile(folder / name)) {
+    return Invalid((folder / name).string(), ": a link that leads nowhere");
+  }
+  return place;
+}
+
 absl::StatusOr<std::shared_ptr<const MappedFile>> MapInside(const fs::path& folder, const std::string& name) {
-  ASSAY_ASSIGN_OR_RETURN(const fs::path place, ResolveInside(folder, name));
+  ASSAY_ASSIGN_OR_RETURN(const fs::path place, Resolve(folder, name));
   return MappedFile::Open(place);
 }
 
@@ -55,7 +64,7 @@ absl::StatusOr<SafetensorsFile> OpenSafetensors(const fs::path& folder, const st
 }
 
 absl::StatusOr<std::map<std::string, std::string>> OpenIndex(const fs::path& folder) {
-  ASSAY_ASSIGN_OR_RETURN(const fs::path place, ResolveInside(folder, kIndex));
+  ASSAY_ASSIGN_OR_RETURN(const fs::path place, Resolve(folder, kIndex));
   ASSAY_ASSIGN_OR_RETURN(const std::string text, ReadFile(place, kMaxIndexBytes));
   auto shard_of = ReadIndex(text);
   if (!shard_of.ok()) return In(folder / kIndex, shard_of.status());

@@ -1,4 +1,4 @@
-"""What a person reads off a golden is what eager says, unless it is a close call; samples are put in as asked."""
+"""Answers are what eager says, unless it is a close call; samples are put in as asked."""
 
 import checkpoints
 import pytest
@@ -161,6 +161,8 @@ def test_an_entrys_samples_come_first_and_widen_the_bucket(tmp_path):
 def test_samples_that_cannot_be_used_are_named(tmp_path):
     result, _, _ = run(tmp_path, "bert", 'sample { token: ["nonsense"] }')
     assert result["outcome"] == "FAILED" and "nonsense" in result["message"]
+    result, _, _ = run(tmp_path, "bert", 2 * 'sample { answer: "a" text: "paris is [MASK]" }')
+    assert result["outcome"] == "FAILED" and "answers of one name: a" in result["message"]
     result, _, _ = run(tmp_path, "vit", 'sample { picture: "none.jpg" }')
     assert result["outcome"] == "FAILED" and "none.jpg" in result["message"]
     result, _, _ = run(tmp_path, "vit", 'sample { picture: "../entry.textproto" }')
@@ -183,6 +185,11 @@ def test_a_tokenizer_of_a_larger_vocabulary_is_not_used(tmp_path):
     arch = architecture.read(tmp_path / "model", "", None, "fill-mask")
     texts = samples.load_tokenizer(arch)
     assert texts.tokenizer is None and "vocabulary has 20" in texts.why_not
+
+
+def test_texts_that_no_message_holds_are_mended():
+    texts = samples.Texts(None, {"\ud800x": 3, "y" * 5000: 4})
+    assert texts.label(3) == "?x" and len(texts.label(4)) == 1000
 
 
 def test_free_ids_keep_away_from_special_ones():

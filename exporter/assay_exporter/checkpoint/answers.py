@@ -92,7 +92,7 @@ def _class_label(config):
 
     def label(number: int) -> str:
         name = str(names.get(number, ""))
-        return "" if name == f"LABEL_{number}" else name
+        return "" if name == f"LABEL_{number}" else samples.clean(name)
 
     return label
 

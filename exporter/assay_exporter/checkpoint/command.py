@@ -188,7 +188,7 @@ class Work:
         return loading.load(arch, folder)
 
     def golden(self, arch, bucket, prepared, made, data: bytes, folder: pathlib.Path) -> None:
-        needed, limit = memory.of_eager(made), memory.available()
+        needed, limit = memory.of_eager(made, bool(arch.gguf)), memory.available()
         if self.request.max_golden_bytes:
             limit = min(limit, self.request.max_golden_bytes)
         loaded, why = None, ""

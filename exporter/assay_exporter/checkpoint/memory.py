@@ -52,9 +52,13 @@ def of_edges(program: program_pb2.Program) -> int:
     return edges + sum(len(constant.data) for constant in program.constants)
 
 
-def of_eager(program: program_pb2.Program) -> int:
-    """What loading and running eager is expected to take at its most, before it is tried."""
-    return int(1.15 * of_weights(program)) + 6 * of_edges(program) + _PROCESS
+def of_eager(program: program_pb2.Program, dequantised: bool) -> int:
+    """What loading and running eager is expected to take at its most, before it is tried.
+
+    Weights that are dequantised are all there twice for a while.
+    """
+    times = 2.15 if dequantised else 1.15
+    return int(times * of_weights(program)) + 6 * of_edges(program) + _PROCESS
 
 
 def of_run(program: program_pb2.Program, activations: int | None) -> int:

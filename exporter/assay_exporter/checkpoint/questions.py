@@ -325,4 +325,9 @@ _FAMILIES = {
 def ask(arch: Architecture, bucket: Bucket, prepared: Prepared, model: torch.nn.Module | None) -> Asked:
     """Inputs of the bucket's shapes; questions that need a decoding only where there is a `model` to decode."""
     with torch.no_grad():
-        return _FAMILIES[bucket.family](arch, bucket, prepared, model)
+        asked = _FAMILIES[bucket.family](arch, bucket, prepared, model)
+    names = [answer.name for answer in asked.answers]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise Refused(f"samples: answers of one name: {', '.join(twice)}")
+    return asked

@@ -48,6 +48,11 @@ _LABEL_TEXTS = ["a photo of a cat", "a photo of an astronaut", "a photo of a car
 assert len(_LABEL_TEXTS) == LABELS
 
 
+def clean(text: str) -> str:
+    """Text that a message can hold: surrogates, which a tokenizer's JSON may bring, replaced; of bounded length."""
+    return text.encode("utf-8", "replace").decode("utf-8")[:1000]
+
+
 @dataclasses.dataclass
 class Row:
     """One row of the inputs. `answer` is empty where nothing is read off it."""
@@ -81,15 +86,18 @@ class Texts:
 
     def text(self, ids: list[int]) -> str:
         if self.tokenizer is not None:
-            return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return " ".join(self.by_id.get(i, f"#{i}") for i in ids)
+            text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        else:
+            text = " ".join(self.by_id.get(i, f"#{i}") for i in ids)
+        return clean(text)
 
     def label(self, number: int) -> str:
         """One token as a person reads it."""
+        shown = self.by_id.get(number, "")
         if self.tokenizer is not None:
-            shown = self.tokenizer.decode([number], clean_up_tokenization_spaces=False).strip()
-            return shown or self.by_id.get(number, "") or str(self.tokenizer.convert_ids_to_tokens(number))
-        return self.by_id.get(number, "")
+            decoded = self.tokenizer.decode([number], clean_up_tokenization_spaces=False).strip()
+            shown = decoded or shown or str(self.tokenizer.convert_ids_to_tokens(number))
+        return clean(shown)
 
     @property
     def mask_id(self) -> int | None:

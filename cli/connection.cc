@@ -172,10 +172,11 @@ absl::StatusOr<v1::ListWorkersResponse> Connection::ListWorkers() {
   return response;
 }
 
-absl::Status Connection::GetLogs(const std::string& job_id,
+absl::Status Connection::GetLogs(const std::string& job_id, v1::Stage stage,
                                  const std::function<void(const std::string&)>& chunk) {
   v1::GetLogsRequest request;
   request.set_job_id(job_id);
+  request.set_stage(stage);
   grpc::ClientContext context;
   auto reader = stub_->GetLogs(&context, request);
   v1::GetLogsResponse response;

@@ -33,8 +33,9 @@ class Connection {
   absl::StatusOr<v1::Batch> Cancel(const std::string& batch_id);
   absl::StatusOr<std::string> GetReport(const std::string& batch_id, v1::ReportFormat format, uint32_t size);
   absl::StatusOr<v1::ListWorkersResponse> ListWorkers();
-  // Hands over the log piece by piece.
-  absl::Status GetLogs(const std::string& job_id, const std::function<void(const std::string&)>& chunk);
+  // Hands over the log of a job's stage piece by piece; unspecified: of the last one that has ended.
+  absl::Status GetLogs(const std::string& job_id, v1::Stage stage,
+                       const std::function<void(const std::string&)>& chunk);
 
   // Calls `event` for each event of the batch once and in order until the batch has ended, across any number
   // of reconnects. UNAVAILABLE once no coordinator answered for give_up; CANCELLED after CancelWatches().

@@ -19,18 +19,27 @@ constexpr size_t kMaxBatchFileBytes = size_t{1} << 20;
 absl::Status SubmitFiles(Connection& connection, const Submission& submission,
                          std::vector<v1::Batch>* batches, std::vector<v1::FileError>* errors) {
   std::vector<v1::SubmitBatchRequest> requests;
+  std::vector<std::string> shown = submission.files;  // as the user knows them
   for (const std::string& file : submission.files) {
     v1::SubmitBatchRequest& request = requests.emplace_back();
     ASSAY_ASSIGN_OR_RETURN(*request.mutable_content(), ReadFile(file, kMaxBatchFileBytes));
     request.set_name(std::filesystem::path(file).filename().string());
+  }
+  for (const NamedBatch& text : submission.texts) {
+    v1::SubmitBatchRequest& request = requests.emplace_back();
+    request.set_content(text.content);
+    request.set_name(text.name);
+    shown.push_back(text.name);
+  }
+  for (size_t i = 0; i < requests.size(); ++i) {
+    v1::SubmitBatchRequest& request = requests[i];
     request.set_submitter(submission.submitter);
     *request.mutable_target() = submission.target;
     if (submission.request_id.empty()) {
       request.set_request_id(NewUuid());
     } else {
-      request.set_request_id(requests.size() == 1
-                                 ? submission.request_id
-                                 : absl::StrCat(submission.request_id, "-", requests.size()));
+      request.set_request_id(i == 0 ? submission.request_id
+                                    : absl::StrCat(submission.request_id, "-", i + 1));
     }
   }
   for (size_t i = 0; i < requests.size(); ++i) {
@@ -38,10 +47,9 @@ absl::Status SubmitFiles(Connection& connection, const Submission& submission,
     if (!batch.ok()) {
       // The coordinator knows a file by its name alone; whoever typed a path wants that.
       for (v1::FileError& error : *errors) {
-        if (error.file() == requests[i].name()) error.set_file(submission.files[i]);
+        if (error.file() == requests[i].name()) error.set_file(shown[i]);
       }
-      return absl::Status(batch.status().code(),
-                          absl::StrCat(submission.files[i], ": ", batch.status().message()));
+      return absl::Status(batch.status().code(), absl::StrCat(shown[i], ": ", batch.status().message()));
     }
     batches->push_back(*std::move(batch));
   }

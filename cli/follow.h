@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "assay/v1/coordinator.pb.h"
+#include "cli/checkpoint_batch.h"
 #include "cli/connection.h"
 #include "cli/interrupt.h"
 
@@ -15,7 +16,8 @@ namespace assay::cli {
 
 struct Submission {
   std::vector<std::string> files;
-  std::string request_id;  // of the first file; the others' are made from it. Empty: new ones
+  std::vector<NamedBatch> texts;  // batches that stand in no file, after the files
+  std::string request_id;         // of the first file; the others' are made from it. Empty: new ones
   std::string submitter;
   v1::Target target;
 };

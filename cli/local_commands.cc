@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "cli/content_dir.h"
 #include "cli/output.h"
 #include "common/file.h"
@@ -28,7 +29,8 @@ namespace fs = std::filesystem;
 absl::StatusOr<std::map<std::string, std::string>> GenerateAll(const std::vector<std::string>& batch_files,
                                                                const fs::path& content_dir,
                                                                const v1::Target& target,
-                                                               std::vector<v1::FileError>* errors) {
+                                                               std::vector<v1::FileError>* errors,
+                                                               std::vector<std::string>* unexported) {
   ASSAY_ASSIGN_OR_RETURN(auto templates, generator::LoadTemplates(content_dir / "templates"));
   ASSAY_ASSIGN_OR_RETURN(auto content, coordinator::Content::Load(content_dir));
   std::map<std::string, std::string> tests;
@@ -45,8 +47,13 @@ absl::StatusOr<std::map<std::string, std::string>> GenerateAll(const std::vector
     }
     for (const v1::ModelRef& model : batch->models) {
       const coordinator::JobDigests digests = content->DigestsOf(model);
-      generator::JobSpec job{model, target, digests.template_digest, digests.catalogue_digest,
-                             digests.program_digest};
+      generator::JobSpec job;
+      job.model = model;
+      job.target = target;
+      job.template_digest = digests.template_digest;
+      job.catalogue_digest = digests.catalogue_digest;
+      job.program_digest = digests.program_digest;
+      if (model.has_checkpoint()) unexported->push_back(model.name());
       auto entry = content->catalogue().find(model.name());
       ASSAY_ASSIGN_OR_RETURN(
           const v1::ModelTest test,
@@ -69,8 +76,9 @@ ExitCode GenerateCommand(const std::vector<std::string>& batch_files, const std:
   absl::StatusOr<fs::path> content = FindContentDir(content_dir);
   if (!content.ok()) return Complain(content.status());
   std::vector<v1::FileError> errors;
+  std::vector<std::string> unexported;
   absl::StatusOr<std::map<std::string, std::string>> tests =
-      GenerateAll(batch_files, *content, target, &errors);
+      GenerateAll(batch_files, *content, target, &errors, &unexported);
   if (!errors.empty()) {
     ComplainOf(errors);
     return kExitUsage;
@@ -81,6 +89,10 @@ ExitCode GenerateCommand(const std::vector<std::string>& batch_files, const std:
     const absl::Status written = WriteFileAtomically(path, text);
     if (!written.ok()) return Complain(written);
     std::printf("%s\n", path.c_str());
+  }
+  if (!unexported.empty()) {
+    std::fprintf(stderr, "assay: without what an export makes for the checkpoints of: %s\n",
+                 absl::StrJoin(unexported, " ").c_str());
   }
   if (tests->empty()) {
     std::fprintf(stderr, "assay: the batch files name no models\n");

@@ -10,7 +10,8 @@
 namespace assay::cli {
 
 // Writes the test file of each model of the batch files into `output_dir`: the same bytes that a worker
-// generates. Nothing is written unless every file is accepted.
+// generates, but for a model with a checkpoint: its loading case is completed by what an export makes, which
+// is said on standard error. Nothing is written unless every file is accepted.
 ExitCode GenerateCommand(const std::vector<std::string>& batch_files, const std::string& output_dir,
                          const std::string& content_dir, const v1::Target& target);
 

@@ -46,6 +46,14 @@ struct Arguments {
   std::string reports_dir;
   std::string host_binary;
   std::string checkpoint_root;
+  std::string checkpoint;
+  std::string template_name;
+  std::string task;
+  std::string exporter;
+  std::string hub_cache;
+  bool offline = false;
+  bool allow_pickle = false;
+  std::string stage;
   uint32_t slots = std::max(1u, std::thread::hardware_concurrency());
   uint32_t size = 10;
   size_t limit = 50;
@@ -112,8 +120,11 @@ void AddCommands(CLI::App& app, Arguments& arguments, Command& chosen) {
     return sub;
   };
   CLI::App* submit = add("submit", "Submit batch files to a coordinator, each as a batch", [&] {
-    Submission submission{arguments.batch_files, arguments.request_id, arguments.submitter,
-                          arguments.target()};
+    Submission submission;
+    submission.files = arguments.batch_files;
+    submission.request_id = arguments.request_id;
+    submission.submitter = arguments.submitter;
+    submission.target = arguments.target();
     return SubmitCommand(arguments.connected(), submission,
                          {arguments.watch, arguments.json(), arguments.reports_dir});
   });
@@ -186,10 +197,16 @@ void AddCommands(CLI::App& app, Arguments& arguments, Command& chosen) {
       ->capture_default_str();
   next->add_option("--output", arguments.output, "A file; without it: standard output");
 
-  CLI::App* logs = add("logs", "Show the log of a job's counted attempt",
-                       [&] { return LogsCommand(arguments.connected(), arguments.id); });
+  CLI::App* logs = add("logs", "Show the log of a job's counted attempt", [&] {
+    const v1::Stage stage = arguments.stage == "export" ? v1::STAGE_EXPORT
+                            : arguments.stage == "test" ? v1::STAGE_TEST
+                                                        : v1::STAGE_UNSPECIFIED;
+    return LogsCommand(arguments.connected(), arguments.id, stage);
+  });
   AddConnection(logs, arguments);
   logs->add_option("job", arguments.id, "The job's id")->required();
+  logs->add_option("--stage", arguments.stage, "export or test; without it: the last one that has ended")
+      ->check(CLI::IsMember({"export", "test"}));
 
   CLI::App* workers = add("workers", "List workers that are connected or were seen in the last day",
                           [&] { return WorkersCommand(arguments.connected(), arguments.json()); });
@@ -215,14 +232,38 @@ void AddCommands(CLI::App& app, Arguments& arguments, Command& chosen) {
     options.content_dir = arguments.content_dir;
     options.output_dir = arguments.output_dir;
     options.host_binary = arguments.host_binary;
+    options.checkpoint = {arguments.checkpoint, arguments.template_name, arguments.task};
+    options.exporter = arguments.exporter;
     options.checkpoint_root = arguments.checkpoint_root;
+    options.hub_cache = arguments.hub_cache;
+    options.offline = arguments.offline;
+    options.allow_pickle = arguments.allow_pickle;
     options.submitter = arguments.submitter;
     options.slots = arguments.slots;
     options.target = arguments.target();
     options.cpu_only = arguments.cpu_only;
     return RunCommand(options);
   });
-  AddBatchFiles(run, arguments);
+  CLI::Option_group* what = run->add_option_group("What to run");
+  what->add_option("--batch-file", arguments.batch_files, "Batch files, each a batch of its own");
+  CLI::Option* checkpoint = what->add_option(
+      "--checkpoint", arguments.checkpoint,
+      "A trained checkpoint to run without a batch file: owner/name[@revision] of the hub, or a folder");
+  what->require_option(1, 0);
+  run->add_option("--template", arguments.template_name,
+                  "The checkpoint's family; without it: what its configuration says")
+      ->needs(checkpoint);
+  run->add_option("--task", arguments.task, "The checkpoint's task; without it: what its configuration says")
+      ->needs(checkpoint);
+  run->add_option(
+      "--exporter", arguments.exporter,
+      "The exporter's folder, set up; without it, and where a checkpoint is named: exporter/ beside "
+      "templates/ and models/. Default checkpoints of the catalogue are tried where it is given");
+  run->add_option("--hub-cache", arguments.hub_cache,
+                  "The Hugging Face cache; without it: as HF_HUB_CACHE and HF_HOME say");
+  run->add_flag("--offline", arguments.offline, "Ask no hub: only what is in the cache");
+  run->add_flag("--allow-pickle", arguments.allow_pickle,
+                "Convert pickled weights, in the exporter's sandbox; refused without");
   AddTarget(run, arguments);
   run->add_option("--output-dir", arguments.output_dir, "Where the reports go")->capture_default_str();
   run->add_option("--content-dir", arguments.content_dir, "The folder with templates/ and models/");
@@ -232,7 +273,7 @@ void AddCommands(CLI::App& app, Arguments& arguments, Command& chosen) {
   run->add_option("--host-binary", arguments.host_binary,
                   "assay-host; without it: the one beside this executable");
   run->add_option("--checkpoint-root", arguments.checkpoint_root,
-                  "The folder that holds org/name checkpoints");
+                  "A folder with owner/name folders, looked into before the hub's cache");
 }
 
 // Commands that follow something take signals more gently while they do (interrupt.h).

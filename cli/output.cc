@@ -34,6 +34,16 @@ std::string Table(const std::vector<std::vector<std::string>>& rows) {
   return out;
 }
 
+std::string Indented(const std::vector<std::string>& lines) {
+  std::string out;
+  for (const std::string& line : lines) {
+    std::string clean = report::Shorten(report::CleanText(line), 400);
+    std::replace(clean.begin(), clean.end(), '\n', ' ');
+    absl::StrAppend(&out, "    ", clean, "\n");
+  }
+  return out;
+}
+
 namespace {
 
 absl::StatusOr<std::string> PrintJson(const google::protobuf::Message& message, bool whitespace) {

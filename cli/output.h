@@ -16,6 +16,9 @@ namespace assay::cli {
 // Columns padded to their widest cell, two spaces apart; control characters replaced.
 std::string Table(const std::vector<std::vector<std::string>>& rows);
 
+// Four spaces before each, a line feed after it; control characters replaced, cut after 400 bytes.
+std::string Indented(const std::vector<std::string>& lines);
+
 // proto3 JSON with the proto's field names, fields at their defaults included, one line feed at the end.
 // INTERNAL where the message has a value that JSON cannot hold.
 absl::StatusOr<std::string> ToJson(const google::protobuf::Message& message);

@@ -4,7 +4,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "cli/output.h"
 #include "coordinator/report/escape.h"
+#include "coordinator/report/real.h"
 #include "coordinator/report/scope.h"
 #include "coordinator/report/words.h"
 
@@ -47,7 +49,10 @@ void Progress::Show(const v1::BatchEvent& event) {
   if (event.kind_case() != v1::BatchEvent::kJob) return;
   const v1::Job& job = event.job();
   absl::MutexLock lock(&mutex_);
-  if (job.state() == v1::RUNNING) running_[job.job_id()] = job.model().name();
+  if (job.state() == v1::RUNNING) {
+    running_[job.job_id()] =
+        absl::StrCat(job.model().name(), job.stage() == v1::STAGE_EXPORT ? " (export)" : "");
+  }
   if (job.state() == v1::QUEUED) running_.erase(job.job_id());
   if (job.state() == v1::DONE) {
     running_.erase(job.job_id());
@@ -60,6 +65,7 @@ void Progress::Show(const v1::BatchEvent& event) {
       line = absl::StrCat(ColourOf(job.result().outcome()), word, "\x1b[0m", line.substr(word.size()));
     }
     std::fprintf(file_, "%s\n", line.c_str());
+    if (report::TriedCheckpoint(job)) std::fputs(Indented(report::CheckpointLines(job)).c_str(), file_);
   }
   Draw();
 }

@@ -15,8 +15,8 @@
 
 namespace assay::cli {
 
-// A line for each job that ends; on a terminal beneath them one line that is drawn anew, with how far it is.
-// Thread-safe: several batches may be watched at once.
+// A line for each job that ends, and below it what its checkpoint showed; on a terminal beneath them one line
+// that is drawn anew, with how far it is. Thread-safe: several batches may be watched at once.
 class Progress {
  public:
   // `total`: jobs of all batches watched.

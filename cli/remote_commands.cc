@@ -10,6 +10,7 @@
 #include "cli/progress.h"
 #include "cli/report_files.h"
 #include "cli/terminal.h"
+#include "coordinator/report/real.h"
 #include "coordinator/report/scope.h"
 #include "coordinator/report/words.h"
 #include "nlohmann/json.hpp"
@@ -163,7 +164,16 @@ ExitCode ShowCommand(const ConnectionOptions& options, const std::string& batch_
                     job.result().outcome() == v1::PASSED ? (job.flaky() ? "flaky" : "")
                                                          : report::Shorten(report::Complaint(job), 200)});
   }
-  return WriteOr(Write("", absl::StrCat(BatchLine(batch->batch()), "\n", Table(rows))));
+  // What the jobs have to say of checkpoints takes lines of its own.
+  std::string checkpoints;
+  for (const v1::Job& job : batch->job()) {
+    std::vector<std::string> lines = report::CheckpointLines(job);
+    if (job.state() == v1::QUEUED && !job.waiting().empty())
+      lines.push_back(absl::StrCat("waits: ", job.waiting()));
+    if (lines.empty()) continue;
+    absl::StrAppend(&checkpoints, "\n", job.model().name(), "  ", job.job_id(), "\n", Indented(lines));
+  }
+  return WriteOr(Write("", absl::StrCat(BatchLine(batch->batch()), "\n", Table(rows), checkpoints)));
 }
 
 ExitCode CancelCommand(const ConnectionOptions& options, const std::string& batch_id) {
@@ -214,10 +224,10 @@ ExitCode NextBatchCommand(const ConnectionOptions& options, uint32_t size, const
   return WriteOr(Write(output, *next));
 }
 
-ExitCode LogsCommand(const ConnectionOptions& options, const std::string& job_id) {
+ExitCode LogsCommand(const ConnectionOptions& options, const std::string& job_id, v1::Stage stage) {
   Connection connection(options);
   absl::Status written = absl::OkStatus();
-  const absl::Status status = connection.GetLogs(job_id, [&](const std::string& chunk) {
+  const absl::Status status = connection.GetLogs(job_id, stage, [&](const std::string& chunk) {
     if (written.ok()) written = Write("", chunk);
   });
   if (!status.ok()) return Complain(status);

@@ -33,6 +33,10 @@ std::vector<v1::GetReportRequest> FakeCoordinator::report_requests() {
   absl::MutexLock lock(&mutex_);
   return report_requests_;
 }
+std::vector<v1::GetLogsRequest> FakeCoordinator::log_requests() {
+  absl::MutexLock lock(&mutex_);
+  return log_requests_;
+}
 
 v1::Batch FakeCoordinator::BatchOf(const std::string& batch_id) const {
   v1::Batch batch;
@@ -132,8 +136,12 @@ grpc::Status FakeCoordinator::GetReport(grpc::ServerContext*, const v1::GetRepor
   return grpc::Status::OK;
 }
 
-grpc::Status FakeCoordinator::GetLogs(grpc::ServerContext*, const v1::GetLogsRequest*,
+grpc::Status FakeCoordinator::GetLogs(grpc::ServerContext*, const v1::GetLogsRequest* request,
                                       grpc::ServerWriter<v1::GetLogsResponse>* writer) {
+  {
+    absl::MutexLock lock(&mutex_);
+    log_requests_.push_back(*request);
+  }
   if (log.empty()) return grpc::Status(grpc::StatusCode::NOT_FOUND, "no log yet");
   for (char c : log) {
     v1::GetLogsResponse chunk;

@@ -36,6 +36,7 @@ class FakeCoordinator final : public v1::BatchService::Service {
   std::vector<v1::WatchBatchRequest> watches();
   std::vector<v1::CancelBatchRequest> cancels();
   std::vector<v1::GetReportRequest> report_requests();
+  std::vector<v1::GetLogsRequest> log_requests();
   absl::Notification watching;  // a held stream has sent its events
   absl::Notification release;   // by the test, once the client is gone
 
@@ -62,6 +63,7 @@ class FakeCoordinator final : public v1::BatchService::Service {
   std::vector<v1::WatchBatchRequest> watches_;
   std::vector<v1::CancelBatchRequest> cancels_;
   std::vector<v1::GetReportRequest> report_requests_;
+  std::vector<v1::GetLogsRequest> log_requests_;
   std::string address_;
   std::unique_ptr<grpc::Server> server_;
 };

@@ -243,6 +243,68 @@ TEST(Show, ListsTheJobs) {
   EXPECT_EQ(nlohmann::json::parse(json.out)["job"][0]["job_id"], "job-olmo");
 }
 
+v1::Job CheckpointJob() {
+  v1::Job job = DoneJob("bert", v1::PASSED);
+  job.mutable_model()->mutable_checkpoint()->set_id("makers/bert");
+  v1::CaseResult& loading = *job.mutable_result()->add_case_();
+  loading.set_name("test_model_loading");
+  loading.set_outcome(v1::PASSED);
+  loading.set_weights(v1::REAL);
+  loading.set_evidence(v1::STRUCTURAL);
+  loading.set_no_golden("too large for the exporter");
+  loading.mutable_load()->set_format("safetensors");
+  loading.mutable_load()->set_bound(12);
+  loading.mutable_load()->set_unexpected_count(1);
+  loading.mutable_load()->add_unexpected("pooler\x1b[31m.weight");
+  v1::AnswerResult& answer = *loading.add_answer();
+  answer.set_question("The capital of France is ___");
+  answer.set_text("Paris (81 %)");
+  answer.set_expected("Paris");
+  answer.set_known(true);
+  job.mutable_result()->mutable_provenance()->set_weights_trust(v1::UNVERIFIED);
+  v1::StageRecord& ended = *job.add_ended_stage();
+  ended.set_stage(v1::STAGE_EXPORT);
+  ended.mutable_result()->set_outcome(v1::PASSED);
+  ended.mutable_result()->set_seconds(12.3);
+  ended.mutable_result()->mutable_export_()->set_program_cached(true);
+  ended.mutable_result()->mutable_export_()->set_no_golden("too large for the exporter");
+  return job;
+}
+
+TEST(Show, SaysWhatACheckpointShowed) {
+  FakeCoordinator coordinator;
+  v1::Job waiting = DoneJob("llama", v1::OUTCOME_UNSPECIFIED);
+  waiting.set_state(v1::QUEUED);
+  waiting.clear_result();
+  waiting.mutable_model()->mutable_checkpoint()->set_id("makers/llama");
+  waiting.set_waiting("needs a worker labelled exporter");
+  coordinator.jobs = {CheckpointJob(), waiting, DoneJob("olmo", v1::PASSED)};
+  const Ended shown = RunAssay({"show", "b1", "--address", coordinator.address()});
+  EXPECT_EQ(shown.exit_code, 0) << shown.err;
+  EXPECT_THAT(shown.out,
+              HasSubstr("checkpoint makers/bert: PASSED (no golden: structural checks only, unverified "
+                        "weights), evidence structural, trust unverified"));
+  EXPECT_THAT(shown.out, HasSubstr("export PASSED in 12.300 s (program cached, no golden"));
+  EXPECT_THAT(shown.out, HasSubstr("loaded 12 bound, 1 unexpected; safetensors"));
+  EXPECT_THAT(shown.out, HasSubstr("The capital of France is ___ -> Paris (81 %) [eager: Paris, known]"));
+  EXPECT_THAT(shown.out, HasSubstr("waits: needs a worker labelled exporter"));
+  EXPECT_THAT(shown.out, Not(HasSubstr("\x1b")));
+  EXPECT_EQ(Count(shown.out, "olmo"), 2u);  // its row: model and job
+  const Ended watched = RunAssay({"watch", "b1", "--address", coordinator.address()});
+  EXPECT_THAT(watched.out, HasSubstr("    answer The capital of France"));
+}
+
+TEST(Logs, MayBeOfTheExport) {
+  FakeCoordinator coordinator;
+  coordinator.log = "x";
+  EXPECT_EQ(RunAssay({"logs", "j1", "--stage", "export", "--address", coordinator.address()}).exit_code, 0);
+  EXPECT_EQ(RunAssay({"logs", "j1", "--address", coordinator.address()}).exit_code, 0);
+  EXPECT_EQ(RunAssay({"logs", "j1", "--stage", "other", "--address", coordinator.address()}).exit_code, 2);
+  ASSERT_EQ(coordinator.log_requests().size(), 2u);
+  EXPECT_EQ(coordinator.log_requests()[0].stage(), v1::STAGE_EXPORT);
+  EXPECT_EQ(coordinator.log_requests()[1].stage(), v1::STAGE_UNSPECIFIED);
+}
+
 TEST(Cancel, AsksOnce) {
   FakeCoordinator coordinator;
   const Ended ended = RunAssay({"cancel", "b7", "--address", coordinator.address()});

@@ -68,6 +68,45 @@ TEST(Run, SaysWhenThereIsNoTestHost) {
   EXPECT_THAT(ended.err, HasSubstr("/no/such/host"));
 }
 
+TEST(Run, NeedsABatchOrACheckpoint) {
+  EXPECT_EQ(RunAssay({"run", "--output-dir", NewFolder()}).exit_code, 2);
+  const Ended ended = RunAssay({"run", "--batch-file", BatchOf("bert", "bert"), "--template", "bert"});
+  EXPECT_EQ(ended.exit_code, 2);
+  EXPECT_THAT(ended.err, HasSubstr("--checkpoint"));
+}
+
+TEST(Run, OfACheckpointSaysWhatIsMissing) {
+  const std::string folder = NewFolder() + "/my-bert";
+  ASSERT_TRUE(WriteFileAtomically(folder + "/config.json",
+                                  R"({"model_type": "nobody", "architectures": ["NobodyKnows"]})")
+                  .ok());
+  const Ended unknown = RunAssay({"run", "--checkpoint", folder, "--output-dir", NewFolder()});
+  EXPECT_EQ(unknown.exit_code, 2);
+  EXPECT_THAT(unknown.err, AllOf(HasSubstr("give --template and --task"), HasSubstr("NobodyKnows")));
+
+  const Ended malformed = RunAssay({"run", "--checkpoint", "a/b/c", "--output-dir", NewFolder()});
+  EXPECT_EQ(malformed.exit_code, 2);
+  EXPECT_THAT(malformed.err, HasSubstr("owner/name"));
+
+  // Both in a batch file and by itself a checkpoint needs an exporter, and that is said before anything
+  // starts.
+  const std::string empty = NewFolder();
+  const std::string batch = NewFolder() + "/mine.json";
+  ASSERT_TRUE(WriteFileAtomically(batch, "{\"encoder_only\": [{\"checkpoint\": \"" + folder +
+                                             "\", \"template\": \"bert\", \"task\": \"fill-mask\"}]}")
+                  .ok());
+  for (const std::vector<std::string>& what :
+       {std::vector<std::string>{"--checkpoint", folder, "--template", "bert", "--task", "fill-mask"},
+        std::vector<std::string>{"--batch-file", batch}}) {
+    std::vector<std::string> arguments = {"run", "--exporter", empty, "--output-dir", NewFolder()};
+    arguments.insert(arguments.end(), what.begin(), what.end());
+    const Ended ended = RunAssay(arguments);
+    EXPECT_NE(ended.exit_code, 0);
+    EXPECT_THAT(ended.err, AllOf(HasSubstr("a checkpoint needs the exporter"), HasSubstr(empty + "/.venv"),
+                                 HasSubstr(empty + "/setup")));
+  }
+}
+
 TEST(Run, StopsEverythingWhenInterrupted) {
   const std::string output = absl::StrCat(NewFolder(), "/out"), temporary = NewFolder();
   std::vector<std::string> arguments = {"run",          "--cpu-only", "--slots",     "1",

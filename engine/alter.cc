@@ -57,10 +57,9 @@ absl::StatusOr<at::Tensor> Change(const at::Tensor& input, const v1::InputSpec& 
     data[i] = data[i] + 1 < spec.id_high() ? data[i] + 1 : spec.id_low();
     changed = true;
   });
-  if (!changed) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "input '", spec.name(), "' has only special tokens where it should change: nothing was changed"));
-  }
+  // Padding, as the rows of a real text end in: nothing that has to stay where it is.
+  if (!changed)
+    ForPositions(copy.numel(), length, row, first, last, [&](int64_t i) { data[i] = spec.id_low(); });
   return Like(copy, input);
 }
 

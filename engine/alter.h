@@ -11,9 +11,10 @@
 namespace assay::engine {
 
 // A copy in which positions [first, last) of dimension 1 ([batch, sequence, …]) have other values. Token ids
-// move to the next id of [id_low, id_high) and ids outside (special tokens, image placeholders) stay;
-// floating point values get noise of their own size. INVALID_ARGUMENT where nothing can be changed: no such
-// dimension, integers without a range of ids, no id in the range.
+// move to the next id of [id_low, id_high) and ids outside (special tokens, image placeholders) stay, unless
+// there are no others: such positions are padding, and become id_low. Floating point values get noise of
+// their own size. INVALID_ARGUMENT where nothing can be changed: no such dimension, integers without a range
+// of ids.
 absl::StatusOr<at::Tensor> ChangePositions(const at::Tensor& input, const v1::InputSpec& spec, int64_t first,
                                            int64_t last);
 

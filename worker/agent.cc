@@ -28,6 +28,9 @@ namespace {
 
 constexpr uint32_t kProtocol = 1;
 constexpr absl::string_view kBuild = "assay 0.1.0";
+// How long a draining agent waits for a connection that it has not.
+constexpr absl::Duration kReconnectGrace = absl::Seconds(1);
+
 absl::Status Validate(AgentOptions& options, std::vector<std::string>& addresses) {
   addresses = absl::StrSplit(options.coordinator, ',', absl::SkipWhitespace());
   for (std::string& address : addresses) {
@@ -270,15 +273,28 @@ class RunningAgent final : public Agent, public StreamOwner, public AttemptListe
   }
 
   // A coordinator that has not heard of the drain may just be assigning something. It answers every heartbeat
-  // of a draining worker with what it wants: after that, nothing new comes. Bounded: no coordinator may be
-  // there.
+  // of a draining worker with what it wants: after that, nothing new comes. Bounded, and not for long where
+  // no coordinator is there: what it sent on a stream that broke is lost with the stream.
   void AwaitDrainAnswered() {
-    absl::MutexLock lock(&mutex_);
-    const absl::Duration limit =
-        lease_ > absl::ZeroDuration() ? std::min(lease_, options_.drain_limit) : options_.drain_limit;
-    auto answered = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return drain_answered_ || stopping_; };
-    if (!mutex_.AwaitWithTimeout(absl::Condition(&answered), limit)) {
-      spdlog::warn("no coordinator has answered the drain within {}", absl::FormatDuration(limit));
+    absl::Duration limit = options_.drain_limit;
+    {
+      absl::MutexLock lock(&mutex_);
+      if (lease_ > absl::ZeroDuration()) limit = std::min(limit, lease_);
+    }
+    const absl::Time start = absl::Now();
+    absl::Time alone_since = start;
+    while (true) {
+      const absl::Time now = absl::Now();
+      if (stream_->AwaitConnected(absl::InfinitePast())) alone_since = now;
+      if (now - start >= limit || now - alone_since >= kReconnectGrace) {
+        spdlog::warn("no coordinator has answered the drain within {}", absl::FormatDuration(now - start));
+        return;
+      }
+      absl::MutexLock lock(&mutex_);
+      auto answered = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return drain_answered_ || stopping_; };
+      if (mutex_.AwaitWithTimeout(absl::Condition(&answered), std::min(limit, absl::Milliseconds(50)))) {
+        return;
+      }
     }
   }
 

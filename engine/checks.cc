@@ -460,6 +460,11 @@ v1::CheckResult RunCheck(const v1::Check& check, const BoundCase& bound) {
     result.set_message(std::string(finding.status().message()));
     return result;
   }
+  if (!finding->nothing.empty()) {
+    result.set_outcome(v1::SKIPPED);
+    result.set_message(finding->nothing);
+    return result;
+  }
   result.set_outcome(finding->held ? v1::PASSED : v1::FAILED);
   result.set_message(finding->message);
   if (finding->measured) {

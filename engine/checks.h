@@ -30,8 +30,9 @@ struct BoundCase {
   const v1::LoadReport* load = nullptr;
 };
 
-// FAILED where the check does not hold or cannot be applied to this program: never a silent pass. A run that
-// fails on the way gives its own outcome (OUT_OF_MEMORY, UNSUPPORTED, FAILED). No exceptions.
+// FAILED where the check does not hold or cannot be applied to this program: never a silent pass. SKIPPED
+// where the checkpoint's golden has nothing for it (answers). A run that fails on the way gives its own
+// outcome (OUT_OF_MEMORY, UNSUPPORTED, FAILED). No exceptions.
 v1::CheckResult RunCheck(const v1::Check& check, const BoundCase& bound);
 
 // RESOURCE_EXHAUSTED: OUT_OF_MEMORY. UNIMPLEMENTED: UNSUPPORTED. CANCELLED: CANCELLED. UNAVAILABLE:

@@ -14,6 +14,8 @@ struct Finding {
   double error = 0;
   double tolerance = 0;
   bool measured = false;  // error and tolerance say something
+  // Why there was nothing to check: neither held nor broken.
+  std::string nothing;
 
   void Measure(double found, double allowed) {
     // The pair that comes closest to its bound, or goes furthest beyond it, is the one to show.

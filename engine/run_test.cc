@@ -236,20 +236,25 @@ class TestRun {
     if (done.has_load()) bound.load = &done.load();
     for (v1::AnswerResult& answer : AnswersOf(bound, c)) *done.add_answer() = std::move(answer);
     v1::Outcome outcome = v1::PASSED;
+    bool any_held = false;
     done.set_evidence(v1::STRUCTURAL);
     for (const v1::Check& check : c.check()) {
       v1::CheckResult checked = RunCheck(check, bound);
-      if (checked.outcome() != v1::PASSED) {
+      any_held |= checked.outcome() == v1::PASSED;
+      if (checked.outcome() != v1::PASSED && checked.outcome() != v1::SKIPPED) {
         // A failure outweighs what could not be tried.
         if (outcome == v1::PASSED || checked.outcome() == v1::FAILED) {
           outcome = checked.outcome();
           done.set_message(absl::StrCat(check.name(), ": ", checked.message()));
         }
         if (check.has_golden() && checked.has_error()) Diagnose(bound, done);
-      } else if (check.has_golden()) {
+      } else if (check.has_golden() && checked.outcome() == v1::PASSED) {
         done.set_evidence(v1::GOLDEN);
       }
       *done.add_check() = std::move(checked);
+    }
+    if (outcome == v1::PASSED && !any_held) {
+      return absl::InvalidArgumentError("none of the case's checks had anything to check");
     }
     done.set_outcome(outcome);
     return absl::OkStatus();

@@ -111,12 +111,35 @@ TEST(Answers, AKnownAnswerThatNamesNoneOfTheGoldenFails) {
   ExpectFails(real, "answers: known answer 'capital': the golden has no such answer");
 }
 
-TEST(Answers, ACheckWithoutAnyAnswerFails) {
+TEST(Answers, WhereNothingCanBeReadTheCheckIsSkippedAndSaysSo) {
   RealCheckpoint real = Masked();
   real.golden.clear_answer();
-  ExpectFails(real, "answers: there is no golden with an answer");
+  ExpectFails(real, "answers: known answer 'capital': the golden has no such answer");
   real.checks = "check { name: 'golden' golden {} } check { name: 'answers' answers {} }";
-  ExpectFails(real, "answers: there is no golden with an answer");
+  v1::TestResult result = real.Run();
+  EXPECT_EQ(result.outcome(), v1::PASSED) << result.message();
+  EXPECT_EQ(result.case_(0).check(1).outcome(), v1::SKIPPED);
+  EXPECT_THAT(result.case_(0).check(1).message(), HasSubstr("the golden has no answer"));
+}
+
+TEST(Answers, ACaseWithNothingToCheckIsNoPass) {
+  RealCheckpoint real = Masked();
+  real.golden.clear_answer();
+  real.checks = "check { name: 'answers' answers {} }";
+  WrittenTest written = real.Write();
+  v1::AbsentCheck& absent = *written.test.add_absent();
+  absent.set_case_name("test_model_loading");
+  absent.set_check("golden");
+  absent.set_reason("not asked for");
+  v1::TestResult result = RunAltered(written);
+  EXPECT_EQ(result.outcome(), v1::FAILED);
+  EXPECT_THAT(result.message(), HasSubstr("none of the case's checks had anything to check"));
+}
+
+TEST(Answers, MockWeightsHaveNoAnswers) {
+  v1::TestResult result = RunAltered(RealProgram("bert"), "check { name: 'answers' answers {} }");
+  EXPECT_EQ(result.outcome(), v1::FAILED);
+  EXPECT_THAT(result.message(), HasSubstr("there is no golden with an answer"));
 }
 
 TEST(Answers, AnotherWordThanEagersFails) {

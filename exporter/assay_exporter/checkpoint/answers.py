@@ -49,7 +49,8 @@ def _read_greedy(answer, output, error, label, text_of) -> str:
     for token, scores in zip(greedy.token, _places(answer, output), strict=True):
         best = torch.topk(scores, 2)
         if int(best.indices[0]) != token:
-            return f"token {sure} of generate() is {token}, the outputs' largest value is at {int(best.indices[0])}"
+            largest = int(best.indices[0])
+            return f"token {sure} of generate() is {token}, the outputs' largest value is at {largest}"
         if float(best.values[0] - best.values[1]) <= _slack(output, error):
             break  # what follows would rest on a close call
         sure += 1
@@ -105,7 +106,7 @@ def read(
     texts: samples.Texts | None,
     config,
 ) -> tuple[list[program_pb2.Answer], list[str]]:
-    """(answers with labels and expected texts, why others are left out). `errors`: float64_error by output."""
+    """(answers with labels and expected texts, why others are left out). `errors`: float64_error by name."""
     kept, notes = [], []
     for answer in asked:
         kind = answer.WhichOneof("kind")

@@ -61,10 +61,11 @@ def _raw_config(folder: pathlib.Path) -> dict:
 
 
 def _check_raw(raw: dict, catalogued: bool) -> None:
-    # A model of the catalogue is run as the library's own class, whatever its authors' repository brings along.
+    # A model of the catalogue is run as the library's own class, whatever a repository brings along.
     if raw.get("auto_map") and not catalogued:
         raise Unsupported(
-            "config.json has auto_map: the model wants code of its own (trust_remote_code), which Assay never runs"
+            "config.json has auto_map: the model wants code of its own (trust_remote_code), "
+            "which Assay never runs"
         )
     if raw.get("quantization_config"):
         method = raw["quantization_config"]
@@ -124,7 +125,7 @@ def read(folder: pathlib.Path, request_class: str, catalogue, task: str) -> Arch
     """The class to run a folder as: the request's, else the catalogue entry's (`catalogue`, None: none) if it
     is for this task and one of the configuration's, else the configuration's first.
 
-    Unsupported or Refused, with the reason, for remote code, unknown types and classes of another configuration.
+    Unsupported or Refused, with the reason: remote code, unknown types, classes of another configuration.
     """
     if not folder.is_dir():
         raise Refused(f"{folder}: no such folder")

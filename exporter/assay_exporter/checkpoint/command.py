@@ -1,6 +1,6 @@
 """python -m assay_exporter checkpoint --request request.json --out DIR; python -m assay_exporter identity
 
-The request and the result are described in docs/checkpoints.md. Exit status 0 whenever result.json was written.
+Request and result are described in docs/checkpoints.md. Exit status 0 whenever result.json was written.
 """
 
 import argparse
@@ -98,7 +98,8 @@ class Work:
         self.request, self.out = request, out
         self.folder = request.folder
         self.result: dict = {
-            "outcome": "FAILED", "message": "", "model_class": "", "model_type": "", "program": "", "golden": "",
+            "outcome": "FAILED", "message": "", "model_class": "", "model_type": "", "program": "",
+            "golden": "",
             "no_golden": "", "weights": "", "memory_bytes": 0, "seconds": {"program": 0.0, "golden": 0.0},
         }  # fmt: skip
         who = identity()
@@ -193,7 +194,10 @@ class Work:
             limit = min(limit, self.request.max_golden_bytes)
         loaded, why = None, ""
         if needed > limit:
-            why = f"eager transformers needs about {needed >> 20} MiB of memory, this exporter has {limit >> 20} MiB"
+            why = (
+                f"eager transformers needs about {needed >> 20} MiB of memory, "
+                f"this exporter has {limit >> 20} MiB"
+            )
             self.log(f"not compared with eager: {why}")
         else:
             try:

@@ -323,7 +323,7 @@ _FAMILIES = {
 
 
 def ask(arch: Architecture, bucket: Bucket, prepared: Prepared, model: torch.nn.Module | None) -> Asked:
-    """Inputs of the bucket's shapes; questions that need a decoding only where there is a `model` to decode."""
+    """Inputs of the bucket's shapes; questions that need a decoding only where there is a `model`."""
     with torch.no_grad():
         asked = _FAMILIES[bucket.family](arch, bucket, prepared, model)
     names = [answer.name for answer in asked.answers]

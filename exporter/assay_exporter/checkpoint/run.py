@@ -10,7 +10,7 @@ from ..proto import program_pb2
 
 
 class _Doubling(list):
-    """Values by number; a float32 one is given out as float64, so that no second copy of the weights is kept."""
+    """Values by number; a float32 one is given out as float64: no second copy of the weights is kept."""
 
     def __getitem__(self, index):
         value = super().__getitem__(index)

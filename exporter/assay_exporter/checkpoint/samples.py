@@ -1,4 +1,4 @@
-"""What is put into a checkpoint: sentences through its tokenizer, a picture or speech through its processor."""
+"""What is put into a checkpoint: sentences through its tokenizer, pictures and speech through a processor."""
 
 import dataclasses
 import json
@@ -49,7 +49,7 @@ assert len(_LABEL_TEXTS) == LABELS
 
 
 def clean(text: str) -> str:
-    """Text that a message can hold: surrogates, which a tokenizer's JSON may bring, replaced; of bounded length."""
+    """Text that a message can hold: without the surrogates that a tokenizer may bring, and not long."""
     return text.encode("utf-8", "replace").decode("utf-8")[:1000]
 
 
@@ -175,7 +175,7 @@ def _of_entry(entry: catalogue_pb2.CheckpointEntry, texts: Texts | None, folder)
 
 
 def text_rows(arch: Architecture, entry, texts: Texts) -> list[Row]:
-    """The entry's rows first, then the task's; empty where there is no tokenizer and the entry gives no tokens.
+    """The entry's rows first, then the task's; empty without a tokenizer and without the entry's tokens.
 
     `entry` is a CheckpointEntry or None.
     """
@@ -225,7 +225,7 @@ def read_speech(path: pathlib.Path) -> np.ndarray:
 
 
 def speech_features(arch: Architecture, rows: list[Row], shape: tuple[int, ...]) -> torch.Tensor:
-    """[rows, …] through the checkpoint's feature extractor; a missing row is the first one, a second later."""
+    """[rows, …] through the checkpoint's feature extractor; a missing row is the first, a second later."""
     extractor = transformers.AutoFeatureExtractor.from_pretrained(arch.folder, local_files_only=True)
     sounds = [read_speech(row.path) for row in rows][: shape[0]]
     while len(sounds) < shape[0]:

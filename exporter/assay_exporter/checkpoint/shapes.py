@@ -24,8 +24,9 @@ _SENTENCE_TASKS = {"feature-extraction", "sentence-similarity"}
 # Model types whose inputs want to know of each other (placeholders of pictures among a text's ids and the
 # like): a maker of inputs.py. Their ids are random, so that nothing is read off the outputs.
 _SPECIAL = {
-    "blip": "text_and_image", "llava": "llava", "llava_next_video": "llava_video", "idefics": "idefics", "idefics2": "idefics2",
-    "idefics3": "idefics3", "mllama": "mllama", "instructblip": "instructblip", "qwen2_vl": "qwen_vl",
+    "blip": "text_and_image", "llava": "llava", "llava_next_video": "llava_video", "idefics": "idefics",
+    "idefics2": "idefics2", "idefics3": "idefics3",
+    "mllama": "mllama", "instructblip": "instructblip", "qwen2_vl": "qwen_vl",
     "qwen3_vl": "qwen_vl", "imagegpt": "pixel_clusters", "splinter": "question",
     "vision-encoder-decoder": "image_to_decoder", "speech_to_text": "filterbank",
     "speech_to_text_2": "speech_decoder", "seamless_m4t": "seq2seq", "xclip": "video_and_labels",

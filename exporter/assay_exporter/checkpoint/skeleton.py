@@ -17,7 +17,7 @@ _SMALL = 1 << 16
 
 @contextlib.contextmanager
 def _without_storage(initial: dict[int, torch.Tensor]):
-    """Parameters that modules register go to the meta device; `initial` keeps values of small ones by id()."""
+    """Parameters that modules register go to the meta device; `initial` keeps small ones' values by id()."""
     own = torch.nn.Module.register_parameter
 
     def register(self, name, parameter):

@@ -2,7 +2,7 @@
 
 
 class Refused(Exception):
-    """Ends the export with `outcome`, one of the values of proto/assay/v1's Outcome that result.json may have."""
+    """Ends the export with `outcome`, one of the Outcomes that result.json may have."""
 
     outcome = "FAILED"
 

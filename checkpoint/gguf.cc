@@ -346,7 +346,7 @@ absl::StatusOr<uint64_t> Alignment(const GgufFile& file) {
 
 }  // namespace
 
-absl::StatusOr<GgufFile> ReadGguf(absl::Span<const uint8_t> bytes, std::shared_ptr<const void> owner) {
+absl::StatusOr<GgufFile> ReadGguf(absl::Span<const uint8_t> bytes, const std::shared_ptr<const void>& owner) {
   GgufFile file;
   Cursor cursor(bytes);
   char magic[4] = {};
@@ -376,8 +376,9 @@ absl::StatusOr<GgufFile> ReadGguf(absl::Span<const uint8_t> bytes, std::shared_p
   return file;
 }
 
-absl::StatusOr<Tensors> ReadGgufTensors(absl::Span<const uint8_t> bytes, std::shared_ptr<const void> owner) {
-  ASSAY_ASSIGN_OR_RETURN(GgufFile file, ReadGguf(bytes, std::move(owner)));
+absl::StatusOr<Tensors> ReadGgufTensors(absl::Span<const uint8_t> bytes,
+                                        const std::shared_ptr<const void>& owner) {
+  ASSAY_ASSIGN_OR_RETURN(GgufFile file, ReadGguf(bytes, owner));
   ASSAY_RETURN_IF_ERROR(NameTensors(file));
   return std::move(file.tensors);
 }

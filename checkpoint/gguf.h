@@ -27,7 +27,7 @@ struct GgufFile {
 // INVALID_ARGUMENT: no such file, or counts, lengths, types and offsets that are wrong or do not cover the
 // data in turn. UNIMPLEMENTED: another version, big-endian, a file that is one of several, a quantisation
 // that is not read. Time and memory are bounded by the file's length.
-absl::StatusOr<GgufFile> ReadGguf(absl::Span<const uint8_t> bytes, std::shared_ptr<const void> owner);
+absl::StatusOr<GgufFile> ReadGguf(absl::Span<const uint8_t> bytes, const std::shared_ptr<const void>& owner);
 
 // Gives tensors the names and layouts that transformers' classes have: CheckpointTensor.library_name,
 // relayout. UNIMPLEMENTED: an architecture whose names are not known. INVALID_ARGUMENT: metadata or shapes
@@ -35,6 +35,7 @@ absl::StatusOr<GgufFile> ReadGguf(absl::Span<const uint8_t> bytes, std::shared_p
 absl::Status NameTensors(GgufFile& file);
 
 // Both; what is wanted of a checkpoint.
-absl::StatusOr<Tensors> ReadGgufTensors(absl::Span<const uint8_t> bytes, std::shared_ptr<const void> owner);
+absl::StatusOr<Tensors> ReadGgufTensors(absl::Span<const uint8_t> bytes,
+                                        const std::shared_ptr<const void>& owner);
 
 }  // namespace assay::checkpoint

@@ -164,7 +164,7 @@ absl::Status CheckCover(std::vector<Extent> extents, uint64_t size) {
 }  // namespace
 
 absl::StatusOr<SafetensorsFile> ReadSafetensors(absl::Span<const uint8_t> bytes,
-                                                std::shared_ptr<const void> owner) {
+                                                const std::shared_ptr<const void>& owner) {
   if (bytes.size() < 8) return Invalid("too short for a safetensors file");
   uint64_t header_bytes = 0;
   for (int i = 7; i >= 0; --i) header_bytes = header_bytes << 8 | bytes[static_cast<size_t>(i)];

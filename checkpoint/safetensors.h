@@ -24,7 +24,7 @@ struct SafetensorsFile {
 // header that is too long or no such JSON, a name that is there twice, dtypes, shapes and offsets that are
 // wrong or do not cover the data exactly once. Time and memory are bounded by the header's length.
 absl::StatusOr<SafetensorsFile> ReadSafetensors(absl::Span<const uint8_t> bytes,
-                                                std::shared_ptr<const void> owner);
+                                                const std::shared_ptr<const void>& owner);
 
 // The file of each tensor, out of model.safetensors.index.json. INVALID_ARGUMENT: no such JSON, a tensor that
 // is there twice, more than 10,000 files, or one that is no plain file name.

@@ -283,7 +283,7 @@ TEST(Show, SaysWhatACheckpointShowed) {
   EXPECT_EQ(shown.exit_code, 0) << shown.err;
   EXPECT_THAT(shown.out,
               HasSubstr("checkpoint makers/bert: PASSED (no golden: structural checks only, unverified "
-                        "weights), evidence structural, trust unverified"));
+                        "weights, known answers not checked), evidence structural, trust unverified"));
   EXPECT_THAT(shown.out, HasSubstr("export PASSED in 12.300 s (program cached, no golden"));
   EXPECT_THAT(shown.out, HasSubstr("loaded 12 bound, 1 unexpected; safetensors"));
   EXPECT_THAT(shown.out, HasSubstr("The capital of France is ___ -> Paris (81 %) [eager: Paris, known]"));

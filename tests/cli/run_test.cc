@@ -90,7 +90,7 @@ TEST(Run, OfACheckpointSaysWhatIsMissing) {
 
   // Both in a batch file and by itself a checkpoint needs an exporter, and that is said before anything
   // starts.
-  const std::string empty = NewFolder();
+  const std::string empty = fs::path(NewFolder()).lexically_normal().string();
   const std::string batch = NewFolder() + "/mine.json";
   ASSERT_TRUE(WriteFileAtomically(batch, "{\"encoder_only\": [{\"checkpoint\": \"" + folder +
                                              "\", \"template\": \"bert\", \"task\": \"fill-mask\"}]}")

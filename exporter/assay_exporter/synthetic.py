@@ -68,6 +68,11 @@ _SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 
 
+# Where the library's own initialisation lets the signal die on its way (to 1e-40 and the like, which says nothing of
+# a program): matrices and kernels are drawn for their fan-in instead.
+_FAN_IN = {"mobilevit"}
+
+
 class SyntheticError(ValueError):
     """The model cannot be made."""
 
@@ -131,6 +136,13 @@ def _build(kind: Kind, settings: dict) -> torch.nn.Module:
     return _of_library(kind.model_class)(_of_library(kind.config_class)(**settings)).eval()
 
 
+@torch.no_grad()
+def _draw_for_fan_in(model: torch.nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)):
+            module.weight.normal_(std=(2 / module.weight[0].numel()) ** 0.5)
+
+
 def _bytes(model: torch.nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in model.parameters())
 
@@ -171,6 +183,8 @@ def make(kind: Kind, folder: pathlib.Path, max_bytes: int = MAX_BYTES) -> dict:
     settings, size, full = plan(kind, max_bytes)
     torch.manual_seed(SEED)
     model = _build(kind, settings)
+    if kind.name in _FAN_IN:
+        _draw_for_fan_in(model)
     shutil.rmtree(folder, ignore_errors=True)
     write = transformers.modeling_utils.safe_save_file
 

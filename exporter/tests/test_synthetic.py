@@ -4,6 +4,7 @@ import json
 
 import pytest
 import safetensors
+import torch
 import transformers
 
 from assay_exporter import synthetic
@@ -79,3 +80,10 @@ def test_a_class_of_another_library_is_left_out(known):
     assert "beit3" not in known
     assert len(known) > 130
     assert all(kind.template and kind.task for kind in known.values())
+
+
+def test_a_signal_that_would_die_does_not(known, tmp_path):
+    synthetic.make(known["mobilevit"], tmp_path / "made")
+    model = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "made").eval()
+    logits = model(torch.ones(1, 3, 256, 256).cumsum(-1) / 256).logits
+    assert 1e-10 < logits.abs().max() < 1e3  # 1e-38 without

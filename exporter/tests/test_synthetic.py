@@ -8,6 +8,7 @@ import torch
 import transformers
 
 from assay_exporter import synthetic
+from assay_exporter.checkpoint import architecture, verdict
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +88,10 @@ def test_a_signal_that_would_die_does_not(known, tmp_path):
     model = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "made").eval()
     logits = model(torch.ones(1, 3, 256, 256).cumsum(-1) / 256).logits
     assert 1e-10 < logits.abs().max() < 1e3  # 1e-38 without
+
+
+def test_classes_of_deprecated_models_are_found_and_nothing_outside_the_library(known):
+    assert architecture._named(known["van"].model_class).__name__ == "VanForImageClassification"
+    for name in ("os.system", "models.deprecated.van.modeling_van.torch", "transformers.models"):
+        with pytest.raises(verdict.Unsupported, match="no model class"):
+            architecture._named(name)

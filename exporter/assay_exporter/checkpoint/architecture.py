@@ -7,6 +7,7 @@ import pathlib
 import transformers
 from transformers.models.auto import modeling_auto
 
+from .. import builders
 from .verdict import Refused, Unsupported, one_line
 
 # The class for a task, where neither the request nor the configuration names one.
@@ -94,7 +95,16 @@ def _read_config(folder: pathlib.Path, gguf: str, catalogued: bool) -> transform
 
 def _named(name: str) -> type[transformers.PreTrainedModel]:
     bare = name.removeprefix("transformers.")
-    found = getattr(transformers, bare, None) if bare.isidentifier() else None
+    parts = bare.split(".")
+    if len(parts) == 1 and bare.isidentifier():
+        found = getattr(transformers, bare, None)
+    elif parts[0] == "models" and all(part.isidentifier() for part in parts):
+        try:  # deprecated models, which the library's root does not name
+            found = builders.resolve(f"transformers.{bare}")
+        except ValueError:
+            found = None
+    else:
+        found = None
     if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
         raise Unsupported(f"transformers {transformers.__version__} has no model class '{bare}'")
     return found

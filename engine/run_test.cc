@@ -221,6 +221,10 @@ class TestRun {
     } else {
       ASSAY_ASSIGN_OR_RETURN(weights, MockWeights(program.manifest(), Seed(program)));
     }
+    // After the weights: a checkpoint that could not be read for a golden has its verdict by now.
+    if (material.golden().inputs_size() != program.manifest().inputs_size()) {
+      return absl::InvalidArgumentError("there is no golden, so there are no inputs to run the program with");
+    }
     ASSAY_ASSIGN_OR_RETURN(std::unique_ptr<Plan> plan, Plan::Build(program, placement_));
     ASSAY_RETURN_IF_ERROR(plan->Bind(weights));
     // The plan holds what it uses. The mapping stays until the case's end was told: whoever measures the
@@ -242,8 +246,8 @@ class TestRun {
       v1::CheckResult checked = RunCheck(check, bound);
       any_held |= checked.outcome() == v1::PASSED;
       if (checked.outcome() != v1::PASSED && checked.outcome() != v1::SKIPPED) {
-        // A failure outweighs what could not be tried.
-        if (outcome == v1::PASSED || checked.outcome() == v1::FAILED) {
+        // The first failure is told: later ones may come of it. A failure outweighs what could not be tried.
+        if (outcome == v1::PASSED || (outcome != v1::FAILED && checked.outcome() == v1::FAILED)) {
           outcome = checked.outcome();
           done.set_message(absl::StrCat(check.name(), ": ", checked.message()));
         }

@@ -57,10 +57,6 @@ absl::Status ValidateCase(const v1::ModelTest& test, const v1::Case& c) {
     if (!c.golden_digest().empty()) return Invalid("the golden of mock weights is the program's own");
     return absl::OkStatus();
   }
-  // A checkpoint's program has no inputs of its own.
-  if (!c.program_digest().empty() && c.golden_digest().empty()) {
-    return Invalid("it has a program of its own, and no golden, so there are no inputs to run it with");
-  }
   // That numbers are compared with nothing is said, or it is an oversight.
   if (test.has_trained() && !HasGoldenCheck(c) && ReasonForNoGolden(test, c).empty()) {
     return Invalid("it has no golden check, and the test does not say why");

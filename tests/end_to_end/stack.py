@@ -11,7 +11,7 @@ import time
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
 BIN = pathlib.Path(os.environ.get("ASSAY_BUILD_DIR", SOURCE / "build" / "release")) / "bin"
 BATCHES = sorted((SOURCE / "models" / "batches").glob("batch_*_models.json"))
-PATIENCE = 120  # seconds until a condition that must come is given up
+PATIENCE = 240  # seconds until a condition that must come is given up
 
 
 def until(condition, what):

@@ -326,6 +326,25 @@ TEST(Real, AGoldenThatIsDamagedIsRefused) {
   ExpectFails(trace.Run(), "a trace, and no outputs");
 }
 
+// Weights that could not be read have no golden; the verdict is about them, not about the golden.
+TEST(Real, WithoutAGoldenTheCheckpointHasItsVerdictBeforeInputsAreMissed) {
+  RealCheckpoint real("bert");
+  WrittenTest sound = real.Write();
+  sound.test.mutable_case_(0)->clear_golden_digest();
+  v1::TestResult result = RunAltered(sound);
+  EXPECT_EQ(result.outcome(), v1::FAILED);
+  EXPECT_THAT(result.message(), HasSubstr("there is no golden, so there are no inputs"));
+  EXPECT_EQ(result.case_(0).load().missing_count(), 0u);
+
+  const std::string lost = real.tensors.back().name;
+  real.tensors.pop_back();
+  WrittenTest unfit = real.Write();
+  unfit.test.mutable_case_(0)->clear_golden_digest();
+  result = RunAltered(unfit);
+  EXPECT_EQ(result.outcome(), v1::FAILED);
+  EXPECT_THAT(result.message(), HasSubstr(lost));
+}
+
 TEST(Real, TestsThatContradictThemselvesAreRefused) {
   struct Wrong {
     void (*change)(v1::ModelTest& test);
@@ -334,8 +353,6 @@ TEST(Real, TestsThatContradictThemselvesAreRefused) {
   for (const Wrong& wrong : {
            Wrong{[](v1::ModelTest& t) { t.mutable_case_(0)->set_weights(v1::MOCK); },
                  "the golden of mock weights is the program's own"},
-           Wrong{[](v1::ModelTest& t) { t.mutable_case_(0)->clear_golden_digest(); },
-                 "no inputs to run it with"},
            Wrong{[](v1::ModelTest& t) { t.mutable_case_(0)->set_program_digest("../x"); }, "is no digest"},
            Wrong{[](v1::ModelTest& t) { t.mutable_trained()->set_weights_digest("x"); }, "is no digest"},
            Wrong{[](v1::ModelTest& t) {

@@ -61,6 +61,9 @@ def main(root):
     bert(root / "good" / "finetune", 2)
     sharded = bert(root / "good" / "sharded", 3, max_shard_size="20KB")
 
+    # Under the id of a catalogue entry's default checkpoint.
+    copy(good, root / "google-bert" / "bert-base-uncased")
+
     bad = root / "bad"
     layer = "bert.encoder.layer.1.attention.self.query.weight"
 

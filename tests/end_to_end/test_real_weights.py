@@ -144,6 +144,23 @@ class RealWeights(unittest.TestCase):
             self.assertIsNone(stack.workers["exporter-1"].poll(), "the worker is unharmed")
             self.assert_golden(stack.wait(stack.submit_entries(entry("good/bert")))[0])
 
+    def test_default_checkpoints_are_used_where_they_are_and_skipped_where_they_are_not(self):
+        with RealStack(workers=0) as stack:
+            stack.start_exporter()
+            until(lambda: "exporter" in stack.assay("workers"), "the exporter")
+            there, absent = stack.wait(stack.submit_entries(
+                {"name": "bert", "template": "bert", "task": "fill-mask"},
+                {"name": "mobilebert", "template": "bert", "task": "fill-mask"}))
+            self.assert_golden(there)
+            self.assertEqual(there["result"]["provenance"]["checkpoint"]["id"], "google-bert/bert-base-uncased")
+            self.assertEqual(case_of(there, "test_model_with_mock")["evidence"], "GOLDEN")
+            self.assertEqual(absent["result"]["outcome"], "PASSED", absent["result"].get("message"))
+            case = case_of(absent)
+            self.assertEqual((case["outcome"], case["reason"]), ("SKIPPED", "NO_WEIGHTS"))
+            total = json.loads(stack.assay("report", "-o", "json"))["coverage"]["total"]
+            self.assertEqual((total["real_passed"]["count"], total["real_passed_unverified"]["models"]), (0, ["bert"]),
+                             "nothing vouches for these weights")
+
     def test_without_an_exporter_a_checkpoint_waits_and_says_why(self):
         with RealStack(workers=1) as stack:
             batch, = stack.submit_entries(entry("good/bert"))

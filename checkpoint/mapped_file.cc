@@ -5,21 +5,17 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 
 #include "absl/status/status.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "common/file.h"
 
 namespace assay::checkpoint {
 namespace {
 
 namespace fs = std::filesystem;
-
-bool IsBelow(const fs::path& folder, const fs::path& path) {
-  return std::mismatch(folder.begin(), folder.end(), path.begin(), path.end()).first == folder.end();
-}
 
 // The blobs of the cache that a snapshot belongs to; empty where the folder is no snapshot.
 fs::path BlobsOf(const fs::path& folder) {
@@ -40,15 +36,15 @@ absl::StatusOr<fs::path> ResolveInside(const fs::path& folder, const std::string
   if (error) return absl::ErrnoToStatus(error.value(), folder.string());
   const fs::path target = fs::canonical(root / name, error);
   if (error) return absl::ErrnoToStatus(error.value(), (folder / name).string());
-  if (IsBelow(root, target)) return target;
+  if (LiesBelow(target, root)) return target;
   const fs::path blobs = BlobsOf(root);
-  if (!blobs.empty() && IsBelow(blobs, target)) return target;
+  if (!blobs.empty() && LiesBelow(target, blobs)) return target;
   return absl::InvalidArgumentError(
       absl::StrCat((folder / name).string(), ": a link out of its folder, to ", target.string()));
 }
 
 absl::StatusOr<std::shared_ptr<const MappedFile>> MappedFile::Open(const fs::path& path) {
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
   if (fd < 0) return absl::ErrnoToStatus(errno, path.string());
   struct stat info {};
   if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {

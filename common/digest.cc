@@ -5,6 +5,13 @@
 #include "absl/strings/escaping.h"
 
 namespace assay {
+namespace {
+
+bool IsLowerHex(absl::string_view text, size_t digits) {
+  return text.size() == digits && text.find_first_not_of("0123456789abcdef") == absl::string_view::npos;
+}
+
+}  // namespace
 
 struct Sha256::Context {
   EVP_MD_CTX* evp = EVP_MD_CTX_new();
@@ -31,8 +38,8 @@ std::string Sha256Hex(absl::string_view content) {
   return hash.FinishHex();
 }
 
-bool IsDigest(absl::string_view text) {
-  return text.size() == 64 && text.find_first_not_of("0123456789abcdef") == absl::string_view::npos;
-}
+bool IsDigest(absl::string_view text) { return IsLowerHex(text, 64); }
+
+bool IsGitSha1(absl::string_view text) { return IsLowerHex(text, 40); }
 
 }  // namespace assay

@@ -12,6 +12,8 @@ std::string Sha256Hex(absl::string_view content);
 
 // True for exactly 64 lower-case hex digits. Check before a digest becomes part of a path.
 bool IsDigest(absl::string_view text);
+// True for exactly 40 lower-case hex digits: a commit, or what git names content by.
+bool IsGitSha1(absl::string_view text);
 
 // SHA-256 of content that arrives in pieces. Not thread-safe.
 class Sha256 {

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <system_error>
@@ -85,6 +86,10 @@ absl::Status WriteFileAtomically(const std::filesystem::path& path, absl::string
   if (::rename(beside.c_str(), path.c_str()) != 0) return Errno(errno, "cannot write", path);
   std::move(remove).Cancel();
   return durable ? SyncFolder(folder) : absl::OkStatus();
+}
+
+bool LiesBelow(const std::filesystem::path& path, const std::filesystem::path& folder) {
+  return std::mismatch(folder.begin(), folder.end(), path.begin(), path.end()).first == folder.end();
 }
 
 }  // namespace assay

@@ -19,4 +19,7 @@ absl::StatusOr<std::string> ReadFile(const std::filesystem::path& path, size_t m
 absl::Status WriteFileAtomically(const std::filesystem::path& path, absl::string_view content,
                                  bool durable = false);
 
+// True where `path` is `folder` or below it, by their names alone: give both canonical.
+bool LiesBelow(const std::filesystem::path& path, const std::filesystem::path& folder);
+
 }  // namespace assay

@@ -13,6 +13,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "common/status_macros.h"
+#include "common/utf8.h"
 #include "engine/tolerance.h"
 #include "engine/validate_check.h"
 
@@ -181,23 +182,6 @@ absl::StatusOr<ReadAnswer> ReadNearest(const v1::Answer& answer, const v1::Manif
   return ReadAnswer{Label(answer, near[0].second), absl::StrJoin(shown, ", ")};
 }
 
-// Bytes of the UTF-8 sequence at the beginning of `text` and its code point; 0 bytes where it is none
-// (RFC 3629: shortest form, no surrogates, up to U+10FFFF).
-std::pair<size_t, uint32_t> Decode(absl::string_view text) {
-  const auto byte = [&](size_t i) { return static_cast<uint8_t>(text[i]); };
-  if (byte(0) < 0x80) return {1, byte(0)};
-  const size_t length = byte(0) >= 0xf0 ? 4 : byte(0) >= 0xe0 ? 3 : 2;
-  if (byte(0) < 0xc2 || byte(0) > 0xf4 || text.size() < length) return {0, 0};
-  uint32_t code = byte(0) & (0xffu >> (length + 1));
-  for (size_t i = 1; i < length; ++i) {
-    if ((byte(i) & 0xc0) != 0x80) return {0, 0};
-    code = code << 6 | (byte(i) & 0x3fu);
-  }
-  const bool shortest = code >= (length == 4 ? 0x10000u : length == 3 ? 0x800u : 0x80u);
-  if (!shortest || code > 0x10ffff || (code >= 0xd800 && code <= 0xdfff)) return {0, 0};
-  return {length, code};
-}
-
 // What moves a cursor, changes a terminal or turns the reading direction of what stands around it.
 bool MustEscape(uint32_t code) {
   return code < 0x20 || (code >= 0x7f && code < 0xa0) || code == 0x61c ||
@@ -231,7 +215,7 @@ std::string ForPeople(absl::string_view text) {
       shown += "…";
       break;
     }
-    const auto [length, code] = Decode(text);
+    const auto [length, code] = FirstCharacter(text);
     if (length == 0) {
       shown += "\xef\xbf\xbd";  // U+FFFD
     } else if (code == '\n') {

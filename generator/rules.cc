@@ -10,7 +10,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "common/checkpoint_name.h"
 #include "common/digest.h"
+#include "common/utf8.h"
 #include "generator/names.h"
 
 namespace assay::generator {
@@ -39,24 +41,9 @@ std::string StringProblem(absl::string_view text) {
   if (text.size() > kMaxStringBytes)
     return absl::StrCat("is longer than ", kMaxStringBytes, " bytes: ", text.size());
   for (size_t i = 0; i < text.size();) {
-    const auto c = static_cast<unsigned char>(text[i]);
-    if (c < 0x20 || c == 0x7f) return "has a control character";
-    if (c < 0x80) {
-      ++i;
-      continue;
-    }
-    // RFC 3629: length by the lead byte, no overlong form, no surrogate, nothing beyond U+10FFFF.
-    const size_t length = c >= 0xf0 ? 4 : c >= 0xe0 ? 3 : 2;
-    if (c < 0xc2 || c > 0xf4 || i + length > text.size()) return "is not UTF-8";
-    uint32_t code = c & (0xff >> (length + 1));
-    for (size_t k = 1; k < length; ++k) {
-      const auto next = static_cast<unsigned char>(text[i + k]);
-      if ((next & 0xc0) != 0x80) return "is not UTF-8";
-      code = code << 6 | (next & 0x3f);
-    }
-    constexpr uint32_t kLeast[] = {0, 0, 0x80, 0x800, 0x10000};
-    if (code < kLeast[length] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000)) return "is not UTF-8";
-    if (code < 0xa0) return "has a control character";
+    const auto [length, code] = FirstCharacter(text.substr(i));
+    if (length == 0) return "is not UTF-8";
+    if (code < 0x20 || (code >= 0x7f && code < 0xa0)) return "has a control character";
     i += length;
   }
   return "";
@@ -236,22 +223,6 @@ void ExamineEssential(const v1::ModelTest& test, const Named& absent, absl::stri
   Add(problems, {}, absl::StrCat("has no case ", case_name));
 }
 
-// What may stand behind the '@' of a checkpoint: a branch, tag, commit or "refs/pr/3", by git's own rules as
-// far as they matter to a path and a URL.
-bool IsRevision(absl::string_view revision) {
-  return revision.size() <= 200 && absl::ascii_isalnum(revision[0]) && revision.back() != '/' &&
-         !absl::StrContains(revision, "..") && !absl::StrContains(revision, "//") &&
-         std::all_of(revision.begin(), revision.end(), [](char c) {
-           return absl::ascii_isalnum(c) || absl::string_view("._-/").find(c) != absl::string_view::npos;
-         });
-}
-
-bool IsCommit(absl::string_view commit) {
-  return commit.size() == 40 && std::all_of(commit.begin(), commit.end(), [](char c) {
-           return absl::ascii_isdigit(c) || (c >= 'a' && c <= 'f');
-         });
-}
-
 }  // namespace
 
 std::string FormatPath(const Path& path) {
@@ -377,16 +348,8 @@ void ExamineClass(absl::string_view name, const Path& path, Problems* problems) 
 }
 
 void ExamineCheckpoint(absl::string_view id, const Path& path, Problems* problems) {
-  if (id.empty()) return;
-  const std::vector<absl::string_view> parts = absl::StrSplit(id, '/');
-  const bool fine =
-      id.size() <= 200 && parts.size() <= 2 &&
-      std::all_of(parts.begin(), parts.end(), [](absl::string_view part) {
-        return !part.empty() && part[0] != '.' && std::all_of(part.begin(), part.end(), [](char c) {
-          return absl::ascii_isalnum(c) || c == '_' || c == '-' || c == '.';
-        });
-      });
-  if (!fine) Add(problems, path, absl::StrCat("must be like 'name' or 'organisation/name', is ", Quoted(id)));
+  if (id.empty() || CheckCheckpointId(id).ok()) return;
+  Add(problems, path, absl::StrCat("must be like 'owner/name' or 'name', is ", Quoted(id)));
 }
 
 void ExamineCheckpointRef(const v1::CheckpointRef& ref, const Path& path, Problems* problems) {
@@ -402,22 +365,18 @@ void ExamineCheckpointRef(const v1::CheckpointRef& ref, const Path& path, Proble
       }
     }
     if (id == "/") Add(problems, Join(path, "id"), "is the root of all folders");
-  } else {
-    Problems of_id;
-    ExamineCheckpoint(id, path, &of_id);
-    if (!of_id.empty()) {
-      Add(problems, Join(path, "id"),
-          absl::StrCat("must be like 'owner/name', 'owner/name@revision' or an absolute folder, is ",
-                       Quoted(id)));
-    }
+  } else if (!CheckCheckpointId(id).ok()) {
+    Add(problems, Join(path, "id"),
+        absl::StrCat("must be like 'owner/name', 'owner/name@revision' or an absolute folder, is ",
+                     Quoted(id)));
   }
   if (!ref.revision().empty() && folder) {
     Add(problems, Join(path, "revision"), "is of a hub: a folder has none");
-  } else if (!ref.revision().empty() && !IsRevision(ref.revision())) {
+  } else if (!ref.revision().empty() && !CheckRevision(ref.revision()).ok()) {
     Add(problems, Join(path, "revision"),
         absl::StrCat("must be a branch, tag or commit, is ", Quoted(ref.revision())));
   }
-  if (!ref.commit().empty() && (folder || !IsCommit(ref.commit()))) {
+  if (!ref.commit().empty() && (folder || !IsGitSha1(ref.commit()))) {
     Add(problems, Join(path, "commit"),
         absl::StrCat("must be 40 lower-case hex digits, and is only of a hub; is ", Quoted(ref.commit())));
   }

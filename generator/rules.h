@@ -52,7 +52,7 @@ void ExamineOriginalName(absl::string_view original, absl::string_view name, con
 void ExamineArchType(absl::string_view arch_type, const Path& path, std::vector<Problem>* problems);
 // A dotted Python name such as "transformers.BertForMaskedLM".
 void ExamineClass(absl::string_view name, const Path& path, std::vector<Problem>* problems);
-// "name" or "organisation/name" of the hub; it becomes a folder below a worker's checkpoint root.
+// An id of the hub (CheckCheckpointId), or empty.
 void ExamineCheckpoint(absl::string_view id, const Path& path, std::vector<Problem>* problems);
 
 // An id as above or an absolute folder without "..", a revision such as a branch, tag or commit, a commit in

@@ -10,10 +10,11 @@
 //
 // What Assay notes for itself lies where the Python library does not look:
 //
-//   <cache>/.locks/assay/models--owner--name/<commit>.json   files of the repository at this commit, with
-//   hashes <cache>/.locks/assay/models--owner--name/<commit>.use    time of change: last use; locked (shared)
-//   by who uses it <cache>/.locks/assay/models--owner--name/<etag>.mine     Assay downloaded this blob:
-//   "<size> <commit>" <cache>/.locks/assay/budget.lock                         held while room is made
+//   <cache>/.locks/assay/budget.lock                  held while room is made
+//   <cache>/.locks/assay/models--owner--name/
+//     <commit>.json    files of the repository at this commit, with their hashes
+//     <commit>.use     time of change: last use; locked (shared) by who uses it
+//     <etag>.mine      Assay downloaded this blob: "<size> <commit>"
 #pragma once
 
 #include <cstdint>

@@ -5,7 +5,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <map>
@@ -20,12 +19,6 @@
 
 namespace assay::hub {
 namespace {
-
-bool IsLowerHex(absl::string_view text, size_t digits) {
-  return text.size() == digits && std::all_of(text.begin(), text.end(), [](char c) {
-           return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
-         });
-}
 
 // What changes when a file's content does. The kind of hash is part of it.
 using Identity = std::tuple<dev_t, ino_t, off_t, int64_t, int64_t, size_t>;
@@ -57,9 +50,6 @@ void Remember(const Identity& identity, absl::string_view hash) {
 }
 
 }  // namespace
-
-bool IsSha256(absl::string_view text) { return IsLowerHex(text, 64); }
-bool IsGitSha1(absl::string_view text) { return IsLowerHex(text, 40); }
 
 struct ContentHash::Context {
   EVP_MD_CTX* evp = EVP_MD_CTX_new();

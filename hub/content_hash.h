@@ -11,12 +11,11 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "common/digest.h"
 
 namespace assay::hub {
 
-bool IsSha256(absl::string_view text);   // 64 lower-case hex digits
-bool IsGitSha1(absl::string_view text);  // 40 lower-case hex digits; also a commit's form
-inline bool IsContentHash(absl::string_view text) { return IsSha256(text) || IsGitSha1(text); }
+inline bool IsContentHash(absl::string_view text) { return IsDigest(text) || IsGitSha1(text); }
 
 // Content that arrives in pieces. Not thread-safe.
 class ContentHash {

@@ -4,6 +4,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "common/file.h"
 #include "hub/hub.h"
 #include "hub/selection.h"
 
@@ -12,10 +13,6 @@ namespace assay::hub {
 namespace fs = std::filesystem;
 
 namespace {
-
-bool LiesBelow(const fs::path& path, const fs::path& root) {
-  return std::mismatch(root.begin(), root.end(), path.begin(), path.end()).first == root.end();
-}
 
 bool IsWeights(absl::string_view name) {
   return !absl::StrContains(name, '/') &&

@@ -20,6 +20,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "common/checkpoint_name.h"
+#include "common/digest.h"
 #include "common/file.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
@@ -28,7 +30,6 @@
 #include "hub/client.h"
 #include "hub/content_hash.h"
 #include "hub/lock.h"
-#include "hub/name.h"
 #include "hub/selection.h"
 
 namespace assay::hub {
@@ -366,7 +367,7 @@ class Search {
             return absl::DataLossError(absl::StrCat(file.path.string(), " is spoilt: the hub says ", expected,
                                                     ", its content has ", hash));
           }
-          if (IsSha256(expected)) file.hub_sha256 = expected;
+          if (IsDigest(expected)) file.hub_sha256 = expected;
           return absl::OkStatus();
         }));
     bool any = false;
@@ -399,7 +400,7 @@ class CachingHub final : public Hub {
   absl::StatusOr<Found> Find(const std::string& id, const std::string& revision, Need need,
                              const FindOptions& find_options) override {
     const std::string asked = revision.empty() ? "main" : revision;
-    ASSAY_RETURN_IF_ERROR(CheckId(id));
+    ASSAY_RETURN_IF_ERROR(CheckCheckpointId(id));
     ASSAY_RETURN_IF_ERROR(CheckRevision(asked));
     if (!find_options.gguf_file.empty() && !IsPlainName(find_options.gguf_file)) {
       return absl::InvalidArgumentError(absl::StrCat("'", find_options.gguf_file, "' is no name of a file"));

@@ -62,8 +62,7 @@ enum class Need {
 struct FoundFile {
   std::string name;            // in the repository, e.g. "model-00001-of-00002.safetensors"
   std::filesystem::path path;  // absolute; for the cache a link in the snapshot
-  std::string
-      hub_sha256;  // what the hub gives: 64 hex digits; empty where it gives none (small files, folders)
+  std::string hub_sha256;      // empty where the hub gives none (small files, folders)
   bool weights = false;
 };
 
@@ -81,13 +80,6 @@ struct Found {
   std::shared_ptr<const void> in_use;
 };
 
-// "owner/name" or "owner/name@revision"; without revision "main". INVALID_ARGUMENT where either is malformed.
-struct Name {
-  std::string id;
-  std::string revision;
-};
-absl::StatusOr<Name> ParseName(absl::string_view text);
-
 struct FindOptions {
   // A GGUF file of the repository to fetch instead of safetensors; empty: safetensors, else the GGUF file
   // whose quantisation is the most exact that Assay reads.
@@ -103,16 +95,16 @@ class Hub {
   static absl::StatusOr<std::unique_ptr<Hub>> Open(HubOptions options);
   virtual ~Hub() = default;
 
-  // id: "owner/name"; revision: branch, tag or commit, empty: "main". With a commit of 40 hex digits whose
-  // files are in the cache there is no network at all; another revision is resolved by the hub, or, offline
-  // or where the hub cannot be reached, by what the cache remembers of it.
+  // id, revision: as common/checkpoint_name.h has them; no revision: "main". With a commit of 40 hex digits
+  // whose files are in the cache there is no network at all; another revision is resolved by the hub, or,
+  // offline or where the hub cannot be reached, by what the cache remembers of it.
   //
   // INVALID_ARGUMENT: id or revision malformed.
   // NOT_FOUND: the hub knows no such repository, revision or gguf_file.
   // PERMISSION_DENIED: gated or private; the message says how to get in.
   // FAILED_PRECONDITION: the checkpoint itself is refused: no config.json, no weights, pickles alone, an
-  // index that
-  //   names a missing file, a link that leads out of the repository's folder, a file beyond the limits.
+  // index that names a missing file, a link that leads out of the repository's folder, a file beyond the
+  // limits.
   // UNAVAILABLE: network, 5xx, 429 after retries, or offline and not in the cache; the message says which.
   // RESOURCE_EXHAUSTED: disk or budget. DATA_LOSS: hash or length wrong even after a fresh fetch; names the
   // file. CANCELLED: FindOptions.cancelled. Else what the file system says.

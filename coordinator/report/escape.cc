@@ -6,39 +6,12 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "common/utf8.h"
 
 namespace assay::report {
 namespace {
 
 constexpr absl::string_view kReplacement = "\xEF\xBF\xBD";
-
-// Length of the well-formed UTF-8 sequence at the start of `text`, and its code point; 0: malformed.
-size_t DecodeOne(absl::string_view text, uint32_t& code) {
-  auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
-  const unsigned char first = byte(0);
-  if (first < 0x80) {
-    code = first;
-    return 1;
-  }
-  size_t length;
-  uint32_t smallest;
-  if ((first & 0xE0) == 0xC0) {
-    length = 2, code = first & 0x1F, smallest = 0x80;
-  } else if ((first & 0xF0) == 0xE0) {
-    length = 3, code = first & 0x0F, smallest = 0x800;
-  } else if ((first & 0xF8) == 0xF0) {
-    length = 4, code = first & 0x07, smallest = 0x10000;
-  } else {
-    return 0;
-  }
-  if (text.size() < length) return 0;
-  for (size_t i = 1; i < length; ++i) {
-    if ((byte(i) & 0xC0) != 0x80) return 0;
-    code = (code << 6) | (byte(i) & 0x3F);
-  }
-  if (code < smallest || code > 0x10FFFF || (code >= 0xD800 && code <= 0xDFFF)) return 0;
-  return length;
-}
 
 // The Char production of XML 1.0, less carriage returns, which a parser would turn into line feeds, and the
 // C1 controls, which a terminal may obey.
@@ -54,8 +27,7 @@ std::string CleanText(absl::string_view text) {
   std::string clean;
   clean.reserve(text.size());
   for (size_t at = 0; at < text.size();) {
-    uint32_t code = 0;
-    const size_t length = DecodeOne(text.substr(at), code);
+    const auto [length, code] = FirstCharacter(text.substr(at));
     if (length > 0 && MayStand(code)) {
       absl::StrAppend(&clean, text.substr(at, length));
     } else {

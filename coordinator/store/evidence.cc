@@ -1,6 +1,5 @@
 #include "coordinator/store/evidence.h"
 
-#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -12,12 +11,6 @@ namespace assay::coordinator {
 namespace {
 
 // Of what follows: why the result is not believed; empty where it is.
-
-bool IsCommit(const std::string& text) {
-  return text.size() == 40 && std::all_of(text.begin(), text.end(), [](char c) {
-           return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
-         });
-}
 
 std::string DoubtOfExport(const v1::Job& job, const v1::TestResult& result) {
   const v1::ExportResult& made = result.export_();
@@ -33,11 +26,11 @@ std::string DoubtOfExport(const v1::Job& job, const v1::TestResult& result) {
     return absl::StrCat("the export is of checkpoint '", resolved.id(), "', and '", asked.id(),
                         "' was asked for");
   }
-  if (!resolved.commit().empty() && !IsCommit(resolved.commit())) {
+  if (!resolved.commit().empty() && !IsGitSha1(resolved.commit())) {
     return absl::StrCat("the export resolved its checkpoint to '", resolved.commit(),
                         "', which is no commit");
   }
-  if (IsCommit(asked.revision()) && !resolved.commit().empty() && resolved.commit() != asked.revision()) {
+  if (IsGitSha1(asked.revision()) && !resolved.commit().empty() && resolved.commit() != asked.revision()) {
     return absl::StrCat("the export is of commit ", resolved.commit(), ", and ", asked.revision(),
                         " was asked for");
   }

@@ -1,6 +1,7 @@
 // hub_fetch ID[@REVISION] [config|tokenizer|everything]: finds or fetches a checkpoint as the environment
 // says (HF_HOME, HF_ENDPOINT, …), and prints folder, commit, whether it is verified, and each file. For
 // tests.
+#include <algorithm>
 #include <cstdio>
 #include <string>
 
@@ -22,11 +23,11 @@ int main(int argc, char** argv) {
   };
   if (const absl::Status logging = assay::StartLogging("hub_fetch", "info"); !logging.ok())
     return fail(logging);
-  const absl::StatusOr<assay::hub::Name> name = assay::hub::ParseName(argv[1]);
-  if (!name.ok()) return fail(name.status());
+  const std::string name = argv[1];
+  const size_t at = std::min(name.find('@'), name.size());
   auto hub = assay::hub::Hub::Open(assay::hub::HubOptions::FromEnvironment());
   if (!hub.ok()) return fail(hub.status());
-  const auto found = (*hub)->Find(name->id, name->revision, need);
+  const auto found = (*hub)->Find(name.substr(0, at), name.substr(std::min(at + 1, name.size())), need);
   if (!found.ok()) return fail(found.status());
   std::printf("folder %s\ncommit %s\nverified %s\n", found->folder.c_str(), found->commit.c_str(),
               found->verified ? "yes" : "no");

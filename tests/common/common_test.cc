@@ -9,6 +9,8 @@
 #include "common/id.h"
 #include "common/logging.h"
 #include "common/textproto.h"
+#include "common/utf8.h"
+#include "common/zstd_frame.h"
 #include "tests/matchers.h"
 
 namespace assay {
@@ -34,6 +36,13 @@ TEST(Digest, WhatIsNoDigestIsRefused) {
   EXPECT_FALSE(IsDigest("../../etc/passwd"));
   EXPECT_FALSE(IsDigest(std::string(64, 'A')));
   EXPECT_FALSE(IsDigest(std::string(65, 'a')));
+}
+
+TEST(Digest, ACommitIsFortyLowerCaseHexDigits) {
+  EXPECT_TRUE(IsGitSha1(std::string(40, 'a')));
+  for (const std::string& bad : {std::string(), std::string(39, 'a'), std::string(40, 'A'), Sha256Hex("x")}) {
+    EXPECT_FALSE(IsGitSha1(bad)) << bad;
+  }
 }
 
 class FileTest : public ::testing::Test {
@@ -102,6 +111,43 @@ TEST(TextProto, RoundTripsInOneForm) {
   EXPECT_THAT(ParseTextProto(text, back), IsEmpty());
   EXPECT_EQ(back.SerializeAsString(), test.SerializeAsString());
   EXPECT_EQ(FormatTextProto(back), text);
+}
+
+TEST(LiesBelow, ByWholePartsOfThePath) {
+  EXPECT_TRUE(LiesBelow("/a/b", "/a"));
+  EXPECT_TRUE(LiesBelow("/a", "/a"));
+  EXPECT_FALSE(LiesBelow("/ab", "/a"));
+  EXPECT_FALSE(LiesBelow("/a", "/a/b"));
+}
+
+TEST(FirstCharacter, TakesTheShortestFormAlone) {
+  for (const auto& [text, code] :
+       std::initializer_list<std::pair<absl::string_view, uint32_t>>{{"a", 'a'},
+                                                                     {"\u00e9x", 0xe9},
+                                                                     {"\u20ac", 0x20ac},
+                                                                     {"\U0001f600", 0x1f600},
+                                                                     {"\U0010ffff", 0x10ffff}}) {
+    EXPECT_EQ(FirstCharacter(text).code, code) << text;
+    EXPECT_GT(FirstCharacter(text).bytes, 0u) << text;
+  }
+  // Overlong, a surrogate, beyond the last, cut, a continuation byte alone.
+  for (const absl::string_view bad : {"\xc0\x80", "\xe0\x80\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80",
+                                      "\xe2\x82", "\x80", "\xff", "\xc3("}) {
+    EXPECT_EQ(FirstCharacter(bad).bytes, 0u) << bad;
+  }
+}
+
+TEST(ZstdFrame, OneWholeFrameWithChecksumAndNothingElse) {
+  const auto file = CompressFrame("content");
+  ASSERT_THAT(file, IsOk());
+  EXPECT_THAT(DecompressFrame("golden", *file), IsOkAndHolds(std::string("content")));
+  const auto refused = StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("not a golden file"));
+  EXPECT_THAT(DecompressFrame("golden", "content"), refused);
+  EXPECT_THAT(DecompressFrame("golden", *file + "x"), refused);
+  EXPECT_THAT(DecompressFrame("golden", file->substr(0, file->size() - 1)), refused);
+  std::string flipped = *file;
+  flipped[flipped.size() - 6] ^= 1;
+  EXPECT_THAT(DecompressFrame("golden", flipped), refused);
 }
 
 TEST(TextProto, ErrorsNameFileLineAndColumn) {

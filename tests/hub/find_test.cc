@@ -23,27 +23,7 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
-TEST(NameTest, WithAndWithoutRevision) {
-  ASSERT_OK_AND_ASSIGN(const Name plain, ParseName("google-bert/bert-base_uncased.v1"));
-  EXPECT_EQ(plain.id, "google-bert/bert-base_uncased.v1");
-  EXPECT_EQ(plain.revision, "main");
-  ASSERT_OK_AND_ASSIGN(const Name pinned, ParseName("a/b@refs/pr/1"));
-  EXPECT_EQ(pinned.id, "a/b");
-  EXPECT_EQ(pinned.revision, "refs/pr/1");
-}
-
-TEST(NameTest, WhatCouldLeaveItsFolderIsNoName) {
-  for (const char* bad :
-       {"",         "bert",   "a/b/c",   "/b",       "a/",     "../b",  "a/..",     "a/b..c", "a--x/b",
-        "a/b c",    "a/b\n",  "a/.b",    "a/b.",     "a\\b/c", "a/b@",  "a/b@../x", "a/b@/x", "a/b@x/",
-        "a/b@x//y", "a/b@-x", "a/b@x y", "a/b@.git", "a/b?x",  "a/b#x", "a/%2e%2e"}) {
-    EXPECT_THAT(ParseName(bad), StatusIs(absl::StatusCode::kInvalidArgument)) << bad;
-  }
-  EXPECT_THAT(ParseName(std::string("a/b\0c", 5)), StatusIs(absl::StatusCode::kInvalidArgument));
-  EXPECT_THAT(ParseName("a/" + std::string(97, 'x')), StatusIs(absl::StatusCode::kInvalidArgument));
-}
-
-TEST(NameTest, FindChecksNamesToo) {
+TEST(NameTest, FindChecksNames) {
   TemporaryFolder cache;
   HubOptions options;
   options.cache_dir = cache.path();
@@ -55,6 +35,24 @@ TEST(NameTest, FindChecksNamesToo) {
   find_options.gguf_file = "../../x.gguf";
   EXPECT_THAT(hub->Find("a/b", "main", Need::kEverything, find_options),
               StatusIs(absl::StatusCode::kInvalidArgument));
+}
+
+// As the oldest repositories are named.
+TEST(NameTest, ANameWithoutOwnerIsFoundInTheCache) {
+  TemporaryFolder cache;
+  const std::string commit(40, 'a');
+  const fs::path repository = cache.path() / "models--gpt2";
+  fs::create_directories(repository / "snapshots" / commit);
+  fs::create_directories(repository / "refs");
+  std::ofstream(repository / "snapshots" / commit / "config.json") << "{}";
+  std::ofstream(repository / "refs" / "main") << commit;
+  HubOptions options;
+  options.cache_dir = cache.path();
+  options.offline = true;
+  ASSERT_OK_AND_ASSIGN(const auto hub, Hub::Open(options));
+  ASSERT_OK_AND_ASSIGN(const Found found, hub->Find("gpt2", "", Need::kConfig));
+  EXPECT_EQ(found.commit, commit);
+  EXPECT_EQ(found.folder.filename(), commit);
 }
 
 TEST(OpenTest, WhatCannotBeIsSaid) {

@@ -46,7 +46,9 @@ Verdict OfFinding(const ExportJob& job) {
   const absl::Status& status = job.found.status();
   const std::string message(status.message());
   const bool is_default = job.assignment.default_checkpoint();
-  const bool pickles = absl::IsFailedPrecondition(status) && absl::StrContains(message, "pickle");
+  // The hub's words (hub/selection.cc); a repository may well have a pickle in its name.
+  const bool pickles =
+      absl::IsFailedPrecondition(status) && absl::StrContains(message, "the weights are pickles alone");
   if (is_default && (absl::IsNotFound(status) || pickles)) {
     return {v1::SKIPPED, message, kNoWeights, 0};
   }
@@ -62,6 +64,18 @@ Verdict OfFinding(const ExportJob& job) {
   if (absl::IsFailedPrecondition(status)) return {v1::FAILED, message, "", 0};
   return Infrastructure(absl::StrCat("checkpoint ", job.assignment.checkpoint().id(), " cannot be had"),
                         status);
+}
+
+// Names of pickles and of their index, in order.
+std::vector<std::string> PicklesIn(const fs::path& folder) {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (fs::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
+    const std::string name = entry->path().filename().string();
+    if (absl::EndsWith(name, ".bin") || absl::EndsWith(name, ".bin.index.json")) names.push_back(name);
+  }
+  std::sort(names.begin(), names.end());
+  return names;
 }
 
 std::string TextOf(const Json& json, const char* field) {
@@ -157,14 +171,19 @@ class ExportStage::Work {
     if (type.empty()) {
       return {v1::UNSUPPORTED, "config.json has no model_type: nothing says which architecture it is", "", 0};
     }
-    if (const std::string wanted = CatalogueModelType(); !wanted.empty() && wanted != type) {
-      return {v1::FAILED,
-              absl::StrCat("config.json is of another class: its model_type is ", type, ", model ",
-                           job_.assignment.model().name(), " is ", wanted),
-              "", 0};
+    if (Verdict verdict = CheckModelType("config.json is of another class: its model_type is ", type);
+        verdict.over()) {
+      return verdict;
     }
     config_json_ = *text;
     return {};
+  }
+
+  Verdict CheckModelType(absl::string_view whose, const std::string& type) const {
+    const std::string wanted = CatalogueModelType();
+    if (wanted.empty() || wanted == type) return {};
+    return {v1::FAILED, absl::StrCat(whose, type, ", model ", job_.assignment.model().name(), " is ", wanted),
+            "", 0};
   }
 
   // What the catalogue's program was exported from; empty where there is none that says.
@@ -198,6 +217,8 @@ class ExportStage::Work {
       return {};
     }
     weights_digest_ = opened->Digest();
+    // Its configuration is inside, and a config.json beside it decides nothing.
+    if (absl::StartsWith(opened->format(), "GGUF")) config_json_.clear();
     Log(absl::StrCat("weights: ", opened->format(), ", ", opened->tensors().size(), " tensors, ",
                      opened->bytes(), " bytes, digest ", weights_digest_));
     const std::string& pinned = job_.assignment.checkpoint().weights_digest();
@@ -212,11 +233,19 @@ class ExportStage::Work {
   // Pickles become a safetensors file, made in the sandbox or found made.
   Verdict Convert() {
     Json origin = {{"kind", "weights"}, {"exporter", stage_.exporter_->identity().Text()}};
-    for (const hub::FoundFile& file : found_.files) {
-      if (!file.weights) continue;
-      const auto digest = FileDigest(file.path);
+    // Of all that the exporter may read: a folder's pickles are not among its found files.
+    bool verified = found_.verified;
+    const std::vector<std::string> pickles = PicklesIn(found_.folder);
+    if (pickles.empty()) {
+      return {v1::UNSUPPORTED, absl::StrCat(found_.folder.string(), ": no pytorch_model.bin to convert"), "",
+              0};
+    }
+    for (const std::string& name : pickles) {
+      const auto digest = FileDigest(found_.folder / name);
       if (!digest.ok()) return Infrastructure("a pickle cannot be read", digest.status());
-      origin["files"].push_back(absl::StrCat(file.name, "=", *digest));
+      origin["files"].push_back(absl::StrCat(name, "=", *digest));
+      verified = verified && std::any_of(found_.files.begin(), found_.files.end(),
+                                         [&](const hub::FoundFile& file) { return file.name == name; });
     }
     const std::string key = Sha256Hex(origin.dump());
     KeyLock lock(&stage_, key);
@@ -252,7 +281,7 @@ class ExportStage::Work {
       result_->set_weights_blob(*uploaded);
     }
     if (error) return {v1::INFRASTRUCTURE_ERROR, absl::StrCat("converted weights: ", error.message()), "", 0};
-    result_->set_hub_verified(found_.verified);
+    result_->set_hub_verified(verified);
     found_.folder = folder;
     found_.root = folder;
     return {};
@@ -310,8 +339,13 @@ class ExportStage::Work {
     if (!blob.ok()) return Infrastructure("a program's record cannot be fetched", blob.status());
     const auto text = blob->Read();
     v1::ExportResult facts;
-    if (!text.ok() || !ParseTextProto("record", *text, facts).ok())
+    if (!text.ok() || !ParseTextProto("record", *text, facts).ok() || facts.model_type().empty())
       return {};  // another version's: made anew
+    if (Verdict verdict =
+            CheckModelType("the checkpoint is of another class: its model type is ", facts.model_type());
+        verdict.over()) {
+      return verdict;
+    }
     TakeFacts(facts);
     result_->set_program_digest(program->second);
     result_->set_program_cached(true);
@@ -320,6 +354,7 @@ class ExportStage::Work {
 
   void TakeFacts(const v1::ExportResult& facts) {
     result_->set_model_class(facts.model_class());
+    result_->set_model_type(facts.model_type());
     result_->set_memory_bytes(facts.memory_bytes());
     *result_->mutable_input() = facts.input();
     *result_->mutable_output() = facts.output();
@@ -338,7 +373,13 @@ class ExportStage::Work {
                            program.ok() ? "it has no inputs or outputs" : program.status().message()),
               "", 0};
     }
+    // What the program was made from, whatever config.json says: a GGUF file has its configuration inside.
+    if (verdict = CheckModelType("the checkpoint is of another class: its model type is ", answer.model_type);
+        verdict.over()) {
+      return verdict;
+    }
     v1::ExportResult facts;
+    facts.set_model_type(answer.model_type);
     facts.set_model_class(answer.model_class.empty() ? program->manifest().architecture()
                                                      : answer.model_class);
     facts.set_memory_bytes(answer.memory_bytes);

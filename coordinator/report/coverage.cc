@@ -36,8 +36,9 @@ bool SameInputs(const v1::Provenance& a, const v1::Provenance& b) {
          a.device().capability() == b.device().capability() && a.device().driver() == b.device().driver();
 }
 
-// A test's own result, whatever came before it.
-TargetResult Judge(const v1::Job& job, const std::string& device) {
+// A test's own result, whatever came before it. `by_name`: only its name says which model a checkpoint must
+// be of.
+TargetResult Judge(const v1::Job& job, const std::string& device, bool by_name) {
   TargetResult result;
   result.device = device;
   result.target = absl::StrCat(device, "/", DtypeWord(DtypeOf(job)));
@@ -51,7 +52,7 @@ TargetResult Judge(const v1::Job& job, const std::string& device) {
                           one.evidence() == v1::GOLDEN && HasMeasured(one);
   }
   if (TriedCheckpoint(job)) result.real_job = &job;
-  result.real = GradeOf(job);
+  result.real = GradeAs(job, by_name);
   result.covered = test.outcome() == v1::PASSED && (result.mock_passed || result.real_passed());
   return result;
 }
@@ -66,10 +67,10 @@ bool IsFlaky(const v1::Job& job, const std::vector<const v1::Job*>& older) {
 
 // What the jobs of one target show together, oldest first, not empty. A failed export decides on checkpoints
 // alone; a test that loaded none, and passed, leaves what the last one to load one has shown.
-TargetResult JudgeAll(const std::vector<const v1::Job*>& jobs, const std::string& device) {
+TargetResult JudgeAll(const std::vector<const v1::Job*>& jobs, const std::string& device, bool by_name) {
   const auto test =
       std::find_if(jobs.rbegin(), jobs.rend(), [](const v1::Job* job) { return !EndedInExport(*job); });
-  TargetResult result = Judge(test == jobs.rend() ? *jobs.back() : **test, device);
+  TargetResult result = Judge(test == jobs.rend() ? *jobs.back() : **test, device, by_name);
   result.job = jobs.back();
   if (test == jobs.rend()) {
     result.test_job = nullptr;
@@ -81,7 +82,7 @@ TargetResult JudgeAll(const std::vector<const v1::Job*>& jobs, const std::string
   const bool newest_test_passed =
       result.test_job == nullptr || result.test_job->result().outcome() == v1::PASSED;
   if (tried != jobs.rend() && *tried != result.test_job && (newest_test_passed || tried < test)) {
-    const TargetResult real = Judge(**tried, device);
+    const TargetResult real = Judge(**tried, device, by_name);
     result.real_job = *tried;
     result.real = real.real;
     result.covered =
@@ -91,7 +92,7 @@ TargetResult JudgeAll(const std::vector<const v1::Job*>& jobs, const std::string
 }
 
 // The newest result for each target. `jobs` are a model's done ones, oldest first.
-std::vector<TargetResult> Decide(const std::vector<const v1::Job*>& jobs) {
+std::vector<TargetResult> Decide(const std::vector<const v1::Job*>& jobs, bool by_name) {
   std::map<std::string, std::vector<const v1::Job*>> by_dtype;
   for (const v1::Job* job : jobs) by_dtype[std::string(DtypeWord(DtypeOf(*job)))].push_back(job);
   std::vector<TargetResult> results;
@@ -107,7 +108,7 @@ std::vector<TargetResult> Decide(const std::vector<const v1::Job*>& jobs) {
         (job->result().outcome() == v1::CANCELLED ? cancelled : telling).push_back(job);
       }
       std::vector<const v1::Job*>& candidates = telling.empty() ? cancelled : telling;
-      results.push_back(JudgeAll(candidates, device));
+      results.push_back(JudgeAll(candidates, device, by_name));
     }
   }
   std::sort(results.begin(), results.end(),
@@ -130,6 +131,11 @@ std::string WhyMissing(const ModelCoverage& coverage) {
       reasons.push_back(absl::StrCat("PASSED on ", result.target, " without a program"));
     } else if (result.covered || result.real == RealGrade::kInexact) {
       reasons.push_back(absl::StrCat("PASSED on ", result.target, ", but only float32 covers"));
+    } else if (result.real == RealGrade::kOtherModel) {
+      const v1::TestResult* exported = ExportOf(*result.real_job);
+      const std::string type = exported == nullptr ? "" : exported->export_().model_type();
+      reasons.push_back(
+          absl::StrCat("PASSED on ", result.target, ", but its checkpoint is of model type '", type, "'"));
     } else if (result.real == RealGrade::kSynthetic) {
       reasons.push_back(absl::StrCat("PASSED on ", result.target, ", but only with synthetic weights"));
     } else if (result.real == RealGrade::kUnverified) {
@@ -141,7 +147,8 @@ std::string WhyMissing(const ModelCoverage& coverage) {
   return absl::StrJoin(reasons, "; ");
 }
 
-ModelCoverage CoverModel(TrackedModel model, const ReportInput& input, std::vector<const v1::Job*> jobs) {
+ModelCoverage CoverModel(TrackedModel model, const ReportInput& input, std::vector<const v1::Job*> jobs,
+                         bool tracked) {
   std::sort(jobs.begin(), jobs.end(), IsOlder);
   ModelCoverage coverage;
   if (auto found = input.catalogue.find(model.name); found != input.catalogue.end()) {
@@ -149,17 +156,19 @@ ModelCoverage CoverModel(TrackedModel model, const ReportInput& input, std::vect
     coverage.template_name = found->second.template_();
     coverage.original_name = found->second.original_name();
   }
+  // A worker holds a checkpoint's type against the catalogue's program; what is not tracked may be of any.
+  const bool by_name = coverage.type_by_name = tracked && coverage.entry == nullptr;
   for (const v1::Job* job : jobs) {
     if (!job->model().template_().empty()) coverage.template_name = job->model().template_();
     if (!job->model().original_name().empty()) coverage.original_name = job->model().original_name();
     if (!job->result().provenance().test_digest().empty()) coverage.generated = true;
-    const TargetResult alone = Judge(*job, DeviceOf(*job));
+    const TargetResult alone = Judge(*job, DeviceOf(*job), by_name);
     if (alone.covered && alone.full_precision) {
       coverage.first_covered = std::min(coverage.first_covered, TimeOf(job->end_time()));
     }
   }
   coverage.model = std::move(model);
-  coverage.results = Decide(jobs);
+  coverage.results = Decide(jobs, by_name);
   for (const TargetResult& result : coverage.results) {
     coverage.flaky |= result.flaky;
     // In half precision a hundredth of the largest number is allowed: told in the matrix, but no coverage.
@@ -240,7 +249,8 @@ Coverage ComputeCoverage(const ReportInput& input) {
       jobs = std::move(found->second);
       done.erase(found);
     }
-    const ModelCoverage& model = coverage.models.emplace_back(CoverModel(tracked, input, std::move(jobs)));
+    const ModelCoverage& model =
+        coverage.models.emplace_back(CoverModel(tracked, input, std::move(jobs), /*tracked=*/true));
     Count(model, coverage.total);
     Count(model, by_priority[tracked.priority]);
     Count(model, by_arch_type[tracked.arch_type]);
@@ -256,7 +266,7 @@ Coverage ComputeCoverage(const ReportInput& input) {
     TrackedModel model;
     model.name = name;
     model.arch_type = jobs.back()->model().arch_type();
-    coverage.untracked.push_back(CoverModel(std::move(model), input, std::move(jobs)));
+    coverage.untracked.push_back(CoverModel(std::move(model), input, std::move(jobs), /*tracked=*/false));
   }
   return coverage;
 }

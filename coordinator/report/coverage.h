@@ -43,10 +43,12 @@ struct TargetResult {
 struct ModelCoverage {
   TrackedModel model;
   const v1::CatalogueEntry* entry = nullptr;  // nullptr: the catalogue has none
-  std::string template_name;                  // of the newest result, else of the catalogue; may be empty
-  std::string original_name;                  // empty: the same as the name
-  std::vector<TargetResult> results;          // by target
-  bool generated = false;                     // some result names the digest of its test
+  // Tracked, and in no catalogue: only checkpoints whose model type is the model's name are of it.
+  bool type_by_name = false;
+  std::string template_name;          // of the newest result, else of the catalogue; may be empty
+  std::string original_name;          // empty: the same as the name
+  std::vector<TargetResult> results;  // by target
+  bool generated = false;             // some result names the digest of its test
   // When a result covered the model for the first time, be it superseded since; none: InfiniteFuture.
   absl::Time first_covered = absl::InfiniteFuture();
   bool mock_passed = false;

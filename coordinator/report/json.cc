@@ -156,7 +156,7 @@ Json JobJson(const Scope& scope, const v1::Job& job) {
                {"worker", job.worker()},
                {"end_time", TimeText(job.end_time())},
                {"log_digest", job.log_digest()},
-               {"real_grade", std::string(GradeWord(GradeOf(job)))},
+               {"real_grade", std::string(GradeWord(scope.GradeOf(job)))},
                {"real_weights", RealWord(job)},
                {"checks_applied", checks.applied},
                {"checks_possible", checks.possible},

@@ -95,7 +95,7 @@ class Suite {
   std::string properties_, cases_;
 };
 
-void AddProperties(const v1::Job& job, Suite& suite) {
+void AddProperties(const Scope& scope, const v1::Job& job, Suite& suite) {
   const v1::Provenance& from = job.result().provenance();
   suite.AddProperty(job, "job_id", job.job_id());
   suite.AddProperty(job, "attempt", absl::StrCat(job.attempt()));
@@ -108,7 +108,7 @@ void AddProperties(const v1::Job& job, Suite& suite) {
   if (TriedCheckpoint(job)) {
     suite.AddProperty(job, "checkpoint", CheckpointText(job));
     suite.AddProperty(job, "real_weights", RealWord(job));
-    suite.AddProperty(job, "real_grade", GradeWord(GradeOf(job)));
+    suite.AddProperty(job, "real_grade", GradeWord(scope.GradeOf(job)));
     suite.AddProperty(job, "weights_trust", TrustWord(from.weights_trust()));
     suite.AddProperty(job, "checkpoint_program_digest", from.checkpoint_program_digest());
     suite.AddProperty(job, "golden_digest", from.golden_digest());
@@ -121,7 +121,7 @@ void AddProperties(const v1::Job& job, Suite& suite) {
 }
 
 void AddJob(const Scope& scope, const v1::Job& job, Suite& suite) {
-  AddProperties(job, suite);
+  AddProperties(scope, job, suite);
   const v1::TestResult& test = job.result();
   const std::string word = JobWord(job);
   if (job.state() != v1::DONE) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -35,6 +36,14 @@ bool ComparedGolden(const v1::CaseResult& one) {
            return check.name() == "golden" && check.outcome() == v1::PASSED && check.has_error() &&
                   check.has_tolerance() && check.error() <= check.tolerance();
          });
+}
+
+std::string LettersAndDigits(absl::string_view name) {
+  std::string kept;
+  for (const char c : name) {
+    if (absl::ascii_isalnum(c)) kept += absl::ascii_tolower(c);
+  }
+  return kept;
 }
 
 void AppendNames(absl::string_view what, const google::protobuf::RepeatedPtrField<std::string>& names,
@@ -74,6 +83,8 @@ absl::string_view GradeWord(RealGrade grade) {
       return "structural";
     case RealGrade::kSynthetic:
       return "synthetic";
+    case RealGrade::kOtherModel:
+      return "other model";
     case RealGrade::kNone:
       break;
   }
@@ -107,6 +118,14 @@ RealGrade GradeOf(const v1::Job& job) {
   if (!IsTrusted(from)) return RealGrade::kUnverified;
   if (DtypeWord(DtypeOf(job)) != DtypeWord(v1::FLOAT32)) return RealGrade::kInexact;
   return KnownAnswersHeld(*loading) ? RealGrade::kReal : RealGrade::kUnverified;
+}
+
+RealGrade GradeAs(const v1::Job& job, bool type_by_name) {
+  const RealGrade grade = GradeOf(job);
+  if (!type_by_name || grade == RealGrade::kNone) return grade;
+  const v1::TestResult* exported = ExportOf(job);
+  const std::string type = exported == nullptr ? "" : LettersAndDigits(exported->export_().model_type());
+  return !type.empty() && type == LettersAndDigits(job.model().name()) ? grade : RealGrade::kOtherModel;
 }
 
 bool EndedInExport(const v1::Job& job) { return job.state() == v1::DONE && job.stage() == v1::STAGE_EXPORT; }

@@ -20,6 +20,7 @@ inline constexpr absl::string_view kNoGolden = "no golden: structural checks onl
 // coverage.
 enum class RealGrade {
   kNone,        // no checkpoint was loaded, or the job or the case did not pass
+  kOtherModel,  // it passed, and is of another architecture than the tracked model that it was run as
   kSynthetic,   // a checkpoint with random values; never real
   kStructural,  // trained weights, but their numbers were compared with nothing
   kUnverified,  // compared, but nothing vouches for the weights: a golden of a corrupt checkpoint agrees with
@@ -34,13 +35,17 @@ bool Holds(const v1::CaseResult& one);
 // A golden that was compared has left the error that was found, within the one that was allowed.
 bool HasMeasured(const v1::CaseResult& one);
 
-// "real", "inexact", "unverified", "structural", "synthetic", "none".
+// "real", "inexact", "unverified", "structural", "synthetic", "other model", "none".
 absl::string_view GradeWord(RealGrade grade);
 
 // nullptr: the result has no such case.
 const v1::CaseResult* LoadingCaseOf(const v1::Job& job);
 
 RealGrade GradeOf(const v1::Job& job);
+// GradeOf, or kOtherModel where `type_by_name` and the exported checkpoint's model type is not the model's
+// name, but for case, '-', '_' and '.': nothing else ties a checkpoint to a tracked model of which the
+// catalogue has no program to compare types with. So too where the export tells no type.
+RealGrade GradeAs(const v1::Job& job, bool type_by_name);
 // True where the job set out to load a checkpoint: the batch names one, a default one was exported, or
 // weights were loaded. False where a default one was not to be had.
 bool TriedCheckpoint(const v1::Job& job);

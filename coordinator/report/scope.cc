@@ -75,6 +75,11 @@ const v1::CatalogueEntry* Scope::EntryOf(const v1::Job& job) const {
   return found == input->catalogue.end() ? nullptr : &found->second;
 }
 
+RealGrade Scope::GradeOf(const v1::Job& job) const {
+  const ModelCoverage* model = coverage.Find(job.model().name());
+  return GradeAs(job, model != nullptr && model->type_by_name);
+}
+
 bool Scope::IsFlaky(const v1::Job& job) const {
   if (job.flaky()) return job.result().outcome() == v1::PASSED;
   const ModelCoverage* model = coverage.Find(job.model().name());

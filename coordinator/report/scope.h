@@ -33,6 +33,8 @@ struct Scope {
   std::vector<Remark> remarks;  // on the models of `jobs`
 
   bool IsFlaky(const v1::Job& job) const;
+  // What the job itself shows of trained weights, as the coverage of its model counts it.
+  RealGrade GradeOf(const v1::Job& job) const;
   // The catalogue entry of the job's model; nullptr: it has none.
   const v1::CatalogueEntry* EntryOf(const v1::Job& job) const;
 };

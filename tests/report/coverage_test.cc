@@ -212,6 +212,14 @@ std::vector<Recorded> AllRecorded() {
        [&](v1::Job& job) { provenance(job)->clear_golden_digest(); }},
       {"NoProgramOfTheCheckpoint", RealGrade::kStructural,
        [&](v1::Job& job) { provenance(job)->clear_checkpoint_program_digest(); }},
+      {"CheckpointOfAnotherModelType", RealGrade::kOtherModel,
+       [](v1::Job& job) {
+         job.mutable_ended_stage(0)->mutable_result()->mutable_export_()->set_model_type("bert");
+       }},
+      {"CheckpointOfUnknownModelType", RealGrade::kOtherModel,
+       [](v1::Job& job) {
+         job.mutable_ended_stage(0)->mutable_result()->mutable_export_()->clear_model_type();
+       }},
       {"UnverifiedWeights", RealGrade::kUnverified,
        [&](v1::Job& job) { provenance(job)->set_weights_trust(v1::UNVERIFIED); }},
       {"WeightsThatNobodySpokeOf", RealGrade::kUnverified,
@@ -330,6 +338,27 @@ TEST(Coverage, IsToldApartByPriorityTypeTemplateAndDevice) {
               ElementsAre("decoder_only 2/3", "encoder_only 0/2", "multimodal 0/1", "vision 0/1"));
   EXPECT_THAT(words(coverage.by_template), ElementsAre("(none yet) 0/1", "bert 0/1", "gpt2 2/4", "vit 0/1"));
   EXPECT_THAT(words(coverage.by_device), ElementsAre("auto 0/7", "cpu 2/7"));
+}
+
+TEST(Coverage, ATrackedModelWithoutACatalogueEntryIsCoveredByCheckpointsOfItsOwnType) {
+  ReportInput input;
+  input.now = TestNow();
+  input.registry.models = {Tracked("kosmos2", Priority::kMedium, "multimodal", 1),
+                           Tracked("falcon", Priority::kMedium, "decoder_only", 1)};
+  const auto of_type = [](v1::Job job, const std::string& type) {
+    job.mutable_ended_stage(0)->mutable_result()->mutable_export_()->set_model_type(type);
+    // Nothing of the model itself: it is in no catalogue.
+    job.mutable_result()->mutable_case_()->RemoveLast();
+    job.mutable_result()->mutable_provenance()->clear_program_digest();
+    return job;
+  };
+  input.jobs = {of_type(RealJob("1", "kosmos2", 1), "kosmos-2"), of_type(RealJob("2", "falcon", 2), "bert"),
+                of_type(RealJob("3", "my_tuned_one", 3), "bert")};
+  const Coverage coverage = ComputeCoverage(input);
+  EXPECT_THAT(coverage.total.real_passed, ElementsAre("kosmos2"));
+  EXPECT_THAT(coverage.total.covered, ElementsAre("kosmos2"));
+  EXPECT_THAT(coverage.Find("falcon")->why_missing, HasSubstr("its checkpoint is of model type 'bert'"));
+  EXPECT_TRUE(coverage.Find("my_tuned_one")->real_passed());
 }
 
 TEST(Coverage, RealCoverageIsByPriorityAndOfTrainedVerifiedGoldensAlone) {

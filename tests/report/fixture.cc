@@ -150,6 +150,7 @@ v1::Job RealJob(const std::string& job_id, const std::string& model, int64_t end
   v1::ExportResult& made = *ended.mutable_result()->mutable_export_();
   *made.mutable_checkpoint() = from.checkpoint();
   made.set_model_class("transformers." + model + "_ForTest");
+  made.set_model_type(model);
   made.set_program_digest(from.checkpoint_program_digest());
   made.set_program_cached(true);
   made.set_golden_digest(from.golden_digest());

@@ -285,6 +285,26 @@ TEST_F(ExportStageTest, AConfigOfAnotherClassIsNamed) {
   EXPECT_THAT(result.message(), HasSubstr("its model_type is gpt2, model gpt_x is bert"));
 }
 
+// A GGUF file has its configuration inside, and a config.json beside it may say anything.
+TEST_F(ExportStageTest, ModelTypeIsWhatTheExporterReadWhateverConfigJsonSays) {
+  Write(fake_->checkpoint() / "config.json", R"({"model_type": "bert"})");
+  EXPECT_EQ(Run(Job()).export_().model_type(), "gpt2");
+  EXPECT_EQ(Run(Job()).export_().model_type(), "gpt2") << "from the record of the cached program";
+
+  v1::Program tiny;
+  tiny.mutable_manifest()->set_config_json(R"({"model_type": "bert"})");
+  Write(folder_ / "tiny", Frame(tiny));
+  ExportJob job = Job();
+  job.program = folder_ / "tiny";
+  for (const char* catalogue : {"", "fresh"}) {  // cached by the runs above, and made anew
+    job.assignment.set_catalogue_digest(catalogue);
+    const v1::TestResult result = Run(job);
+    EXPECT_EQ(result.outcome(), v1::FAILED);
+    EXPECT_THAT(result.message(), HasSubstr("its model type is gpt2, model gpt_x is bert"));
+    EXPECT_EQ(result.export_().program_digest(), "");
+  }
+}
+
 TEST_F(ExportStageTest, PicklesAreRefusedUnlessTheOperatorAllowsThem) {
   std::filesystem::remove(fake_->checkpoint() / "model.safetensors");
   Write(fake_->checkpoint() / "pytorch_model.bin", "a pickle");
@@ -309,6 +329,9 @@ TEST_F(ExportStageTest, PicklesAreRefusedUnlessTheOperatorAllowsThem) {
   const int runs = Runs();
   EXPECT_EQ(Run("crash").outcome(), v1::PASSED);
   EXPECT_EQ(Runs(), runs);
+  // Other pickles are not the weights that these became.
+  Write(fake_->checkpoint() / "pytorch_model.bin", "another pickle");
+  EXPECT_EQ(Run("crash").outcome(), v1::CRASHED);
 }
 
 struct Lost {
@@ -330,6 +353,9 @@ TEST_F(ExportStageTest, ACheckpointThatIsNotToBeHad) {
            {absl::UnavailableError("503"), true, false, error, "503"},
            {absl::DataLossError("model.safetensors: wrong hash"), true, false, error, "model.safetensors"},
            {absl::FailedPreconditionError("a link that leads out"), false, false, v1::FAILED, "leads out"},
+           {absl::FailedPreconditionError("a/pickle@1: leads out"), true, false, v1::FAILED, "leads out"},
+           {absl::FailedPreconditionError("a/b: the weights are pickles alone (x.bin)"), true, false, skipped,
+            "NO_WEIGHTS"},
        }) {
     ExportJob job = Job();
     job.found = lost.status;

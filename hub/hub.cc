@@ -330,6 +330,22 @@ class Search {
     return repo_.Link(commit, file.name, file.etag);
   }
 
+  // DATA_LOSS where the snapshot has a file that its commit has not: readers choose among all that lie there,
+  // so a model.safetensors beside the shards would be loaded in their stead, with nobody to vouch for it.
+  absl::Status RefuseStrangers(const std::string& commit, const RepoInfo& info) const {
+    ASSAY_ASSIGN_OR_RETURN(const std::set<std::string> there, repo_.Names(commit));
+    for (const std::string& name : there) {
+      if (info.Find(name) != nullptr) continue;
+      const bool is_read = absl::EndsWith(name, ".safetensors") || absl::EndsWith(name, ".gguf") ||
+                           absl::EndsWith(name, ".index.json") ||
+                           !SmallFiles({name}, Need::kTokenizer).empty();
+      if (!is_read) continue;
+      return absl::DataLossError(absl::StrCat((repo_.Snapshot(commit) / name).string(), " is spoilt: ", id_,
+                                              " has no such file at ", commit));
+    }
+    return absl::OkStatus();
+  }
+
   // Hashes every file and says what there is.
   absl::StatusOr<Found> Assemble(const std::string& commit, std::vector<std::string> small,
                                  const std::vector<std::string>& weights, const std::optional<RepoInfo>& info,
@@ -349,6 +365,8 @@ class Search {
     }
     std::sort(found.files.begin(), found.files.end(),
               [](const FoundFile& a, const FoundFile& b) { return a.name < b.name; });
+    if (info.has_value()) ASSAY_RETURN_IF_ERROR(RefuseStrangers(commit, *info));
+    std::atomic<bool> unchecked = false;
     std::error_code error;
     const fs::path blobs = fs::weakly_canonical(repo_.folder() / "blobs", error);
     ASSAY_RETURN_IF_ERROR(InParallel(
@@ -361,7 +379,10 @@ class Search {
           std::string expected = remote != nullptr ? remote->etag : "";
           if (!IsContentHash(expected))
             expected = content.parent_path() == blobs ? content.filename().string() : "";
-          if (!IsContentHash(expected)) return absl::OkStatus();
+          if (!IsContentHash(expected)) {
+            unchecked = true;
+            return absl::OkStatus();
+          }
           ASSAY_ASSIGN_OR_RETURN(const std::string hash, HashOfFile(content, expected, stop));
           if (hash != expected) {
             return absl::DataLossError(absl::StrCat(file.path.string(), " is spoilt: the hub says ", expected,
@@ -371,7 +392,8 @@ class Search {
           return absl::OkStatus();
         }));
     bool any = false;
-    found.verified = true;
+    // A configuration or an index that anybody may have changed decides what the weights come to.
+    found.verified = !unchecked;
     for (const FoundFile& file : found.files) {
       any = any || file.weights;
       if (file.weights && file.hub_sha256.empty()) found.verified = false;

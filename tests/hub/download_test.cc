@@ -400,6 +400,43 @@ TEST_F(DownloadTest, ASpoiltBlobIsFetchedAnewOrNamed) {
   ExpectWhole(Find(server_.Options(), "acme/tiny", first.commit));
 }
 
+// Readers prefer model.safetensors to the shards that were verified.
+TEST_F(DownloadTest, AFileThatItsCommitDoesNotHaveIsRefused) {
+  server_.Put("acme/big", "config.json", "{}");
+  server_.Put("acme/big", "model-00001-of-00001.safetensors", "one");
+  server_.Put("acme/big", "model.safetensors.index.json",
+              R"({"weight_map": {"a": "model-00001-of-00001.safetensors"}})");
+  ASSERT_OK_AND_ASSIGN(const Found first, Find(server_.Options(), "acme/big"));
+  EXPECT_TRUE(first.verified);
+  std::ofstream(first.folder / "notes.md") << "read by nobody";
+  EXPECT_THAT(Find(server_.Options(), "acme/big", first.commit), IsOk());
+  for (const char* name : {"model.safetensors", "other.gguf", "tokenizer.json"}) {
+    std::ofstream(first.folder / name) << "planted";
+    HubOptions offline = server_.Options();
+    offline.offline = true;
+    for (const HubOptions& options : {server_.Options(), offline}) {
+      EXPECT_THAT(Find(options, "acme/big", first.commit),
+                  StatusIs(absl::StatusCode::kDataLoss, AllOf(HasSubstr(name), HasSubstr("no such file"))));
+    }
+    fs::remove(first.folder / name);
+  }
+}
+
+// A cache as Python makes it, without Assay's note of what the hub said.
+TEST_F(DownloadTest, AConfigurationThatNobodyVouchesForLeavesWeightsUnverified) {
+  ASSERT_OK_AND_ASSIGN(const Found first, Find(server_.Options()));
+  EXPECT_TRUE(first.verified);
+  HubOptions offline = server_.Options();
+  offline.offline = true;
+  fs::remove_all(offline.cache_dir / ".locks" / "assay");
+  ASSERT_OK_AND_ASSIGN(const Found python, Find(offline, "acme/tiny", first.commit));
+  EXPECT_TRUE(python.verified);
+  fs::remove(first.folder / "config.json");
+  std::ofstream(first.folder / "config.json") << R"({"model_type": "bert", "num_attention_heads": 2})";
+  ASSERT_OK_AND_ASSIGN(const Found changed, Find(offline, "acme/tiny", first.commit));
+  EXPECT_FALSE(changed.verified);
+}
+
 TEST_F(DownloadTest, ALinkOutOfTheRepositoryIsRefused) {
   ASSERT_OK_AND_ASSIGN(const Found first, Find(server_.Options()));
   TemporaryFolder outside;

@@ -223,9 +223,16 @@ absl::Status ApplyExport(const JobSpec& job, v1::ModelTest& test) {
     return MissingTensor(check, made);
   });
   if (job.checkpoint_entry != nullptr) {
+    bool compared = false;
     for (v1::Check& check : *loading->mutable_check()) {
-      if (check.has_answers())
-        *check.mutable_answers()->mutable_known() = job.checkpoint_entry->known_answer();
+      if (!check.has_answers()) continue;
+      *check.mutable_answers()->mutable_known() = job.checkpoint_entry->known_answer();
+      compared = true;
+    }
+    // What is known of the checkpoint is not left out in silence.
+    if (golden && !compared && !job.checkpoint_entry->known_answer().empty()) {
+      return Wrong(job, absl::StrCat("checkpoint ", job.checkpoint->id(),
+                                     " has known answers, and no check of ", kLoadingCase, " compares them"));
     }
   }
   // Without a tiny program only the checkpoint runs.

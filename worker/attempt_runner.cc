@@ -424,9 +424,11 @@ void AttemptRunner::Finish(const std::shared_ptr<Attempt>& attempt, v1::TestResu
   const v1::Assignment& assignment = attempt->assignment;
   SpooledResult spooled;
   v1::Provenance& provenance = *result.mutable_provenance();
-  provenance.set_template_digest(assignment.template_digest());
-  provenance.set_catalogue_digest(assignment.catalogue_digest());
-  provenance.set_program_digest(assignment.program_digest());
+  // Where no host ran. What a host says that it ran stands, for the coordinator to compare with what was
+  // given.
+  if (provenance.template_digest().empty()) provenance.set_template_digest(assignment.template_digest());
+  if (provenance.catalogue_digest().empty()) provenance.set_catalogue_digest(assignment.catalogue_digest());
+  if (provenance.program_digest().empty()) provenance.set_program_digest(assignment.program_digest());
   provenance.set_test_digest(attempt->prepared.digest);
   provenance.set_worker(options_.name);
   provenance.set_dtype(attempt->prepared.test.set_up().dtype());

@@ -26,12 +26,12 @@ v1::Hello ExporterHello(const std::string& worker, const std::string& instance, 
 class StageTest : public ServerTest {
  protected:
   // One job, of a checkpoint.
-  std::string SubmitCheckpoint(const std::string& more = "") {
+  std::string SubmitCheckpoint(const std::string& more = "", const std::string& revision = "main") {
     v1::SubmitBatchRequest request;
     request.set_request_id(NewUuid());
     request.set_name("test.json");
-    request.set_content(absl::StrCat(R"({"encoder_only": [{"checkpoint": "acme/tiny@main", )", more,
-                                     R"("template": "bert", "task": "fill-mask"}]})"));
+    request.set_content(absl::StrCat(R"({"encoder_only": [{"checkpoint": "acme/tiny@)", revision, R"(", )",
+                                     more, R"("template": "bert", "task": "fill-mask"}]})"));
     request.mutable_target()->set_device(v1::CPU);
     v1::Batch batch;
     const grpc::Status status = ServerTest::Submit(request, &batch);
@@ -349,6 +349,14 @@ TEST_F(KnownCheckpointTest, WhatTheBatchPinsGoesBeforeWhatTheEntryPins) {
   auto exporting = worker.AwaitStart();
   ASSERT_TRUE(exporting.has_value());
   EXPECT_EQ(exporting->checkpoint().weights_digest(), kPinnedInBatch);
+}
+
+TEST_F(KnownCheckpointTest, TheEntrysPinIsOfMainAlone) {
+  SubmitCheckpoint("", "v2");
+  FakeWorker worker(channel_, ExporterHello("e", "i", 1));
+  auto exporting = worker.AwaitStart();
+  ASSERT_TRUE(exporting.has_value());
+  EXPECT_EQ(exporting->checkpoint().weights_digest(), "");
 }
 
 class ArtifactKeyTest : public ServerTest {

@@ -352,6 +352,19 @@ TEST(GenerateForACheckpoint, TheEntrysSayOnTensorsHoldsOfTheLoadingCaseToo) {
   EXPECT_THAT(ChecksOf(numbers, kLoadingCase), Contains("golden"));
 }
 
+TEST(GenerateForACheckpoint, KnownAnswersAreNotLeftOutInSilence) {
+  Exported exported;
+  v1::CatalogueEntry entry = SampleEntry();
+  v1::NotApplicable& absent = *entry.add_not_applicable();
+  absent.set_case_name(std::string(kLoadingCase));
+  absent.set_check("answers");
+  absent.set_reason("it says nothing");
+  EXPECT_THAT(exported.Generate(&entry),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("has known answers, and no check")));
+  exported.known.clear_known_answer();
+  EXPECT_THAT(exported.Generate(&entry), IsOk());
+}
+
 TEST(GenerateForACheckpoint, WithoutAnExportTheNumbersOfTrainedWeightsAreAbsent) {
   const v1::CatalogueEntry entry = SampleEntry();
   ASSERT_OK_AND_ASSIGN(const v1::ModelTest test, Generate(LoadingTemplate(), &entry, SampleJob()));

@@ -442,6 +442,12 @@ TEST_F(AgentTest, APassThatLacksACheckIsNoPass) {
   EXPECT_THAT(result.message(), HasSubstr("lacks check golden of case test_model_with_mock"));
 }
 
+// The coordinator compares it with what was given.
+TEST_F(AgentTest, WhatTheHostSaysThatItRanIsPassedOn) {
+  StartAgent();
+  EXPECT_EQ(RunOne(Assign("stray")).provenance().program_digest(), "another program");
+}
+
 TEST_F(AgentTest, ADrainWithoutAnswersEndsAtItsLimitAndKeepsTheResult) {
   coordinator_.Acknowledge(false);
   AgentOptions options = Options();

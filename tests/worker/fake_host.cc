@@ -70,7 +70,8 @@ void FillIn(const v1::ModelTest& test, v1::TestResult& result) {
   }
 }
 
-void Finish(const std::string& id, v1::Outcome outcome, const std::string& message = "", bool lie = false) {
+void Finish(const std::string& id, v1::Outcome outcome, const std::string& message = "", bool lie = false,
+            const std::string& program = "") {
   v1::HostEvent event;
   event.set_id(id);
   event.mutable_result()->set_outcome(outcome);
@@ -81,6 +82,7 @@ void Finish(const std::string& id, v1::Outcome outcome, const std::string& messa
   }
   if (lie) event.mutable_result()->mutable_case_()->rbegin()->mutable_check()->RemoveLast();
   event.mutable_result()->mutable_provenance()->mutable_device()->set_kind(device);
+  event.mutable_result()->mutable_provenance()->set_program_digest(program);
   Emit(event);
 }
 
@@ -143,6 +145,8 @@ void Run(const v1::RunTest& run) {
     Finish(id, v1::PASSED, Given(run));
   } else if (kind == "lie") {
     Finish(id, v1::PASSED, "", true);
+  } else if (kind == "stray") {
+    Finish(id, v1::PASSED, "", false, "another program");
   } else if (kind == "big") {
     Finish(id, v1::FAILED, std::string(size_t{3} << 20, 'x'));
   }  // hang: nothing

@@ -22,11 +22,7 @@ std::vector<Problem> ExamineEntry(const v1::CatalogueEntry& entry, absl::string_
     problems.push_back({std::move(path), std::move(message)});
   };
   ExamineStrings(entry, {}, &problems);
-  if (!IsName(entry.name()) || entry.name() != StemOf(file)) {
-    add(Join({}, "name"),
-        absl::StrCat("must be the file's stem, ", Quoted(StemOf(file)),
-                     " (lower-case letters, digits, underscores), is ", Quoted(entry.name())));
-  }
+  ExamineNameInFile(entry.name(), file, &problems);
   ExamineOriginalName(entry.original_name(), entry.name(), Join({}, "original_name"), &problems);
   ExamineClass(entry.model_class(), Join({}, "model_class"), &problems);
   if (!entry.config_class().empty()) ExamineClass(entry.config_class(), Join({}, "config_class"), &problems);

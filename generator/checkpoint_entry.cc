@@ -58,11 +58,7 @@ std::vector<Problem> ExamineEntry(const v1::CheckpointEntry& entry, absl::string
     problems.push_back({std::move(path), std::move(message)});
   };
   ExamineStrings(entry, {}, &problems);
-  if (!IsName(entry.name()) || entry.name() != StemOf(file)) {
-    add(Join({}, "name"),
-        absl::StrCat("must be the file's stem, ", Quoted(StemOf(file)),
-                     " (lower-case letters, digits, underscores), is ", Quoted(entry.name())));
-  }
+  ExamineNameInFile(entry.name(), file, &problems);
   if (entry.checkpoint().empty()) add(Join({}, "checkpoint"), "is missing: the id that batches name it by");
   ExamineCheckpoint(entry.checkpoint(), Join({}, "checkpoint"), &problems);
   if (!entry.model().empty() && !IsName(entry.model())) {

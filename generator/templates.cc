@@ -102,11 +102,7 @@ std::vector<Problem> ExamineFile(const v1::Template& parsed, absl::string_view f
     problems.push_back({std::move(path), std::move(message)});
   };
   ExamineStrings(parsed, {}, &problems);
-  if (!IsName(parsed.name()) || parsed.name() != StemOf(file)) {
-    add(Join({}, "name"),
-        absl::StrCat("must be the file's stem, ", Quoted(StemOf(file)),
-                     " (lower-case letters, digits, underscores), is ", Quoted(parsed.name())));
-  }
+  ExamineNameInFile(parsed.name(), file, &problems);
   if (parsed.base().empty() && parsed.name() != kRoot) {
     add(Join({}, "base"), absl::StrCat("is missing: only ", kRoot, " is a root"));
   }

@@ -6,7 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/file.h"
 #include "common/status_macros.h"
-#include "generator/rules.h"
+#include "generator/names.h"
 
 namespace assay::generator {
 
@@ -26,8 +26,12 @@ absl::Status ForEachTextProto(
   return absl::OkStatus();
 }
 
-std::string StemOf(absl::string_view file) {
-  return std::filesystem::path(std::string(file)).stem().string();
+void ExamineNameInFile(absl::string_view name, absl::string_view file, std::vector<Problem>* problems) {
+  const std::string stem = std::filesystem::path(std::string(file)).stem().string();
+  if (IsName(name) && name == stem) return;
+  problems->push_back(
+      {Join({}, "name"), absl::StrCat("must be the file's stem, ", Quoted(stem),
+                                      " (lower-case letters, digits, underscores), is ", Quoted(name))});
 }
 
 }  // namespace assay::generator

@@ -4,9 +4,11 @@
 #include <filesystem>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "generator/rules.h"
 
 namespace assay::generator {
 
@@ -17,7 +19,8 @@ absl::Status ForEachTextProto(
     const std::filesystem::path& dir,
     const std::function<absl::Status(const std::string& file, absl::string_view text)>& take);
 
-// "models/catalogue/bert.textproto" -> "bert".
-std::string StemOf(absl::string_view file);
+// What a file declares is named as the file is: "bert" in "models/catalogue/bert.textproto". Appends a
+// problem with the field `name` where it is not.
+void ExamineNameInFile(absl::string_view name, absl::string_view file, std::vector<Problem>* problems);
 
 }  // namespace assay::generator

@@ -124,7 +124,8 @@ TEST(ParseBatchFile, RefusesABadCheckpointWithItsPlace) {
        "encoder_only[0].weights_digest: must be a SHA-256"},
       {absl::StrCat(R"("name": "b", "weights_digest": ")", kPin, "\""),
        "b.json:2:33: encoder_only[0].weights_digest: pins the weights of a checkpoint: there is none"},
-      {R"("checkpoint": "a/---")", "encoder_only[0].checkpoint: no model name"},
+      {R"("checkpoint": "a/--")", "encoder_only[0].checkpoint: must be like"},
+      {R"("checkpoint": "a/_")", "encoder_only[0].checkpoint: no model name"},
   };
   for (const Bad& bad : kBad) {
     EXPECT_THAT(Errors(one(bad.fields)), ElementsAre(HasSubstr(bad.error))) << bad.fields;

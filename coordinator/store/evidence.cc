@@ -86,6 +86,17 @@ std::string DoubtOfDigests(const v1::Assignment& given, const v1::Provenance& ra
     return absl::StrCat("the test ran with weights '", ran.weights_digest(),
                         "', and its export found weights '", exported, "'");
   }
+  const v1::CheckpointRef& loaded = ran.checkpoint();
+  if (given.has_export_() &&
+      (loaded.id() != given.checkpoint().id() || loaded.commit() != given.checkpoint().commit())) {
+    return absl::StrCat("the test loaded checkpoint '", loaded.id(), "' at '", loaded.commit(),
+                        "', and was given '", given.checkpoint().id(), "' at '", given.checkpoint().commit(),
+                        "'");
+  }
+  // The hub vouches for the files of a commit; what lies in a folder comes from nobody knows where.
+  if (ran.weights_trust() == v1::HUB_SHA256 && given.checkpoint().commit().empty()) {
+    return "the test says that the hub vouches for its weights, and they are of no commit";
+  }
   const std::string& pinned = given.checkpoint().weights_digest();
   if (ran.weights_trust() == v1::PINNED && (pinned.empty() || ran.weights_digest() != pinned)) {
     return absl::StrCat("the test calls weights '", ran.weights_digest(), "' pinned, and pinned are '",

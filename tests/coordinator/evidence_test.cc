@@ -168,6 +168,28 @@ TEST(EvidenceTest, OfWeightsThatArePinned) {
   Expect(record, result, {"others", [](v1::TestResult&) {}, "pinned are '" + Sha256Hex("others")});
 }
 
+TEST(EvidenceTest, OfWeightsThatTheHubVouchesFor) {
+  JobRecord record = InTest(Exported("b1.bert", 1));
+  record.assigned.mutable_checkpoint()->set_id("acme/tiny");
+  record.assigned.mutable_checkpoint()->set_commit(std::string(40, 'c'));
+  v1::TestResult result = ResultWithCheckpoint("b1.bert", 2, v1::PASSED).result();
+  result.mutable_provenance()->set_weights_trust(v1::HUB_SHA256);
+  *result.mutable_provenance()->mutable_checkpoint() = record.assigned.checkpoint();
+  const auto loaded = [](v1::TestResult& r) { return r.mutable_provenance()->mutable_checkpoint(); };
+  Expect(record, result, {"the truth", [](v1::TestResult&) {}, ""});
+  Expect(record, result,
+         {"another checkpoint", [&](v1::TestResult& r) { loaded(r)->set_id("acme/other"); },
+          "loaded checkpoint 'acme/other'"});
+  Expect(record, result,
+         {"another commit", [&](v1::TestResult& r) { loaded(r)->set_commit("dddd"); }, "at 'dddd'"});
+  Expect(record, result,
+         {"none", [](v1::TestResult& r) { r.mutable_provenance()->clear_checkpoint(); },
+          "loaded checkpoint ''"});
+  record.assigned.mutable_checkpoint()->clear_commit();
+  Expect(record, result,
+         {"a folder", [&](v1::TestResult& r) { loaded(r)->clear_commit(); }, "they are of no commit"});
+}
+
 TEST(EvidenceTest, OfATestWithoutACheckpoint) {
   const Lie lies[] = {
       {"the truth", [](v1::TestResult&) {}, ""},

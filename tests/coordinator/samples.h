@@ -73,6 +73,7 @@ inline v1::TestResult TestResultOf(const v1::Assignment& given, v1::Outcome outc
   provenance.set_catalogue_digest(given.catalogue_digest());
   provenance.set_program_digest(given.program_digest());
   if (!given.has_export_()) return result;
+  *provenance.mutable_checkpoint() = given.checkpoint();
   v1::CaseResult& loading = *result.add_case_();
   loading.set_name("test_model_loading");
   loading.set_weights(v1::REAL);

@@ -1,8 +1,7 @@
 // assay-load-bench: the engine's side of bench/load, which tells it on standard input what to do:
 //   program FILE GOLDEN  reads a program and its checkpoint's golden, plans it
 //   load FOLDER          opens the checkpoint, matches it, binds its weights, runs once, compares with the
-//   golden;
-//                        answers with nanoseconds of loading, nanoseconds of the first run, bytes of weights
+//                        golden; answers with nanoseconds of loading, of the first run, bytes of weights
 //   touch FOLDER         opens, matches and binds, and reads one number of every page; nanoseconds, bytes
 //   inspect FOLDER       the digest and the search for defects; nanoseconds, bytes
 //   read FOLDER          copies the files out of the page cache with read(); nanoseconds, bytes

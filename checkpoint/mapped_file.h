@@ -8,6 +8,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 
 namespace assay::checkpoint {
@@ -21,13 +22,15 @@ absl::StatusOr<std::filesystem::path> ResolveInside(const std::filesystem::path&
 // what is gone raises SIGBUS.
 class MappedFile {
  public:
-  // NOT_FOUND, INVALID_ARGUMENT (no regular file) or what the system says; the message names the path.
+  // Not through a link: who follows links has resolved them. NOT_FOUND, INVALID_ARGUMENT (no regular file) or
+  // what the system says; the message names the path.
   static absl::StatusOr<std::shared_ptr<const MappedFile>> Open(const std::filesystem::path& path);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;
 
   absl::Span<const uint8_t> bytes() const { return {start_, size_}; }
+  absl::string_view text() const { return {reinterpret_cast<const char*>(start_), size_}; }
 
  private:
   MappedFile(const uint8_t* start, size_t size) : start_(start), size_(size) {}

@@ -13,8 +13,9 @@ namespace assay::engine {
 
 // Every answer of the checkpoint's golden, read off the run: it must be what eager answered, which must be
 // what the golden's own outputs say, and what is known of it. Does not hold where a known answer names none
-// of the golden, or an answer has nothing to be compared with. INVALID_ARGUMENT: the golden has no answer.
-// Throws c10::Error where LibTorch does.
+// of the golden, or an answer has nothing to be compared with. Has nothing to say (Finding::nothing) where
+// the golden has no answer and none is known. INVALID_ARGUMENT: the case has no checkpoint's golden. Throws
+// c10::Error where LibTorch does.
 absl::StatusOr<Finding> CheckAnswers(const v1::Check::Answers& answers, const BoundCase& bound);
 
 // What the case's run answers, for a person, whether a check asks or not. An answer that cannot be read is

@@ -1,7 +1,6 @@
 // Programs from bytes that nobody vouches for. No LibTorch here. All functions are pure and thread-safe.
 #pragma once
 
-#include <cstddef>
 #include <filesystem>
 #include <string>
 
@@ -9,26 +8,17 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "assay/v1/program.pb.h"
+#include "common/zstd_frame.h"
 
 namespace assay::engine {
 
-// What a program's or a golden's file may cost before anything of it is believed.
-struct ProgramLimits {
-  size_t max_file_bytes = size_t{256} << 20;
-  size_t max_content_bytes = size_t{512} << 20;
-  // Content beyond free_content_bytes may be at most max_ratio times the file: masks and tables of constants
-  // compress very well, but a small file must not become gigabytes.
-  size_t free_content_bytes = size_t{16} << 20;
-  size_t max_ratio = 400;
-};
-
-// Decompresses, parses and validates. A file is exactly one zstd frame with content size and checksum.
+// Decompresses, parses and validates. A file is one zstd frame (common/zstd_frame.h).
 // INVALID_ARGUMENT names what is wrong and where (node and operator, weight, constant, golden entry);
 // UNIMPLEMENTED: a format number that this build does not know; RESOURCE_EXHAUSTED: beyond the limits.
-absl::StatusOr<v1::Program> ParseProgram(absl::string_view file_bytes, const ProgramLimits& limits = {});
+absl::StatusOr<v1::Program> ParseProgram(absl::string_view file_bytes, const FrameLimits& limits = {});
 
 // ParseProgram of a file; errors name the path.
-absl::StatusOr<v1::Program> ReadProgram(const std::filesystem::path& path, const ProgramLimits& limits = {});
+absl::StatusOr<v1::Program> ReadProgram(const std::filesystem::path& path, const FrameLimits& limits = {});
 
 // The file form of a program: what ParseProgram reads. For tests and tools; programs are written by
 // exporter/.
@@ -40,7 +30,7 @@ absl::StatusOr<std::string> SerializeProgram(const v1::Program& program);
 absl::StatusOr<v1::CheckpointGolden> ParseCheckpointGolden(absl::string_view file_bytes,
                                                            const v1::Program& program,
                                                            absl::string_view program_digest,
-                                                           const ProgramLimits& limits = {});
+                                                           const FrameLimits& limits = {});
 
 // The file form of a checkpoint's golden. For tests and tools.
 absl::StatusOr<std::string> SerializeCheckpointGolden(const v1::CheckpointGolden& golden);

@@ -1,16 +1,16 @@
 #include "worker/artifact.h"
 
-#include <zstd.h>
-
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <system_error>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "checkpoint/mapped_file.h"
 #include "common/digest.h"
 #include "common/file.h"
 #include "common/status_macros.h"
+#include "common/zstd_frame.h"
 
 namespace assay::worker {
 namespace {
@@ -18,26 +18,18 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::json;
 
-constexpr size_t kMaxFileBytes = size_t{256} << 20;
-constexpr size_t kMaxContentBytes = size_t{512} << 20;
 constexpr size_t kMaxSmallFileBytes = size_t{256} << 20;
 
 template <typename Message>
-absl::StatusOr<Message> ReadFrame(const fs::path& path) {
-  ASSAY_ASSIGN_OR_RETURN(const std::string file, ReadFile(path, kMaxFileBytes));
-  const unsigned long long declared = ZSTD_getFrameContentSize(file.data(), file.size());
-  if (declared == ZSTD_CONTENTSIZE_UNKNOWN || declared == ZSTD_CONTENTSIZE_ERROR ||
-      declared > kMaxContentBytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path.filename().string(), ": no zstd frame of at most ", kMaxContentBytes, " bytes"));
-  }
-  std::string content(declared, '\0');
-  const size_t got = ZSTD_decompress(content.data(), content.size(), file.data(), file.size());
-  if (ZSTD_isError(got) || got != declared) {
-    return absl::InvalidArgumentError(absl::StrCat(path.filename().string(), ": a damaged zstd frame"));
+absl::StatusOr<Message> ReadMessage(absl::string_view kind, const fs::path& path) {
+  ASSAY_ASSIGN_OR_RETURN(const std::string file, ReadFile(path, FrameLimits().max_file_bytes));
+  absl::StatusOr<std::string> content = DecompressFrame(kind, file);
+  if (!content.ok()) {
+    return absl::Status(content.status().code(),
+                        absl::StrCat(path.filename().string(), ": ", content.status().message()));
   }
   Message message;
-  if (!message.ParseFromString(content)) {
+  if (!message.ParseFromString(*content)) {
     return absl::InvalidArgumentError(
         absl::StrCat(path.filename().string(), ": no ", message.GetDescriptor()->name()));
   }
@@ -82,10 +74,12 @@ bool IsSmallFile(absl::string_view name) {
 
 }  // namespace
 
-absl::StatusOr<v1::Program> ReadProgramFile(const fs::path& path) { return ReadFrame<v1::Program>(path); }
+absl::StatusOr<v1::Program> ReadProgramFile(const fs::path& path) {
+  return ReadMessage<v1::Program>("program", path);
+}
 
 absl::StatusOr<v1::CheckpointGolden> ReadGoldenFile(const fs::path& path) {
-  return ReadFrame<v1::CheckpointGolden>(path);
+  return ReadMessage<v1::CheckpointGolden>("golden", path);
 }
 
 absl::StatusOr<std::string> ProgramKey(const ProgramOrigin& origin) {
@@ -141,6 +135,14 @@ std::vector<std::string> ProcessorDigests(const std::vector<std::string>& small_
     }
   }
   return digests;
+}
+
+absl::StatusOr<std::string> FileDigest(const fs::path& path) {
+  std::error_code error;
+  const fs::path file = fs::canonical(path, error);
+  if (error) return absl::NotFoundError(absl::StrCat(path.string(), ": ", error.message()));
+  ASSAY_ASSIGN_OR_RETURN(const auto mapped, checkpoint::MappedFile::Open(file));
+  return Sha256Hex(mapped->text());
 }
 
 absl::StatusOr<std::string> FolderDigest(const fs::path& folder) {

@@ -14,8 +14,8 @@
 
 namespace assay::worker {
 
-// One zstd frame around one message, at most 512 MiB of it. INVALID_ARGUMENT where the file is something
-// else; whether the message makes sense is for the engine.
+// One zstd frame (common/zstd_frame.h) around one message. INVALID_ARGUMENT where the file is something else,
+// RESOURCE_EXHAUSTED beyond the limits; whether the message makes sense is for the engine.
 absl::StatusOr<v1::Program> ReadProgramFile(const std::filesystem::path& path);
 absl::StatusOr<v1::CheckpointGolden> ReadGoldenFile(const std::filesystem::path& path);
 
@@ -42,8 +42,7 @@ struct GoldenOrigin {
   std::string program_digest;
   std::string weights_digest;
   std::string entry_digest;
-  std::vector<std::string>
-      file_digests;  // "name=digest" of tokenizer, processor and configuration files, in order
+  std::vector<std::string> file_digests;  // DigestsOfSmallFiles
   std::string samples_digest;
   ExporterIdentity exporter;
 };
@@ -56,6 +55,9 @@ std::string KeyBeside(absl::string_view key, absl::string_view what);
 absl::StatusOr<std::vector<std::string>> DigestsOfSmallFiles(const hub::Found& found);
 // Of them, those that say how pictures and sound become inputs.
 std::vector<std::string> ProcessorDigests(const std::vector<std::string>& small_files);
+
+// SHA-256 of a file, or of what a link leads to. NOT_FOUND where there is none.
+absl::StatusOr<std::string> FileDigest(const std::filesystem::path& path);
 
 // SHA-256 over names and contents of the files of a folder, in order of name; of none where there is no
 // folder.

@@ -10,6 +10,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/mapped_file.h"
 #include "common/digest.h"
 #include "common/file.h"
 #include "common/status_macros.h"
@@ -535,8 +536,8 @@ class ExportStage::Work {
   }
 
   absl::StatusOr<std::string> UploadFile(const fs::path& path, const std::string& key) {
-    ASSAY_ASSIGN_OR_RETURN(const MappedContent mapped, MappedContent::Open(path));
-    return artifacts_.Upload(mapped.content(), key);
+    ASSAY_ASSIGN_OR_RETURN(const auto mapped, checkpoint::MappedFile::Open(path));
+    return artifacts_.Upload(mapped->text(), key);
   }
 
   ExportStage& stage_;

@@ -90,7 +90,7 @@ TEST(ProgramFileTest, NeedsChecksumAndContentSize) {
 }
 
 TEST(ProgramFileTest, IsBoundedBeforeItIsDecompressed) {
-  ProgramLimits limits;
+  FrameLimits limits;
   limits.max_file_bytes = 10;
   EXPECT_THAT(ParseProgram(SmallFile(), limits),
               StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("limit")));

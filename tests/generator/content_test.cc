@@ -1,7 +1,5 @@
 // The content that ships: the plan's batches, the registry, templates, catalogue and programs belong
 // together.
-#include <zstd.h>
-
 #include <algorithm>
 #include <filesystem>
 #include <map>
@@ -15,6 +13,7 @@
 #include "common/digest.h"
 #include "common/file.h"
 #include "common/textproto.h"
+#include "common/zstd_frame.h"
 #include "generator/batch_file.h"
 #include "generator/catalogue.h"
 #include "generator/generate.h"
@@ -185,11 +184,10 @@ TEST_F(ContentTest, EveryCheckNamesTensorsOfItsProgram) {
     if (absl::IsNotFound(packed.status())) continue;
     ++programs;
     ASSERT_THAT(packed, IsOk());
-    std::string bytes(ZSTD_getFrameContentSize(packed->data(), packed->size()), '\0');
-    const size_t size = ZSTD_decompress(bytes.data(), bytes.size(), packed->data(), packed->size());
-    ASSERT_FALSE(ZSTD_isError(size)) << name;
+    const auto content = DecompressFrame("program", *packed);
+    ASSERT_THAT(content, IsOk()) << name;
     v1::Program program;
-    ASSERT_TRUE(program.ParseFromString(bytes)) << name;
+    ASSERT_TRUE(program.ParseFromString(*content)) << name;
     std::set<std::string> tensors;
     for (const auto& input : program.manifest().inputs()) tensors.insert(input.name());
     for (const auto& output : program.manifest().outputs()) tensors.insert(output.name());

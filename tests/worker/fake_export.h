@@ -1,8 +1,6 @@
 // What tests of export stages need: a checkpoint, an exporter that makes nothing, artifacts in memory.
 #pragma once
 
-#include <zstd.h>
-
 #include <cstdlib>
 #include <filesystem>
 #include <map>
@@ -14,6 +12,7 @@
 #include "checkpoint/checkpoint.h"
 #include "common/digest.h"
 #include "common/file.h"
+#include "common/zstd_frame.h"
 #include "tests/matchers.h"
 #include "worker/artifact.h"
 #include "worker/export_stage.h"
@@ -26,10 +25,7 @@ inline void Write(const std::filesystem::path& path, absl::string_view content) 
 
 template <typename Message>
 std::string Frame(const Message& message) {
-  const std::string content = message.SerializeAsString();
-  std::string file(ZSTD_compressBound(content.size()), '\0');
-  file.resize(ZSTD_compress(file.data(), file.size(), content.data(), content.size(), 3));
-  return file;
+  return CompressFrame(message.SerializeAsString()).value();
 }
 
 // One float32 tensor of one element.

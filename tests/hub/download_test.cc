@@ -97,6 +97,11 @@ TEST_F(DownloadTest, LessIsFetchedWhereLessIsNeeded) {
   EXPECT_THAT(server_.Log("hub", "/config.json"), SizeIs(1));  // not twice
 }
 
+TEST_F(DownloadTest, ANameWithoutOwnerIsFetchedFromWhereTheHubSends) {
+  ExpectWhole(Find(server_.Options(), "tiny"));
+  EXPECT_TRUE(fs::exists(server_.cache() / "models--tiny" / "refs" / "main"));
+}
+
 TEST_F(DownloadTest, WhatIsThereAtACommitCostsNoNetwork) {
   ASSERT_OK_AND_ASSIGN(const Found first, Find(server_.Options()));
   const size_t before = server_.Log("hub").size();

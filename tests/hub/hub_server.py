@@ -194,6 +194,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.content(file, {"ETag": f'"{self.state.etag(file)[0]}"'}, fault)
             return
         parts = path.strip("/").split("/")
+        # As the oldest repositories are found: by a name without owner, which leads to the one with.
+        if path.startswith("/api/models/") and len(parts) >= 4 and parts[3] == "revision":
+            self.answer(307, {"Location": "/api/models/acme/" + self.path.split("/", 3)[3]})
+            return
+        if len(parts) >= 4 and parts[1] == "resolve":
+            self.answer(307, {"Location": "/acme" + self.path})
+            return
         if path.startswith("/api/models/") and len(parts) >= 4:
             repo = "/".join(parts[2:4])
             revision = "/".join(parts[5:]) if len(parts) > 5 else "main"

@@ -16,6 +16,7 @@
 #include "common/status_macros.h"
 #include "common/textproto.h"
 #include "worker/artifact.h"
+#include "worker/export_verdict.h"
 #include "worker/scratch.h"
 
 namespace assay::worker {
@@ -24,49 +25,9 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::json;
 
-constexpr char kNoWeights[] = "NO_WEIGHTS";
+constexpr size_t kMaxConfigBytes = size_t{16} << 20;
 // The exporter's word for a program whose inputs are not those that this checkpoint's samples make.
 constexpr char kOtherShapes[] = "the program given takes";
-constexpr size_t kMaxConfigBytes = size_t{16} << 20;
-
-// Why a stage ends before its time.
-struct Verdict {
-  v1::Outcome outcome = v1::OUTCOME_UNSPECIFIED;  // unspecified: it goes on
-  std::string message;
-  std::string reason;
-  int signal = 0;
-  bool over() const { return outcome != v1::OUTCOME_UNSPECIFIED; }
-};
-
-Verdict Infrastructure(absl::string_view what, const absl::Status& status) {
-  return {v1::INFRASTRUCTURE_ERROR, absl::StrCat(what, ": ", status.ToString()), "", 0};
-}
-
-// What a checkpoint that was not found means for its job.
-Verdict OfFinding(const ExportJob& job) {
-  const absl::Status& status = job.found.status();
-  const std::string message(status.message());
-  const bool is_default = job.assignment.default_checkpoint();
-  // The hub's words (hub/selection.cc); a repository may well have a pickle in its name.
-  const bool pickles =
-      absl::IsFailedPrecondition(status) && absl::StrContains(message, "the weights are pickles alone");
-  if (is_default && (absl::IsNotFound(status) || pickles)) {
-    return {v1::SKIPPED, message, kNoWeights, 0};
-  }
-  if (is_default && absl::IsUnavailable(status) && job.offline) {
-    return {v1::SKIPPED, absl::StrCat("not on this node, and the hub is offline by configuration: ", message),
-            kNoWeights, 0};
-  }
-  if (absl::IsNotFound(status)) {
-    return {v1::INFRASTRUCTURE_ERROR,
-            absl::StrCat("no such checkpoint ", job.assignment.checkpoint().id(), ": ", message), "", 0};
-  }
-  if (pickles) return {v1::UNSUPPORTED, message, "", 0};
-  if (absl::IsFailedPrecondition(status)) return {v1::FAILED, message, "", 0};
-  return Infrastructure(absl::StrCat("checkpoint ", job.assignment.checkpoint().id(), " cannot be had"),
-                        status);
-}
-
 // Names of pickles and of their index, in order.
 std::vector<std::string> PicklesIn(const fs::path& folder) {
   std::vector<std::string> names;
@@ -77,11 +38,6 @@ std::vector<std::string> PicklesIn(const fs::path& folder) {
   }
   std::sort(names.begin(), names.end());
   return names;
-}
-
-std::string TextOf(const Json& json, const char* field) {
-  const auto at = json.find(field);
-  return at != json.end() && at->is_string() ? at->get<std::string>() : "";
 }
 
 }  // namespace
@@ -155,46 +111,10 @@ class ExportStage::Work {
       return {v1::FAILED, absl::StrCat(found_.folder.string(), ": no config.json"), "", 0};
     }
     if (!text.ok()) return Infrastructure("config.json cannot be read", text.status());
-    const Json config = Json::parse(*text, nullptr, /*allow_exceptions=*/false);
-    if (!config.is_object()) {
-      return {v1::FAILED, absl::StrCat((found_.folder / "config.json").string(), ": no JSON object"), "", 0};
-    }
-    const std::string type = TextOf(config, "model_type");
-    // Where the catalogue names the model, its class is the library's own and the checkpoint's code is not
-    // wanted.
-    if (config.contains("auto_map") && job_.catalogue.empty()) {
-      return {v1::UNSUPPORTED,
-              absl::StrCat("config.json wants code of the checkpoint's own to be run (auto_map, "
-                           "trust_remote_code), which is refused",
-                           type.empty() ? "" : absl::StrCat("; its model_type is ", type)),
-              "", 0};
-    }
-    if (type.empty()) {
-      return {v1::UNSUPPORTED, "config.json has no model_type: nothing says which architecture it is", "", 0};
-    }
-    if (Verdict verdict = CheckModelType("config.json is of another class: its model_type is ", type);
-        verdict.over()) {
+    if (Verdict verdict = OfConfig(job_, found_.folder / "config.json", *text); verdict.over())
       return verdict;
-    }
     config_json_ = *text;
     return {};
-  }
-
-  Verdict CheckModelType(absl::string_view whose, const std::string& type) const {
-    const std::string wanted = CatalogueModelType();
-    if (wanted.empty() || wanted == type) return {};
-    return {v1::FAILED, absl::StrCat(whose, type, ", model ", job_.assignment.model().name(), " is ", wanted),
-            "", 0};
-  }
-
-  // What the catalogue's program was exported from; empty where there is none that says.
-  std::string CatalogueModelType() const {
-    if (job_.program.empty()) return "";
-    const auto program = ReadProgramFile(job_.program);
-    if (!program.ok()) return "";
-    if (!program->manifest().model_type().empty()) return program->manifest().model_type();
-    const Json config = Json::parse(program->manifest().config_json(), nullptr, /*allow_exceptions=*/false);
-    return config.is_object() ? TextOf(config, "model_type") : "";
   }
 
   Verdict ReadWeights() {
@@ -343,7 +263,7 @@ class ExportStage::Work {
     if (!text.ok() || !ParseTextProto("record", *text, facts).ok() || facts.model_type().empty())
       return {};  // another version's: made anew
     if (Verdict verdict =
-            CheckModelType("the checkpoint is of another class: its model type is ", facts.model_type());
+            OfModelType(job_, "the checkpoint is of another class: its model type is ", facts.model_type());
         verdict.over()) {
       return verdict;
     }
@@ -375,7 +295,8 @@ class ExportStage::Work {
               "", 0};
     }
     // What the program was made from, whatever config.json says: a GGUF file has its configuration inside.
-    if (verdict = CheckModelType("the checkpoint is of another class: its model type is ", answer.model_type);
+    if (verdict =
+            OfModelType(job_, "the checkpoint is of another class: its model type is ", answer.model_type);
         verdict.over()) {
       return verdict;
     }

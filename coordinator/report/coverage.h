@@ -9,12 +9,13 @@
 
 #include "coordinator/report/real.h"
 #include "coordinator/report/report.h"
+#include "generator/rules.h"
 
 namespace assay::report {
 
 // The case whose passing is mock evidence, and no other: a loading case that fell back to mock weights is
 // none.
-inline constexpr absl::string_view kMockCase = "test_model_with_mock";
+using generator::kMockCase;
 
 // What the newest result of a model on one target shows. A cancelled job says nothing about a model, so it
 // decides only where there is no other. A result that does not tell its device (its worker was lost before it

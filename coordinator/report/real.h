@@ -7,11 +7,11 @@
 #include "absl/strings/string_view.h"
 #include "assay/v1/batch.pb.h"
 #include "assay/v1/result.pb.h"
+#include "generator/rules.h"
 
 namespace assay::report {
 
-// The case that loads a checkpoint.
-inline constexpr absl::string_view kLoadingCase = "test_model_loading";
+using generator::kLoadingCase;  // the case that loads a checkpoint
 
 // What every report says of a pass without a golden.
 inline constexpr absl::string_view kNoGolden = "no golden: structural checks only";

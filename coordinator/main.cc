@@ -1,5 +1,6 @@
 // assay-coordinator: serves until SIGTERM or SIGINT.
 #include <csignal>
+#include <cstdlib>
 #include <iostream>
 #include <string>
 
@@ -9,6 +10,7 @@
 #include "common/file.h"
 #include "common/logging.h"
 #include "coordinator/server.h"
+#include "coordinator/store/postgres.h"
 
 namespace {
 
@@ -17,11 +19,25 @@ int Fail(const absl::Status& status) {
   return assay::ExitCodeOf(status);
 }
 
+// The URL of the store's database: of the command line, else of the environment; empty where neither has one.
+absl::StatusOr<std::string> DatabaseOf(const std::string& argument) {
+  const char* variable = std::getenv("ASSAY_DATABASE");
+  const std::string url = !argument.empty() ? argument : variable != nullptr ? variable : "";
+  if (url.empty()) return url;
+  if (absl::Status status = assay::coordinator::CheckPostgresUrl(url); !status.ok()) return status;
+  if (!argument.empty() && assay::coordinator::HasPassword(argument)) {
+    return absl::InvalidArgumentError(
+        "--database has a password in it, which every user of this machine can read in the list of processes:"
+        " set the URL in ASSAY_DATABASE, or the password in a file that PGPASSFILE names");
+  }
+  return url;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   assay::coordinator::ServerOptions options;
-  std::string data_dir, content_dir, port_file, log_level = "info";
+  std::string data_dir, database, content_dir, port_file, log_level = "info";
   int64_t lease_ms = absl::ToInt64Milliseconds(options.lease);
   CLI::App app("Splits batches into jobs, hands them to workers and keeps every result.",
                "assay-coordinator");
@@ -29,6 +45,10 @@ int main(int argc, char** argv) {
   app.add_flag("--insecure-listen-anywhere", options.allow_remote,
                "let --listen be other than loopback, without encryption or authentication");
   app.add_option("--data-dir", data_dir, "folder of the database and the blobs; without it all is in memory");
+  app.add_option(
+      "--database", database,
+      "postgres://user@host/name to keep batches and results in, instead of in --data-dir, which still"
+      " has the blobs; also from ASSAY_DATABASE, where a password is not seen");
   app.add_option("--content-dir", content_dir, "folder that holds templates/ and models/")->required();
   app.add_option("--lease-ms", lease_ms, "how long a silent worker keeps its attempts")
       ->capture_default_str();
@@ -54,6 +74,9 @@ int main(int argc, char** argv) {
   sigaddset(&signals, SIGINT);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
 
+  auto url = DatabaseOf(database);
+  if (!url.ok()) return Fail(url.status());
+  options.database = *url;
   options.data_dir = data_dir;
   options.content_dir = content_dir;
   options.lease = absl::Milliseconds(lease_ms);

@@ -25,6 +25,7 @@
 #include "coordinator/services/watch_stream.h"
 #include "coordinator/services/worker_service.h"
 #include "coordinator/store/memory_store.h"
+#include "coordinator/store/postgres_store.h"
 #include "coordinator/store/sqlite_store.h"
 #include "coordinator/store/writer.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
@@ -120,8 +121,12 @@ absl::Status Server::State::OpenStore() {
       return absl::InvalidArgumentError(absl::StrCat(options.data_dir.string(), ": ", error.message()));
     }
     ASSAY_ASSIGN_OR_RETURN(lock, FolderLock::Take(options.data_dir));
-    ASSAY_ASSIGN_OR_RETURN(store,
-                           OpenSqliteStore((options.data_dir / "assay.db").string(), options.max_attempts));
+    if (options.database.empty()) {
+      ASSAY_ASSIGN_OR_RETURN(store,
+                             OpenSqliteStore((options.data_dir / "assay.db").string(), options.max_attempts));
+    } else {
+      ASSAY_ASSIGN_OR_RETURN(store, OpenPostgresStore(options.database, options.max_attempts));
+    }
     ASSAY_ASSIGN_OR_RETURN(blobs, OpenFolderBlobStore(options.data_dir / "blobs"));
   }
   writer = std::make_unique<Writer>(std::move(store));
@@ -220,6 +225,10 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   if (options.lease_tick <= absl::ZeroDuration())
     return absl::InvalidArgumentError("lease_tick: more than 0");
   ASSAY_RETURN_IF_ERROR(CheckListen(options.listen, options.allow_remote));
+  if (!options.database.empty() && options.data_dir.empty()) {
+    return absl::InvalidArgumentError(
+        "a database needs a data folder beside it: programs, goldens and logs are kept there");
+  }
   auto state = std::make_unique<State>();
   state->options = std::move(options);
   ASSAY_ASSIGN_OR_RETURN(state->content, Content::Load(state->options.content_dir));

@@ -20,6 +20,8 @@ struct ServerOptions {
 
   // Holds assay.db and blobs/. Empty: everything is in memory and gone with the server.
   std::filesystem::path data_dir;
+  // postgres://…: the store is there instead of in assay.db, and data_dir must be set for the blobs.
+  std::string database;
   // Holds templates/ and models/ (registry.json, catalogue/, programs/). Read once, at start.
   std::filesystem::path content_dir;
 
@@ -40,8 +42,8 @@ struct ServerOptions {
 class Server {
  public:
   // Serves when it returns. INVALID_ARGUMENT for a bad address, options or content; FAILED_PRECONDITION for
-  // a data folder that a newer Assay wrote or that another coordinator holds; UNAVAILABLE where the address
-  // is taken.
+  // a data folder or database that a newer Assay wrote or that another coordinator holds; UNAVAILABLE where
+  // the address is taken or the database cannot be reached.
   static absl::StatusOr<std::unique_ptr<Server>> Start(ServerOptions options);
 
   // As Shutdown.

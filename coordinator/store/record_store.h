@@ -87,6 +87,9 @@ class RecordStore : public Store {
   virtual absl::StatusOr<bool> HasFailed(absl::string_view inputs_digest) = 0;
   virtual absl::Status PutFailed(absl::string_view inputs_digest) = 0;
 
+  // Adds to what TakeTouched tells.
+  void Touch(const std::set<std::string>& batches) { touched_.insert(batches.begin(), batches.end()); }
+
  private:
   // A batch and what happens to it in one operation; written once, at the end.
   class BatchEdit;

@@ -38,7 +38,7 @@ class ServerTest : public ::testing::Test {
     std::filesystem::remove_all(data_dir_);
   }
 
-  ServerOptions Options() const {
+  virtual ServerOptions Options() const {
     ServerOptions options;
     options.listen = "127.0.0.1:0";
     options.content_dir = std::filesystem::current_path();

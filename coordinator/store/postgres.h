@@ -1,0 +1,106 @@
+// libpq's C interface with owned handles and absl::Status: prepared statements, parameters and rows in binary
+// form, and pipelining of statements whose answer nobody waits for.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+
+struct pg_conn;
+struct pg_result;
+
+namespace assay::coordinator {
+
+// Values of $1, $2, … in their order.
+class PostgresParameters {
+ public:
+  PostgresParameters& Int(int64_t value);              // bigint
+  PostgresParameters& Bool(bool value);                // boolean
+  PostgresParameters& Double(double value);            // double precision
+  PostgresParameters& Bytes(absl::string_view value);  // text (without NUL) or bytea
+  // timestamptz, in microseconds; the infinite ones are -infinity and infinity.
+  PostgresParameters& Time(absl::Time value);
+
+ private:
+  friend class PostgresConnection;
+  std::vector<std::string> values_;
+};
+
+// What a statement answered. Rows and columns count from 0; a column is read as the type it has.
+class PostgresRows {
+ public:
+  explicit PostgresRows(pg_result* result);
+
+  int size() const;
+  int64_t Int(int row, int column) const;
+  bool Bool(int row, int column) const;
+  double Double(int row, int column) const;
+  std::string Bytes(int row, int column) const;
+  absl::Time Time(int row, int column) const;
+  // "INSERT 0 1", "COMMIT", …
+  std::string Tag() const;
+
+ private:
+  struct Clear {
+    void operator()(pg_result* result) const;
+  };
+  std::unique_ptr<pg_result, Clear> result_;
+};
+
+// INVALID_ARGUMENT: not postgres://… or postgresql://…, or one that libpq cannot read. The message never
+// quotes the URL, which may hold a password.
+absl::Status CheckPostgresUrl(const std::string& url);
+// Of a URL that CheckPostgresUrl takes.
+bool HasPassword(const std::string& url);
+
+// One connection. Not thread-safe. Errors are never those of the domain (store.h): UNAVAILABLE where it may
+// pass, DATA_LOSS where the server found its data damaged, else INTERNAL.
+class PostgresConnection {
+ public:
+  // `name`: what the server's administrator sees, at most 63 bytes. A server that is read-only (a standby) is
+  // not taken. Waits at most a few seconds for each address.
+  static absl::StatusOr<std::unique_ptr<PostgresConnection>> Connect(const std::string& url,
+                                                                     const std::string& name);
+  ~PostgresConnection();
+  PostgresConnection(const PostgresConnection&) = delete;
+  PostgresConnection& operator=(const PostgresConnection&) = delete;
+
+  // One or more statements without parameters; rows are dropped. Outside of a transaction that the caller
+  // began, several are one transaction.
+  absl::Status Execute(const std::string& sql);
+
+  // One statement, prepared when it is first used. `sql` must be a literal: statements are kept by its
+  // address. Read gives its rows. Write does not wait: an error comes out of a later call, and nothing that
+  // was asked between is executed.
+  absl::StatusOr<PostgresRows> Read(const char* sql, const PostgresParameters& parameters = {});
+  absl::Status Write(const char* sql, const PostgresParameters& parameters = {});
+  // Until everything that was written is answered.
+  absl::Status Flush();
+
+  // True: the connection is of no more use. What was asked and not answered may have been done or not.
+  bool lost() const;
+  int server_version() const;  // 150004
+
+ private:
+  explicit PostgresConnection(pg_conn* handle) : handle_(handle) {}
+  absl::Status Send(const char* sql, const PostgresParameters& parameters);
+  absl::StatusOr<std::string> Prepare(const char* sql);
+  // Of everything that is pending; the last one's rows.
+  absl::StatusOr<PostgresRows> Collect();
+  absl::Status ConnectionError() const;
+  absl::Status ResultError(const pg_result* result);
+
+  pg_conn* handle_;
+  std::map<const char*, std::string> prepared_;
+  int pending_ = 0;
+  bool fatal_ = false;  // the server said goodbye
+};
+
+}  // namespace assay::coordinator

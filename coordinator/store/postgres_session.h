@@ -1,0 +1,70 @@
+// The PostgreSQL store's transactions: one session at a time that holds the database for this coordinator,
+// made again where it was lost. See postgres_store.h for what is promised.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "coordinator/store/postgres.h"
+#include "coordinator/store/postgres_store.h"
+
+namespace assay::coordinator {
+
+// Not thread-safe.
+class PostgresSession {
+ public:
+  // As OpenPostgresStore.
+  static absl::StatusOr<std::unique_ptr<PostgresSession>> Open(const std::string& url,
+                                                               const PostgresPatience& patience);
+
+  // UNAVAILABLE: there is no server, or another coordinator has taken the database meanwhile.
+  absl::Status Begin();
+  // The batches to tell of: those `touched` by this transaction, and by an earlier one whose outcome was not
+  // known until now.
+  absl::StatusOr<std::set<std::string>> Commit(const std::set<std::string>& touched);
+  void Rollback();
+
+  absl::StatusOr<PostgresRows> Read(const char* sql, const PostgresParameters& parameters = {});
+  // Within a transaction alone. Write does not wait; see PostgresConnection.
+  absl::Status Write(const char* sql, const PostgresParameters& parameters);
+  absl::StatusOr<PostgresRows> WriteAndRead(const char* sql, const PostgresParameters& parameters);
+
+ private:
+  // A transaction whose COMMIT was not answered.
+  struct Unknown {
+    int64_t transaction;
+    std::set<std::string> touched;
+  };
+
+  PostgresSession(std::string url, const PostgresPatience& patience);
+  // A new connection that holds the database. Domain errors (store.h) only where it is the first.
+  absl::Status Connect(bool first);
+  absl::Status Reconnect();
+  absl::Status TakeDatabase(PostgresConnection& connection, bool first);
+  // Whether the transaction of unknown outcome was committed; then it is known.
+  absl::StatusOr<bool> WasCommitted(PostgresConnection& connection, int64_t transaction);
+  absl::Status LeasesStoodStill(PostgresConnection& connection);
+  absl::Status CountThisTransaction();
+
+  const std::string url_;
+  const PostgresPatience patience_;
+  const std::string name_;  // of this writer, unlike any other's
+  std::unique_ptr<PostgresConnection> connection_;
+  bool in_transaction_ = false;
+  int64_t transaction_ = 0;  // the newest that wrote
+  bool wrote_ = false;
+  std::optional<Unknown> unknown_;
+  bool unknown_was_committed_ = false;  // the last that became known
+  std::set<std::string> untold_;        // of an unknown one that turned out to be committed
+  // By the machine's clock, not the store's: of the server, not of leases.
+  absl::Time last_answer_;
+  absl::Time next_try_ = absl::InfinitePast();
+  absl::Status last_error_;
+};
+
+}  // namespace assay::coordinator

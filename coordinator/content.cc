@@ -96,8 +96,10 @@ std::string Content::EntryDigestOf(const std::string& checkpoint) const {
   return FindOrEmpty(checkpoint_digests_, checkpoint);
 }
 
-std::string Content::PinnedWeightsOf(const std::string& checkpoint) const {
-  return FindOrEmpty(checkpoints_, checkpoint).weights_digest();
+void Content::Pin(v1::CheckpointRef& checkpoint) const {
+  const v1::CheckpointEntry entry = FindOrEmpty(checkpoints_, checkpoint.id());
+  checkpoint.set_weights_digest(entry.weights_digest());
+  checkpoint.set_config_digest(entry.config_digest());
 }
 
 std::shared_ptr<const std::string> Content::Find(absl::string_view digest) const {

@@ -41,10 +41,10 @@ class Content {
   JobDigests DigestsOf(const v1::ModelRef& model) const;
   // The checkpoint that the catalogue names for a model; unset: it names none.
   std::optional<v1::CheckpointRef> DefaultCheckpointOf(const std::string& model) const;
-  // Of the entry that knows this checkpoint: its file's digest, and the digest of its weights where it pins
-  // one. Empty: there is none.
+  // Of the entry that knows this checkpoint: its file's digest. Empty: there is none.
   std::string EntryDigestOf(const std::string& checkpoint) const;
-  std::string PinnedWeightsOf(const std::string& checkpoint) const;
+  // Sets the digests that this entry pins; none where there is no entry.
+  void Pin(v1::CheckpointRef& checkpoint) const;
   // nullptr: not content.
   std::shared_ptr<const std::string> Find(absl::string_view digest) const;
 

@@ -142,7 +142,7 @@ v1::Assignment Dispatcher::AssignmentOf(const v1::Job& job) const {
   // What the project pins is what main holds (generator/generate.cc decides the same for the test).
   const bool main = checkpoint.revision().empty() || checkpoint.revision() == "main";
   if (checkpoint.weights_digest().empty() && main) {
-    checkpoint.set_weights_digest(options_.content->PinnedWeightsOf(checkpoint.id()));
+    options_.content->Pin(checkpoint);
   }
   assignment.set_checkpoint_entry_digest(options_.content->EntryDigestOf(checkpoint.id()));
   if (StageOf(job) == v1::STAGE_EXPORT) {

@@ -295,9 +295,12 @@ class TestRun {
     ASSAY_RETURN_IF_ERROR(loaded.status());
     if (loaded->synthetic) done.set_weights(v1::SYNTHETIC);
     provenance.set_weights_digest(loaded->digest);
-    provenance.set_weights_trust(options_.hub_verified         ? v1::HUB_SHA256
-                                 : !load.pinned_digest.empty() ? v1::PINNED
-                                                               : v1::UNVERIFIED);
+    // Weights mean nothing without the configuration that says how they are used: the export stage compared
+    // it.
+    const bool pinned = !load.pinned_digest.empty() && !test_.trained().config_digest().empty();
+    provenance.set_weights_trust(options_.hub_verified ? v1::HUB_SHA256
+                                 : pinned              ? v1::PINNED
+                                                       : v1::UNVERIFIED);
     SayWhyNoGolden(c, material, done);
     return std::move(loaded->weights);
   }

@@ -202,7 +202,7 @@ class BatchReader final : public nlohmann::json_sax<nlohmann::json> {
       const auto [first, fresh] = keys_.emplace(name, offset);
       if (!fresh) Error(offset, FieldPath(name), SecondTime(first->second));
       static const auto* const kKnown = new std::vector<std::string>{
-          "checkpoint", "name", "original_name", "task", "template", "weights_digest"};
+          "checkpoint", "config_digest", "name", "original_name", "task", "template", "weights_digest"};
       if (std::find(kKnown->begin(), kKnown->end(), name) == kKnown->end()) {
         const std::string nearest = NearestName(name, *kKnown);
         Error(offset, FieldPath(name),
@@ -322,15 +322,27 @@ class BatchReader final : public nlohmann::json_sax<nlohmann::json> {
         wrong(*checkpoint, "checkpoint", ref.status().message());
       }
     }
-    if (const auto* digest = text("weights_digest", false)) {
-      if (model_.fields.count("checkpoint") == 0) {
-        wrong(*digest, "weights_digest", "pins the weights of a checkpoint: there is none");
+    const auto pin = [&](const char* field, const char* of, absl::string_view what) {
+      const auto* digest = text(field, false);
+      if (digest == nullptr) return std::string();
+      if (model_.fields.count(of) == 0) {
+        wrong(*digest, field, absl::StrCat("pins the ", what, ": there is none"));
       } else if (!IsDigest(digest->value)) {
-        wrong(*digest, "weights_digest",
+        wrong(*digest, field,
               absl::StrCat("must be a SHA-256 in 64 lower-case hex digits, is ", Quoted(digest->value)));
       } else {
-        model.mutable_checkpoint()->set_weights_digest(digest->value);
+        return digest->value;
       }
+      return std::string();
+    };
+    if (const std::string digest = pin("weights_digest", "checkpoint", "weights of a checkpoint");
+        !digest.empty()) {
+      model.mutable_checkpoint()->set_weights_digest(digest);
+    }
+    if (const std::string digest =
+            pin("config_digest", "weights_digest", "configuration beside weights_digest");
+        !digest.empty()) {
+      model.mutable_checkpoint()->set_config_digest(digest);
     }
     // Beside a checkpoint the name may be left out: then its last part is the name.
     if (model_.fields.count("name") == 0 && model_.fields.count("checkpoint") > 0) {

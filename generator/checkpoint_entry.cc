@@ -72,6 +72,7 @@ std::vector<Problem> ExamineEntry(const v1::CheckpointEntry& entry, absl::string
   }
   if (!entry.model_class().empty()) ExamineClass(entry.model_class(), Join({}, "model_class"), &problems);
   ExamineDigest(entry.weights_digest(), Join({}, "weights_digest"), &problems);
+  ExamineDigest(entry.config_digest(), Join({}, "config_digest"), &problems);
   std::set<std::string> answers;
   for (int i = 0; i < entry.sample_size(); ++i) {
     const Path at = Join({}, "sample", i);

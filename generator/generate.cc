@@ -115,13 +115,18 @@ std::string MissingTensor(const v1::Check& check, const v1::ExportResult& made) 
   return "";
 }
 
-// The digest that the weights must have, where somebody vouches for one: the batch, else the project. What an
-// export found vouches for nothing.
-std::string PinnedDigest(const JobSpec& job) {
-  if (!job.model.checkpoint().weights_digest().empty()) return job.model.checkpoint().weights_digest();
+// The digests that weights and configuration must have, where somebody vouches for them: the batch, else the
+// project. What an export found vouches for nothing.
+void Pin(const JobSpec& job, v1::CheckpointRef& trained) {
+  const v1::CheckpointRef& asked = job.model.checkpoint();
   const bool other_revision = !job.checkpoint->revision().empty() && job.checkpoint->revision() != "main";
-  if (job.checkpoint_entry == nullptr || other_revision) return "";
-  return job.checkpoint_entry->weights_digest();
+  if (!asked.weights_digest().empty()) {
+    trained.set_weights_digest(asked.weights_digest());
+    trained.set_config_digest(asked.config_digest());
+  } else if (job.checkpoint_entry != nullptr && !other_revision) {
+    trained.set_weights_digest(job.checkpoint_entry->weights_digest());
+    trained.set_config_digest(job.checkpoint_entry->config_digest());
+  }
 }
 
 // A tiny program's limits, and what a checkpoint of `bytes` needs beyond them (docs/test_file.md).
@@ -213,7 +218,7 @@ absl::Status ApplyExport(const JobSpec& job, v1::ModelTest& test) {
   trained.set_id(job.checkpoint->id());
   trained.set_revision(job.checkpoint->revision());
   trained.set_commit(job.checkpoint->commit());
-  trained.set_weights_digest(PinnedDigest(job));
+  Pin(job, trained);
   loading->set_program_digest(made.program_digest());
   loading->set_golden_digest(made.golden_digest());
   if (test.model_class().empty()) test.set_model_class(made.model_class());

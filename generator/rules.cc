@@ -381,6 +381,7 @@ void ExamineCheckpointRef(const v1::CheckpointRef& ref, const Path& path, Proble
         absl::StrCat("must be 40 lower-case hex digits, and is only of a hub; is ", Quoted(ref.commit())));
   }
   ExamineDigest(ref.weights_digest(), Join(path, "weights_digest"), problems);
+  ExamineDigest(ref.config_digest(), Join(path, "config_digest"), problems);
 }
 
 void ExamineDigest(absl::string_view digest, const Path& path, Problems* problems) {

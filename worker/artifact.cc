@@ -82,6 +82,13 @@ absl::StatusOr<v1::CheckpointGolden> ReadGoldenFile(const fs::path& path) {
   return ReadMessage<v1::CheckpointGolden>("golden", path);
 }
 
+absl::StatusOr<std::string> ConfigDigest(absl::string_view config_json) {
+  const Json config =
+      Json::parse(config_json.begin(), config_json.end(), nullptr, /*allow_exceptions=*/false);
+  if (!config.is_object()) return absl::InvalidArgumentError("config.json is no JSON object");
+  return KeyOf(Canonical(config));
+}
+
 absl::StatusOr<std::string> ProgramKey(const ProgramOrigin& origin) {
   Json config;
   if (!origin.config_json.empty()) {
@@ -91,7 +98,7 @@ absl::StatusOr<std::string> ProgramKey(const ProgramOrigin& origin) {
   }
   return KeyOf({{"kind", "program"},
                 {"config", std::move(config)},
-                {"weights", origin.config_json.empty() ? origin.weights : ""},
+                {"config_digest", origin.config_json.empty() ? origin.config_digest : ""},
                 {"model_class", origin.model_class},
                 {"task", origin.task},
                 {"template", origin.template_name},

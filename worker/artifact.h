@@ -22,9 +22,9 @@ absl::StatusOr<v1::CheckpointGolden> ReadGoldenFile(const std::filesystem::path&
 // Everything that decides what a program is, beside its key's kind. See "Keys of artifacts" in
 // docs/checkpoints.md.
 struct ProgramOrigin {
-  // config.json; empty for a GGUF file, which has its configuration inside: then `weights` stands for it.
+  // config.json; empty for a GGUF file, which has its configuration inside: then `config_digest` stands for it.
   std::string config_json;
-  std::string weights;
+  std::string config_digest;
   std::string model_class;  // asked for; empty: the exporter decides
   std::string task;
   std::string template_name;
@@ -37,6 +37,10 @@ struct ProgramOrigin {
 
 // INVALID_ARGUMENT: config_json is no JSON object.
 absl::StatusOr<std::string> ProgramKey(const ProgramOrigin& origin);
+
+// What a pin of a configuration names: SHA-256 of config.json without what changes nothing of the numbers, in
+// canonical JSON. INVALID_ARGUMENT: it is no JSON object.
+absl::StatusOr<std::string> ConfigDigest(absl::string_view config_json);
 
 struct GoldenOrigin {
   std::string program_digest;

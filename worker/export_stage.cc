@@ -140,6 +140,9 @@ class ExportStage::Work {
     weights_digest_ = opened->Digest();
     // Its configuration is inside, and a config.json beside it decides nothing.
     if (absl::StartsWith(opened->format(), "GGUF")) config_json_.clear();
+    const auto config_digest = DigestOfConfig();
+    if (!config_digest.ok()) return {v1::FAILED, std::string(config_digest.status().message()), "", 0};
+    config_digest_ = *config_digest;
     Log(absl::StrCat("weights: ", opened->format(), ", ", opened->tensors().size(), " tensors, ",
                      opened->bytes(), " bytes, digest ", weights_digest_));
     const std::string& pinned = job_.assignment.checkpoint().weights_digest();
@@ -147,8 +150,25 @@ class ExportStage::Work {
       return {v1::FAILED,
               absl::StrCat("the weights have the digest ", weights_digest_, ", pinned is ", pinned), "", 0};
     }
+    const std::string& pinned_config = job_.assignment.checkpoint().config_digest();
+    if (!pinned_config.empty() && pinned_config != config_digest_) {
+      return {
+          v1::FAILED,
+          absl::StrCat("the configuration has the digest ", config_digest_, ", pinned is ", pinned_config),
+          "", 0};
+    }
     result_->mutable_checkpoint()->set_weights_digest(weights_digest_);
+    result_->mutable_checkpoint()->set_config_digest(config_digest_);
     return {};
+  }
+
+  // Of config.json; of the whole file where that is a GGUF file.
+  absl::StatusOr<std::string> DigestOfConfig() const {
+    if (!config_json_.empty()) return ConfigDigest(config_json_);
+    for (const hub::FoundFile& file : found_.files) {
+      if (file.weights && absl::EndsWith(file.name, ".gguf")) return FileDigest(file.path);
+    }
+    return absl::NotFoundError("neither a config.json nor a GGUF file");
   }
 
   // Pickles become a safetensors file, made in the sandbox or found made.
@@ -218,7 +238,7 @@ class ExportStage::Work {
     const v1::Assignment& assignment = job_.assignment;
     ProgramOrigin origin;
     origin.config_json = config_json_;
-    origin.weights = weights_digest_;
+    origin.config_digest = config_digest_;
     if (config_json_.empty() && weights_digest_.empty()) {
       return {v1::FAILED, absl::StrCat("neither a config.json nor weights that can be read: ", broken_), "",
               0};
@@ -467,7 +487,8 @@ class ExportStage::Work {
   v1::ExportResult* result_ = nullptr;
   hub::Found found_;
   ScratchFolder scratch_;
-  std::string config_json_;     // empty: inside a GGUF file
+  std::string config_json_;  // empty: inside a GGUF file
+  std::string config_digest_;
   std::string weights_digest_;  // empty: they cannot be read, because
   std::string broken_;
   std::vector<std::string> small_files_;

@@ -61,7 +61,8 @@ Json CheckpointJson(const v1::CheckpointRef& ref) {
   return {{"id", ref.id()},
           {"revision", ref.revision()},
           {"commit", ref.commit()},
-          {"weights_digest", ref.weights_digest()}};
+          {"weights_digest", ref.weights_digest()},
+          {"config_digest", ref.config_digest()}};
 }
 
 Json ExportJson(const v1::TestResult& exported) {

@@ -17,7 +17,8 @@ constexpr size_t kShownDigest = 12;
 // PINNED is only believed where the digest that was loaded is the one that was pinned.
 bool IsTrusted(const v1::Provenance& from) {
   return from.weights_trust() == v1::HUB_SHA256 ||
-         (from.weights_trust() == v1::PINNED && from.weights_digest() == from.checkpoint().weights_digest());
+         (from.weights_trust() == v1::PINNED && from.weights_digest() == from.checkpoint().weights_digest() &&
+          !from.checkpoint().config_digest().empty());
 }
 
 // Where an answer was known beforehand, the check that compares it must have held.
@@ -271,6 +272,9 @@ std::vector<std::string> CheckpointLines(const v1::Job& job) {
       absl::StrAppend(&line, ", trust ", TrustWord(from.weights_trust()));
     }
     if (!from.weights_digest().empty()) absl::StrAppend(&line, ", weights ", from.weights_digest());
+    if (exported != nullptr && !exported->export_().checkpoint().config_digest().empty()) {
+      absl::StrAppend(&line, ", configuration ", exported->export_().checkpoint().config_digest());
+    }
   }
   lines.push_back(std::move(line));
   if (exported != nullptr) lines.push_back(absl::StrCat("export ", ExportText(job)));

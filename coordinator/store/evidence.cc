@@ -97,10 +97,16 @@ std::string DoubtOfDigests(const v1::Assignment& given, const v1::Provenance& ra
   if (ran.weights_trust() == v1::HUB_SHA256 && given.checkpoint().commit().empty()) {
     return "the test says that the hub vouches for its weights, and they are of no commit";
   }
-  const std::string& pinned = given.checkpoint().weights_digest();
-  if (ran.weights_trust() == v1::PINNED && (pinned.empty() || ran.weights_digest() != pinned)) {
+  if (ran.weights_trust() != v1::PINNED) return "";
+  const v1::CheckpointRef& pinned = given.checkpoint();
+  if (pinned.weights_digest().empty() || ran.weights_digest() != pinned.weights_digest()) {
     return absl::StrCat("the test calls weights '", ran.weights_digest(), "' pinned, and pinned are '",
-                        pinned, "'");
+                        pinned.weights_digest(), "'");
+  }
+  const std::string& config = made.checkpoint().config_digest();
+  if (pinned.config_digest().empty() || config != pinned.config_digest()) {
+    return absl::StrCat("the test calls its checkpoint pinned, its configuration is '", config,
+                        "', and pinned is '", pinned.config_digest(), "'");
   }
   return "";
 }

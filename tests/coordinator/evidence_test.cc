@@ -163,6 +163,10 @@ TEST(EvidenceTest, OfWeightsThatArePinned) {
   v1::TestResult result = ResultWithCheckpoint("b1.bert", 2, v1::PASSED).result();
   result.mutable_provenance()->set_weights_trust(v1::PINNED);
   record.assigned.mutable_checkpoint()->set_weights_digest(Sha256Hex("weights"));
+  Expect(record, result, {"weights alone", [](v1::TestResult&) {}, "pinned is ''"});
+  record.assigned.mutable_checkpoint()->set_config_digest(Sha256Hex("another configuration"));
+  Expect(record, result, {"another configuration", [](v1::TestResult&) {}, "its configuration is"});
+  record.assigned.mutable_checkpoint()->set_config_digest(Sha256Hex("configuration"));
   Expect(record, result, {"those", [](v1::TestResult&) {}, ""});
   record.assigned.mutable_checkpoint()->set_weights_digest(Sha256Hex("others"));
   Expect(record, result, {"others", [](v1::TestResult&) {}, "pinned are '" + Sha256Hex("others")});

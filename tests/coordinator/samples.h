@@ -122,6 +122,7 @@ inline v1::AttemptResult Exported(const std::string& job_id, uint64_t attempt,
   made.mutable_checkpoint()->set_id(kCheckpoint);
   made.mutable_checkpoint()->set_commit(std::string(40, 'c'));
   made.mutable_checkpoint()->set_weights_digest(Sha256Hex("weights"));
+  made.mutable_checkpoint()->set_config_digest(Sha256Hex("configuration"));
   made.set_program_digest(Sha256Hex("program"));
   made.set_golden_digest(Sha256Hex("golden"));
   return result;

@@ -99,9 +99,12 @@ class RealWeights(unittest.TestCase):
             self.assertEqual(len({job["result"]["provenance"]["checkpoint_program_digest"] for job in again}), 1)
 
             # Pinned from an earlier run: the same weights pass, others of the same name do not.
-            digest = first["result"]["provenance"]["weights_digest"]
+            found = first["ended_stage"][0]["result"]["export"]["checkpoint"]
+            digest = found["weights_digest"]
+            self.assertEqual(digest, first["result"]["provenance"]["weights_digest"])
+            pins = {"weights_digest": digest, "config_digest": found["config_digest"]}
             same, other = stack.wait(stack.submit_entries(
-                entry("good/finetune", weights_digest=digest), entry("good/sharded", weights_digest=digest)))
+                entry("good/finetune", **pins), entry("good/sharded", **pins)))
             self.assert_golden(same)
             self.assertEqual(first["result"]["provenance"]["weights_trust"], "UNVERIFIED")
             self.assertEqual(same["result"]["provenance"]["weights_trust"], "PINNED")

@@ -81,6 +81,9 @@ TEST(Real, WhatVouchesForTheWeightsIsSaid) {
   EXPECT_EQ(result.provenance().weights_trust(), v1::HUB_SHA256);
   written.options.hub_verified = false;
   written.test.mutable_trained()->set_weights_digest(result.provenance().weights_digest());
+  // Who pins the weights alone leaves open what is made of them.
+  EXPECT_EQ(RunAltered(written).provenance().weights_trust(), v1::UNVERIFIED);
+  written.test.mutable_trained()->set_config_digest(kOther);
   result = RunAltered(written);
   EXPECT_EQ(result.outcome(), v1::PASSED) << result.message();
   EXPECT_EQ(result.provenance().weights_trust(), v1::PINNED);

@@ -132,8 +132,8 @@ TEST(ParseBatchFile, EverySemanticRuleFires) {
       {One(R"("name": "x", "template": "vit", "task": "t", "name": "y")"),
        "b.json:1:59: vision[0].name: a second time, first in line 1"},
       {One(absl::StrCat(good, R"(, "tempalte": "vit")")),
-       "vision[0].tempalte: unknown field; there are checkpoint, name, original_name, task, template, "
-       "weights_digest; did you mean template?"},
+       "vision[0].tempalte: unknown field; there are checkpoint, config_digest, name, original_name, task, "
+       "template, weights_digest; did you mean template?"},
       {One(absl::StrCat(good, ", \"\\u0007\\n\": {}")), R"(vision[0].'\x07\n': unknown field)"},
       {One(R"("name": "x", "template": "vision_text_dual_encodr", "task": "t")"),
        "vision[0].template: unknown template 'vision_text_dual_encodr'; there are bert, gpt2, "

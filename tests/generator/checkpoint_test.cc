@@ -26,6 +26,7 @@ using ::testing::UnorderedElementsAre;
 
 constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
 const std::string kPin(64, 'd');
+const std::string kPinnedConfig(64, 'a');
 
 TEST(ParseCheckpointName, TellsIdRevisionAndFolderApart) {
   ASSERT_OK_AND_ASSIGN(const auto plain, ParseCheckpointName("sentence-transformers/all-MiniLM-L6-v2"));
@@ -124,6 +125,8 @@ TEST(ParseBatchFile, RefusesABadCheckpointWithItsPlace) {
        "encoder_only[0].weights_digest: must be a SHA-256"},
       {absl::StrCat(R"("name": "b", "weights_digest": ")", kPin, "\""),
        "b.json:2:33: encoder_only[0].weights_digest: pins the weights of a checkpoint: there is none"},
+      {absl::StrCat(R"("checkpoint": "a/b", "config_digest": ")", kPin, "\""),
+       "encoder_only[0].config_digest: pins the configuration beside weights_digest: there is none"},
       {R"("checkpoint": "a/--")", "encoder_only[0].checkpoint: must be like"},
       {R"("checkpoint": "a/_")", "encoder_only[0].checkpoint: no model name"},
   };
@@ -176,6 +179,7 @@ struct Exported {
     *made.mutable_checkpoint() = checkpoint;
     made.mutable_checkpoint()->set_weights_digest(std::string(64, '9'));
     known.set_weights_digest(kPin);
+    known.set_config_digest(kPinnedConfig);
     v1::KnownAnswer* answer = known.add_known_answer();
     answer->set_answer("capital");
     answer->set_text("Paris");
@@ -259,9 +263,11 @@ TEST(GenerateForACheckpoint, OnlyTheBatchAndTheProjectPinWeights) {
   exported.knows = true;
   ASSERT_OK_AND_ASSIGN(const v1::ModelTest by_project, exported.Generate());
   EXPECT_EQ(by_project.trained().weights_digest(), kPin);
+  EXPECT_EQ(by_project.trained().config_digest(), kPinnedConfig);
   exported.job.model.mutable_checkpoint()->set_weights_digest(std::string(64, '7'));
   ASSERT_OK_AND_ASSIGN(const v1::ModelTest by_batch, exported.Generate());
   EXPECT_EQ(by_batch.trained().weights_digest(), std::string(64, '7'));
+  EXPECT_EQ(by_batch.trained().config_digest(), "") << "the batch's pin stands alone";
   // Another revision has other weights.
   exported.job.model.mutable_checkpoint()->clear_weights_digest();
   exported.checkpoint.set_revision("v2");

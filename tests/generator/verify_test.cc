@@ -86,7 +86,7 @@ TEST(VerifyTest, EveryRuleFires) {
       {"task: \"text-generation\"\n", "", "task", "must be like"},
       {"decoder_only", "decoder_onyl", "arch_type", "did you mean decoder_only?"},
       {"transformers.Cohere", "transformers;Cohere", "model_class", "dotted name"},
-      {"CohereForAI/", "/etc/", "checkpoint", "organisation/name"},
+      {"CohereForAI/", "/etc/", "checkpoint", "'owner/name' or 'name'"},
       {std::string(64, 'a'), std::string(64, 'A'), "template_digest", "SHA-256"},
       {std::string(64, 'b'), std::string(63, 'b'), "catalogue_digest", "SHA-256"},
       {std::string(64, 'c'), std::string(63, 'c') + "/", "program_digest", "SHA-256"},

@@ -187,6 +187,7 @@ std::vector<Recorded> AllRecorded() {
                    provenance(job)->set_weights_trust(v1::PINNED);
                    provenance(job)->mutable_checkpoint()->set_weights_digest(
                        provenance(job)->weights_digest());
+                   provenance(job)->mutable_checkpoint()->set_config_digest(std::string(64, 'a'));
                  }),
                  kRealCovered});
   // What must never count as real, each alone with its mock case, and without it.
@@ -228,6 +229,12 @@ std::vector<Recorded> AllRecorded() {
        [&](v1::Job& job) {
          provenance(job)->set_weights_trust(v1::PINNED);
          provenance(job)->mutable_checkpoint()->set_weights_digest(std::string(64, '0'));
+         provenance(job)->mutable_checkpoint()->set_config_digest(std::string(64, 'a'));
+       }},
+      {"PinnedWithoutItsConfiguration", RealGrade::kUnverified,
+       [&](v1::Job& job) {
+         provenance(job)->set_weights_trust(v1::PINNED);
+         provenance(job)->mutable_checkpoint()->set_weights_digest(provenance(job)->weights_digest());
        }},
       {"KnownAnswerThatNoCheckCompared", RealGrade::kUnverified,
        [](v1::Job& job) { LoadingCase(job)->mutable_check()->RemoveLast(); }},

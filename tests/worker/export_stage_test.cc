@@ -265,6 +265,23 @@ TEST_F(ExportStageTest, PinnedWeightsMustBeThose) {
   EXPECT_EQ(Run(job).outcome(), v1::PASSED);
 }
 
+// The same weights under a changed configuration (fewer heads, say) are another model.
+TEST_F(ExportStageTest, APinnedConfigurationMustBeThat) {
+  ExportJob job = Job();
+  const std::string found = Run(job).export_().checkpoint().config_digest();
+  ASSERT_EQ(found.size(), 64u);
+  job.assignment.mutable_checkpoint()->set_config_digest(found);
+  EXPECT_EQ(Run(job).outcome(), v1::PASSED);
+  const int runs = Runs();
+  std::string config = *ReadFile(fake_->checkpoint() / "config.json");
+  config.insert(config.rfind('}'), R"(, "num_attention_heads": 77)");
+  Write(fake_->checkpoint() / "config.json", config);
+  const v1::TestResult result = Run(job);
+  EXPECT_EQ(result.outcome(), v1::FAILED);
+  EXPECT_THAT(result.message(), HasSubstr("pinned is " + found));
+  EXPECT_EQ(Runs(), runs);
+}
+
 TEST_F(ExportStageTest, RemoteCodeIsRefused) {
   Write(fake_->checkpoint() / "config.json",
         R"({"model_type": "sphinx", "auto_map": {"AutoModel": "modeling_sphinx.Sphinx"}})");

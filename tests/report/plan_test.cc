@@ -48,11 +48,11 @@ TEST(Criteria, AreNotMetByNothing) {
 
 TEST(Criteria, AQuarterOfMediumWithRealWeightsAgainstAReferenceIsEnough) {
   ReportInput input = MixedInput();
-  input.jobs[0].mutable_result()->clear_case_();
-  *input.jobs[0].mutable_result()->add_case_() =
-      MakeCase("test_model_loading", v1::PASSED, v1::REAL, v1::STRUCTURAL);
+  input.jobs[0] = RealJob(input.jobs[0].job_id(), input.jobs[0].model().name(), 3600);
+  v1::CaseResult& loading = *input.jobs[0].mutable_result()->mutable_case_(0);
+  loading.set_evidence(v1::STRUCTURAL);
   EXPECT_FALSE(JudgePlan(ComputeCoverage(input), input)[2].met);
-  input.jobs[0].mutable_result()->mutable_case_(0)->set_evidence(v1::GOLDEN);
+  loading.set_evidence(v1::GOLDEN);
   const Criterion criterion = JudgePlan(ComputeCoverage(input), input)[2];
   EXPECT_TRUE(criterion.met);  // one of four
   EXPECT_THAT(criterion.figures, HasSubstr("1 of 4 (25.0 %)"));

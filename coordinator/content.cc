@@ -96,10 +96,9 @@ std::string Content::EntryDigestOf(const std::string& checkpoint) const {
   return FindOrEmpty(checkpoint_digests_, checkpoint);
 }
 
-void Content::Pin(v1::CheckpointRef& checkpoint) const {
-  const v1::CheckpointEntry entry = FindOrEmpty(checkpoints_, checkpoint.id());
-  checkpoint.set_weights_digest(entry.weights_digest());
-  checkpoint.set_config_digest(entry.config_digest());
+const v1::CheckpointEntry* Content::EntryOf(const std::string& checkpoint) const {
+  auto found = checkpoints_.find(checkpoint);
+  return found == checkpoints_.end() ? nullptr : &found->second;
 }
 
 std::shared_ptr<const std::string> Content::Find(absl::string_view digest) const {

@@ -43,8 +43,8 @@ class Content {
   std::optional<v1::CheckpointRef> DefaultCheckpointOf(const std::string& model) const;
   // Of the entry that knows this checkpoint: its file's digest. Empty: there is none.
   std::string EntryDigestOf(const std::string& checkpoint) const;
-  // Sets the digests that this entry pins; none where there is no entry.
-  void Pin(v1::CheckpointRef& checkpoint) const;
+  // The entry itself. nullptr: there is none.
+  const v1::CheckpointEntry* EntryOf(const std::string& checkpoint) const;
   // nullptr: not content.
   std::shared_ptr<const std::string> Find(absl::string_view digest) const;
 

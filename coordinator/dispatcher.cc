@@ -8,6 +8,7 @@
 #include "common/status_macros.h"
 #include "coordinator/schedule.h"
 #include "coordinator/store/record_rules.h"
+#include "generator/checkpoint_entry.h"
 
 namespace assay::coordinator {
 namespace {
@@ -139,11 +140,7 @@ v1::Assignment Dispatcher::AssignmentOf(const v1::Job& job) const {
   }
   v1::CheckpointRef& checkpoint = *assignment.mutable_checkpoint();
   checkpoint = *asked;
-  // What the project pins is what main holds (generator/generate.cc decides the same for the test).
-  const bool main = checkpoint.revision().empty() || checkpoint.revision() == "main";
-  if (checkpoint.weights_digest().empty() && main) {
-    options_.content->Pin(checkpoint);
-  }
+  generator::PinByEntry(options_.content->EntryOf(checkpoint.id()), checkpoint);
   assignment.set_checkpoint_entry_digest(options_.content->EntryDigestOf(checkpoint.id()));
   if (StageOf(job) == v1::STAGE_EXPORT) {
     assignment.set_default_checkpoint(job.has_default_checkpoint());

@@ -118,4 +118,11 @@ absl::StatusOr<std::map<std::string, v1::CheckpointEntry>> LoadCheckpointEntries
   return entries;
 }
 
+void PinByEntry(const v1::CheckpointEntry* entry, v1::CheckpointRef& checkpoint) {
+  const bool main = checkpoint.revision().empty() || checkpoint.revision() == "main";
+  if (entry == nullptr || !main || !checkpoint.weights_digest().empty()) return;
+  checkpoint.set_weights_digest(entry->weights_digest());
+  checkpoint.set_config_digest(entry->config_digest());
+}
+
 }  // namespace assay::generator

@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "assay/v1/catalogue.pb.h"
+#include "assay/v1/test.pb.h"
 
 namespace assay::generator {
 
@@ -23,5 +24,10 @@ absl::StatusOr<v1::CheckpointEntry> ParseCheckpointEntry(absl::string_view file,
 // entry is the SHA-256 of its file's bytes, `<name>.textproto`.
 absl::StatusOr<std::map<std::string, v1::CheckpointEntry>> LoadCheckpointEntries(
     const std::filesystem::path& dir);
+
+// What the project vouches for: both digests of `checkpoint` become those of its entry (null: there is none).
+// Nothing changes where its weights are pinned already, nor for a revision beside main: that one has other
+// weights.
+void PinByEntry(const v1::CheckpointEntry* entry, v1::CheckpointRef& checkpoint);
 
 }  // namespace assay::generator

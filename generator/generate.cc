@@ -10,6 +10,7 @@
 #include "absl/strings/str_join.h"
 #include "common/status_macros.h"
 #include "common/textproto.h"
+#include "generator/checkpoint_entry.h"
 #include "generator/names.h"
 #include "generator/rules.h"
 #include "generator/templates.h"
@@ -115,20 +116,6 @@ std::string MissingTensor(const v1::Check& check, const v1::ExportResult& made) 
   return "";
 }
 
-// The digests that weights and configuration must have, where somebody vouches for them: the batch, else the
-// project. What an export found vouches for nothing.
-void Pin(const JobSpec& job, v1::CheckpointRef& trained) {
-  const v1::CheckpointRef& asked = job.model.checkpoint();
-  const bool other_revision = !job.checkpoint->revision().empty() && job.checkpoint->revision() != "main";
-  if (!asked.weights_digest().empty()) {
-    trained.set_weights_digest(asked.weights_digest());
-    trained.set_config_digest(asked.config_digest());
-  } else if (job.checkpoint_entry != nullptr && !other_revision) {
-    trained.set_weights_digest(job.checkpoint_entry->weights_digest());
-    trained.set_config_digest(job.checkpoint_entry->config_digest());
-  }
-}
-
 // A tiny program's limits, and what a checkpoint of `bytes` needs beyond them (docs/test_file.md).
 void ScaleLimits(uint64_t bytes, v1::Limits& limits) {
   constexpr uint64_t kGiB = uint64_t{1} << 30;
@@ -218,7 +205,11 @@ absl::Status ApplyExport(const JobSpec& job, v1::ModelTest& test) {
   trained.set_id(job.checkpoint->id());
   trained.set_revision(job.checkpoint->revision());
   trained.set_commit(job.checkpoint->commit());
-  Pin(job, trained);
+  // The batch vouches for its weights and configuration, else the project. What an export found vouches for
+  // nothing.
+  trained.set_weights_digest(job.model.checkpoint().weights_digest());
+  trained.set_config_digest(job.model.checkpoint().config_digest());
+  PinByEntry(job.checkpoint_entry, trained);
   loading->set_program_digest(made.program_digest());
   loading->set_golden_digest(made.golden_digest());
   if (test.model_class().empty()) test.set_model_class(made.model_class());

@@ -53,6 +53,12 @@ Json Canonical(Json config) {
   return config;
 }
 
+absl::StatusOr<Json> CanonicalConfig(absl::string_view config_json) {
+  Json config = Json::parse(config_json.begin(), config_json.end(), nullptr, /*allow_exceptions=*/false);
+  if (!config.is_object()) return absl::InvalidArgumentError("config.json is no JSON object");
+  return Canonical(std::move(config));
+}
+
 // nlohmann's objects are ordered by name and dumped without white space: canonical.
 std::string KeyOf(const Json& json) {
   return Sha256Hex(json.dump(-1, ' ', true, Json::error_handler_t::replace));
@@ -83,18 +89,14 @@ absl::StatusOr<v1::CheckpointGolden> ReadGoldenFile(const fs::path& path) {
 }
 
 absl::StatusOr<std::string> ConfigDigest(absl::string_view config_json) {
-  const Json config =
-      Json::parse(config_json.begin(), config_json.end(), nullptr, /*allow_exceptions=*/false);
-  if (!config.is_object()) return absl::InvalidArgumentError("config.json is no JSON object");
-  return KeyOf(Canonical(config));
+  ASSAY_ASSIGN_OR_RETURN(const Json config, CanonicalConfig(config_json));
+  return KeyOf(config);
 }
 
 absl::StatusOr<std::string> ProgramKey(const ProgramOrigin& origin) {
   Json config;
   if (!origin.config_json.empty()) {
-    config = Json::parse(origin.config_json, nullptr, /*allow_exceptions=*/false);
-    if (!config.is_object()) return absl::InvalidArgumentError("config.json is no JSON object");
-    config = Canonical(std::move(config));
+    ASSAY_ASSIGN_OR_RETURN(config, CanonicalConfig(origin.config_json));
   }
   return KeyOf({{"kind", "program"},
                 {"config", std::move(config)},

@@ -243,6 +243,10 @@ void Dispatcher::Received(std::shared_ptr<WorkerLink> link, v1::WorkerMessage me
     case v1::WorkerMessage::kHello:
       link->Close(absl::InvalidArgumentError("a second Hello on one stream"));
       break;
+    case v1::WorkerMessage::kResults:
+    case v1::WorkerMessage::kAcceptance:
+      link->Close(absl::InvalidArgumentError("a message of protocol 2, which this stream does not use"));
+      break;
     case v1::WorkerMessage::KIND_NOT_SET:
       break;  // of a newer worker: nothing that this coordinator would have to know
   }

@@ -20,6 +20,7 @@
 #include "coordinator/blob_store.h"
 #include "coordinator/content.h"
 #include "coordinator/dispatcher.h"
+#include "coordinator/services/admin_service.h"
 #include "coordinator/services/batch_service.h"
 #include "coordinator/services/blob_service.h"
 #include "coordinator/services/watch_stream.h"
@@ -96,6 +97,7 @@ struct Server::State {
   std::unique_ptr<BatchService> batch_service;
   std::unique_ptr<BlobService> blob_service;
   std::unique_ptr<WorkerService> worker_service;
+  std::unique_ptr<AdminService> admin_service;
   std::unique_ptr<grpc::Server> server;
   int port = 0;
 
@@ -161,6 +163,11 @@ absl::Status Server::State::Serve() {
   batch_service = std::make_unique<BatchService>(rooms);
   blob_service = std::make_unique<BlobService>(content.get(), blobs.get());
   worker_service = std::make_unique<WorkerService>(dispatcher.get());
+  AdminService::Rooms admin_rooms;
+  admin_rooms.writer = writer.get();
+  admin_rooms.dispatcher = dispatcher.get();
+  admin_rooms.clock = options.clock;
+  admin_service = std::make_unique<AdminService>(admin_rooms);
 
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
@@ -169,6 +176,7 @@ absl::Status Server::State::Serve() {
   builder.RegisterService(batch_service.get());
   builder.RegisterService(blob_service.get());
   builder.RegisterService(worker_service.get());
+  builder.RegisterService(admin_service.get());
   builder.SetMaxReceiveMessageSize(kMaxRequestBytes);
   // Reports and large batches in one answer; control messages are kept small where they are made.
   builder.SetMaxSendMessageSize(-1);

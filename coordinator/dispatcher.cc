@@ -36,8 +36,10 @@ void SendDesired(WorkerLink& link, const v1::DesiredState& desired) {
   }
 }
 
-v1::WorkerSummary SummaryOf(const v1::Hello& hello, bool draining, absl::Time now) {
+v1::WorkerSummary SummaryOf(const v1::Hello& hello, bool draining, const std::string& coordinator,
+                            absl::Time now) {
   v1::WorkerSummary summary;
+  summary.set_coordinator(coordinator);
   summary.set_name(hello.worker());
   summary.set_build(hello.build());
   *summary.mutable_label() = hello.label();
@@ -86,10 +88,8 @@ absl::Status Dispatcher::FillSlots(Store& store) {
   ASSAY_ASSIGN_OR_RETURN(std::vector<QueuedJob> queued, store.Queued(open + slots + kLookahead));
   WarnOfStranded(queued, workers);
   if (!queued.empty()) {
-    ASSAY_ASSIGN_OR_RETURN(std::vector<RunningAttempt> attempts, store.Running());
-    std::map<std::string, uint32_t> running;
-    for (const RunningAttempt& attempt : attempts) ++running[attempt.submitter];
-    const absl::Time now = Now();
+    ASSAY_ASSIGN_OR_RETURN(auto running, store.RunningBySubmitter());
+    const absl::Time now = store.Now();
     for (const Placement& placement : Schedule(std::move(queued), std::move(running), workers)) {
       RunningAttempt attempt;
       ASSAY_ASSIGN_OR_RETURN(
@@ -190,15 +190,16 @@ void Dispatcher::Connected(std::shared_ptr<WorkerLink> link, v1::Hello hello, st
   writer_->Ask<Outcome>(
       [this, link, hello, before](Store& store) -> absl::StatusOr<Outcome> {
         Outcome outcome;
-        const absl::Time now = Now();
+        const absl::Time now = store.Now();
         ASSAY_ASSIGN_OR_RETURN(std::optional<WorkerRecord> known, store.FindWorker(hello.worker()));
         outcome.same_instance = known && known->instance == hello.instance();
         const std::vector<v1::AttemptRef> named(hello.attempt().begin(), hello.attempt().end());
         ASSAY_ASSIGN_OR_RETURN(outcome.attempts, store.AdoptAttempts(hello.worker(), !outcome.same_instance,
                                                                      named, now, now + options_.lease));
-        ASSAY_RETURN_IF_ERROR(store.PutWorker({SummaryOf(hello, hello.draining(), now), hello.instance()}));
+        ASSAY_RETURN_IF_ERROR(
+            store.PutWorker({SummaryOf(hello, hello.draining(), options_.name, now), hello.instance()}));
         // Run twice, the second time finds this very link.
-        if (auto older = fleet_.Join(link, hello, now)) *before = std::move(older);
+        if (auto older = fleet_.Join(link, hello, Now())) *before = std::move(older);
         for (const RunningAttempt& attempt : outcome.attempts.keep) fleet_.Occupy(attempt);
         wake_ = true;
         return outcome;
@@ -267,7 +268,7 @@ void Dispatcher::Heartbeat(std::shared_ptr<WorkerLink> link, v1::Heartbeat heart
         session->draining = heartbeat.draining();
         return store.ExtendLeases(session->hello.worker(),
                                   Refs(heartbeat.attempt().begin(), heartbeat.attempt().end()),
-                                  now + options_.lease);
+                                  store.Now() + options_.lease);
       },
       [link, draining = heartbeat.draining(), done](absl::StatusOr<Refs> others) {
         if (others.ok()) {
@@ -290,7 +291,7 @@ void Dispatcher::Progress(v1::AttemptEvent event, std::function<void()> done) {
   if (!event.has_case_result()) return done();
   writer_->Ask<bool>(
       [this, event](Store& store) -> absl::StatusOr<bool> {
-        ASSAY_RETURN_IF_ERROR(store.RecordProgress(event.attempt(), event.case_result(), Now()));
+        ASSAY_RETURN_IF_ERROR(store.RecordProgress(event.attempt(), event.case_result(), store.Now()));
         return true;
       },
       // Of a stale attempt there is nothing to tell. What the medium lost here comes again with the result.
@@ -303,7 +304,7 @@ void Dispatcher::Result(std::shared_ptr<WorkerLink> link, v1::AttemptResult resu
   auto shared = std::make_shared<const v1::AttemptResult>(WithItsProducts(std::move(result)));
   writer_->Ask<v1::ResultAck>(
       [this, shared](Store& store) {
-        absl::StatusOr<v1::ResultAck> ack = store.CommitResult(*shared, Now());
+        absl::StatusOr<v1::ResultAck> ack = store.CommitResult(*shared, store.Now());
         fleet_.Free(shared->attempt());
         wake_ = true;
         return ack;
@@ -334,7 +335,14 @@ void Dispatcher::Disconnected(std::shared_ptr<WorkerLink> link) {
         const bool draining = session->draining;
         fleet_.Leave(link.get());
         spdlog::info("worker {} disconnected", hello.worker());
-        ASSAY_RETURN_IF_ERROR(store.PutWorker({SummaryOf(hello, draining, Now()), hello.instance()}));
+        wake_ = true;
+        ASSAY_ASSIGN_OR_RETURN(std::optional<WorkerRecord> known, store.FindWorker(hello.worker()));
+        // Where it has connected to another coordinator meanwhile, that one speaks for it.
+        if (known && known->summary.coordinator() != options_.name) return false;
+        const absl::Time now = store.Now();
+        ASSAY_RETURN_IF_ERROR(
+            store.PutWorker({SummaryOf(hello, draining, options_.name, now), hello.instance()}));
+        ASSAY_RETURN_IF_ERROR(store.ShortenLeases(hello.worker(), now + options_.disconnect_grace));
         return true;
       },
       [](absl::StatusOr<bool>) {});
@@ -352,7 +360,7 @@ void Dispatcher::Submit(BatchSubmission submission, std::function<void(absl::Sta
             job.default_checkpoint = options_.content->DefaultCheckpointOf(job.model.name());
           }
         }
-        return store.SubmitBatch(resolved, Now());
+        return store.SubmitBatch(resolved, store.Now());
       },
       std::move(done));
 }
@@ -360,7 +368,7 @@ void Dispatcher::Submit(BatchSubmission submission, std::function<void(absl::Sta
 void Dispatcher::Cancel(std::string batch_id, std::function<void(absl::StatusOr<v1::Batch>)> done) {
   writer_->Ask<CancelledBatch>(
       [this, batch_id](Store& store) -> absl::StatusOr<CancelledBatch> {
-        ASSAY_ASSIGN_OR_RETURN(CancelledBatch cancelled, store.CancelBatch(batch_id, Now()));
+        ASSAY_ASSIGN_OR_RETURN(CancelledBatch cancelled, store.CancelBatch(batch_id, store.Now()));
         for (const RunningAttempt& attempt : cancelled.stopped) fleet_.Free(attempt.attempt);
         wake_ = true;
         return cancelled;
@@ -399,7 +407,7 @@ void Dispatcher::ListWorkers(std::function<void(absl::StatusOr<v1::ListWorkersRe
       [this](Store& store) -> absl::StatusOr<v1::ListWorkersResponse> {
         v1::ListWorkersResponse response;
         ASSAY_ASSIGN_OR_RETURN(std::vector<WorkerRecord> workers, store.ListWorkers());
-        const google::protobuf::Timestamp yesterday = ToTimestamp(Now() - absl::Hours(24));
+        const google::protobuf::Timestamp yesterday = ToTimestamp(store.Now() - absl::Hours(24));
         for (WorkerRecord& record : workers) {
           const Session* session = fleet_.Find(record.summary.name());
           if (session == nullptr && record.summary.last_seen().seconds() < yesterday.seconds()) continue;
@@ -408,7 +416,7 @@ void Dispatcher::ListWorkers(std::function<void(absl::StatusOr<v1::ListWorkersRe
             summary = std::move(record.summary);
             continue;
           }
-          summary = SummaryOf(session->hello, session->draining, session->last_heard);
+          summary = SummaryOf(session->hello, session->draining, options_.name, session->last_heard);
           summary.set_connected(true);
           for (const auto& [job, attempt] : session->running) summary.add_running_job(job);
         }
@@ -431,7 +439,7 @@ void Dispatcher::Tick() {
   writer_->Ask<Lost>(
       [this](Store& store) -> absl::StatusOr<Lost> {
         wake_ = true;
-        ASSAY_ASSIGN_OR_RETURN(Lost lost, store.ExpireLeases(Now()));
+        ASSAY_ASSIGN_OR_RETURN(Lost lost, store.ExpireLeases(store.Now()));
         for (const LostAttempt& attempt : lost) fleet_.Free(attempt.attempt);
         return lost;
       },

@@ -31,7 +31,9 @@ struct BatchView {
 class Dispatcher {
  public:
   struct Options {
-    absl::Duration lease = absl::Seconds(10);
+    absl::Duration lease = absl::Seconds(4);
+    // How long a worker whose stream has gone keeps its attempts, unless it connects again.
+    absl::Duration disconnect_grace = absl::Milliseconds(500);
     uint32_t ahead_per_slot = 1;
     std::string name;              // told to workers
     const Clock* clock = nullptr;  // must outlive the dispatcher, as all below

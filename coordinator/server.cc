@@ -14,6 +14,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "common/id.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
 #include "coordinator/background.h"
@@ -114,7 +115,7 @@ struct Server::State {
 absl::Status Server::State::OpenStore() {
   std::unique_ptr<Store> store;
   if (options.data_dir.empty()) {
-    store = NewMemoryStore(options.max_attempts);
+    store = NewMemoryStore(options.max_attempts, options.clock);
     blobs = NewMemoryBlobStore();
   } else {
     std::error_code error;
@@ -124,8 +125,8 @@ absl::Status Server::State::OpenStore() {
     }
     ASSAY_ASSIGN_OR_RETURN(lock, FolderLock::Take(options.data_dir));
     if (options.database.empty()) {
-      ASSAY_ASSIGN_OR_RETURN(store,
-                             OpenSqliteStore((options.data_dir / "assay.db").string(), options.max_attempts));
+      ASSAY_ASSIGN_OR_RETURN(store, OpenSqliteStore((options.data_dir / "assay.db").string(),
+                                                    options.max_attempts, options.clock));
     } else {
       ASSAY_ASSIGN_OR_RETURN(store, OpenPostgresStore(options.database, options.max_attempts));
     }
@@ -135,7 +136,9 @@ absl::Status Server::State::OpenStore() {
   Dispatcher::Options dispatch;
   dispatch.lease = options.lease;
   dispatch.ahead_per_slot = options.ahead_per_slot;
-  dispatch.name = "assay-coordinator";
+  dispatch.disconnect_grace = options.disconnect_grace;
+  // Unlike any other's: a worker's row says by it who holds its stream.
+  dispatch.name = absl::StrCat("assay-coordinator-", NewUuid().substr(0, 8));
   dispatch.clock = options.clock;
   dispatch.content = content.get();
   dispatch.blobs = blobs.get();
@@ -143,8 +146,8 @@ absl::Status Server::State::OpenStore() {
       writer.get(), dispatch, [this](const std::set<std::string>& batches) { board.Notify(batches); });
   // Nobody could send heartbeats to a coordinator that was not there.
   return writer
-      ->Call<bool>([until = options.clock->Now() + options.lease](Store& s) -> absl::StatusOr<bool> {
-        ASSAY_RETURN_IF_ERROR(s.ExtendAllLeases(until));
+      ->Call<bool>([lease = options.lease](Store& s) -> absl::StatusOr<bool> {
+        ASSAY_RETURN_IF_ERROR(s.ExtendAllLeases(s.Now() + lease));
         return true;
       })
       .status();

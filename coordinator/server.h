@@ -26,14 +26,16 @@ struct ServerOptions {
   std::filesystem::path content_dir;
 
   // An attempt whose worker has not been heard of for this long is lost. Workers beat three times a lease.
-  absl::Duration lease = absl::Seconds(10);
+  absl::Duration lease = absl::Seconds(4);
+  // How long a worker whose connection has closed keeps its attempts, unless it connects again.
+  absl::Duration disconnect_grace = absl::Milliseconds(500);
   // Attempts a job gets where its worker is lost or the infrastructure fails. From 1.
   uint32_t max_attempts = 3;
   // Jobs that a worker is given beyond each of its slots while many wait, so that it fetches and generates
   // the next test while one runs. 0: none.
   uint32_t ahead_per_slot = 1;
   // How often leases are looked at. Nothing else waits for it.
-  absl::Duration lease_tick = absl::Seconds(1);
+  absl::Duration lease_tick = absl::Milliseconds(200);
   // Times of leases and records; must outlive the server. Null: the machine's clock.
   const Clock* clock = nullptr;
 };

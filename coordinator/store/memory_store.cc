@@ -16,7 +16,9 @@ using AttemptKey = std::pair<std::string, uint64_t>;
 
 class MemoryStore final : public RecordStore {
  public:
-  using RecordStore::RecordStore;
+  MemoryStore(uint32_t max_attempts, const Clock* clock) : RecordStore(max_attempts), clock_(clock) {}
+
+  absl::Time Now() override { return clock_->Now(); }
 
   absl::Status Begin() override {
     undo_.clear();
@@ -165,6 +167,7 @@ class MemoryStore final : public RecordStore {
     return absl::OkStatus();
   }
 
+  const Clock* const clock_;
   std::map<std::string, BatchRecord> batches_;
   std::map<uint64_t, std::string> by_number_;
   std::map<std::string, std::string> by_request_;
@@ -179,8 +182,8 @@ class MemoryStore final : public RecordStore {
 
 }  // namespace
 
-std::unique_ptr<Store> NewMemoryStore(uint32_t max_attempts) {
-  return std::make_unique<MemoryStore>(max_attempts);
+std::unique_ptr<Store> NewMemoryStore(uint32_t max_attempts, const Clock* clock) {
+  return std::make_unique<MemoryStore>(max_attempts, clock);
 }
 
 }  // namespace assay::coordinator

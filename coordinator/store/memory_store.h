@@ -3,10 +3,12 @@
 
 #include <memory>
 
+#include "common/clock.h"
 #include "coordinator/store/store.h"
 
 namespace assay::coordinator {
 
-std::unique_ptr<Store> NewMemoryStore(uint32_t max_attempts);
+// `clock` must outlive the store.
+std::unique_ptr<Store> NewMemoryStore(uint32_t max_attempts, const Clock* clock = &Clock::System());
 
 }  // namespace assay::coordinator

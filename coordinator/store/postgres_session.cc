@@ -143,16 +143,23 @@ absl::Status PostgresSession::LeasesStoodStill(PostgresConnection& connection) {
   return absl::OkStatus();
 }
 
+absl::Status PostgresSession::BeginOnce() {
+  ASSAY_RETURN_IF_ERROR(connection_->Write("BEGIN"));
+  ASSAY_ASSIGN_OR_RETURN(PostgresRows now, connection_->Read("SELECT clock_timestamp()"));
+  begun_ = now.Time(0, 0);
+  return absl::OkStatus();
+}
+
 absl::Status PostgresSession::Begin() {
   if (in_transaction_) return absl::InternalError("database: a transaction within a transaction");
   wrote_ = false;
   const bool fresh = connection_ == nullptr || connection_->lost();
   if (fresh) ASSAY_RETURN_IF_ERROR(Reconnect());
-  absl::Status begun = connection_->Read("BEGIN").status();
+  absl::Status begun = BeginOnce();
   // Most often it is here that a connection turns out to be lost; nothing was done with it.
   if (!begun.ok() && !fresh && connection_->lost()) {
     ASSAY_RETURN_IF_ERROR(Reconnect());
-    begun = connection_->Read("BEGIN").status();
+    begun = BeginOnce();
   }
   ASSAY_RETURN_IF_ERROR(begun);
   in_transaction_ = true;

@@ -28,6 +28,8 @@ class PostgresSession {
   // known until now.
   absl::StatusOr<std::set<std::string>> Commit(const std::set<std::string>& touched);
   void Rollback();
+  // The server's time when the transaction began.
+  absl::Time begun() const { return begun_; }
 
   absl::StatusOr<PostgresRows> Read(const char* sql, const PostgresParameters& parameters = {});
   // Within a transaction alone. Write does not wait; see PostgresConnection.
@@ -50,12 +52,14 @@ class PostgresSession {
   absl::StatusOr<bool> WasCommitted(PostgresConnection& connection, int64_t transaction);
   absl::Status LeasesStoodStill(PostgresConnection& connection);
   absl::Status CountThisTransaction();
+  absl::Status BeginOnce();
 
   const std::string url_;
   const PostgresPatience patience_;
   const std::string name_;  // of this writer, unlike any other's
   std::unique_ptr<PostgresConnection> connection_;
   bool in_transaction_ = false;
+  absl::Time begun_;
   int64_t transaction_ = 0;  // the newest that wrote
   bool wrote_ = false;
   std::optional<Unknown> unknown_;

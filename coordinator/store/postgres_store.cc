@@ -45,7 +45,10 @@ class PostgresStore final : public RecordStore {
     session_->Rollback();
   }
 
+  absl::Time Now() override { return session_->begun(); }
+
   absl::StatusOr<std::vector<QueuedJob>> Queued(size_t limit) override;
+  absl::StatusOr<std::map<std::string, uint32_t>> RunningBySubmitter() override;
   absl::StatusOr<BatchPage> ListBatches(size_t page_size, uint64_t before) override;
   absl::StatusOr<std::vector<v1::BatchEvent>> EventsAfter(absl::string_view batch_id, uint64_t sequence,
                                                           size_t limit) override;
@@ -212,6 +215,17 @@ absl::StatusOr<std::vector<QueuedJob>> PostgresStore::Queued(size_t limit) {
                                  static_cast<uint32_t>(rows.Int(row, 3))));
   }
   return queued;
+}
+
+absl::StatusOr<std::map<std::string, uint32_t>> PostgresStore::RunningBySubmitter() {
+  ASSAY_ASSIGN_OR_RETURN(
+      PostgresRows rows,
+      session_->Read("SELECT submitter, count(*) FROM assay.jobs WHERE state = 2 GROUP BY submitter"));
+  std::map<std::string, uint32_t> counts;
+  for (int row = 0; row < rows.size(); ++row) {
+    counts[rows.Bytes(row, 0)] = static_cast<uint32_t>(rows.Int(row, 1));
+  }
+  return counts;
 }
 
 absl::Status PostgresStore::PutEvent(absl::string_view batch_id, const v1::BatchEvent& event) {

@@ -245,6 +245,16 @@ absl::StatusOr<LostAttempt> RecordStore::LoseAttempt(JobRecord record, absl::str
   return lost;
 }
 
+absl::Status RecordStore::ShortenLeases(absl::string_view worker, absl::Time until) {
+  ASSAY_ASSIGN_OR_RETURN(std::vector<JobRecord> running, RunningJobs());
+  for (JobRecord& record : running) {
+    if (record.job.worker() != worker || record.lease_until <= until) continue;
+    record.lease_until = until;
+    ASSAY_RETURN_IF_ERROR(PutJob(record));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status RecordStore::ExtendAllLeases(absl::Time until) {
   ASSAY_ASSIGN_OR_RETURN(std::vector<JobRecord> running, RunningJobs());
   for (JobRecord& record : running) {
@@ -338,6 +348,13 @@ absl::StatusOr<std::vector<RunningAttempt>> RecordStore::Running() {
   attempts.reserve(running.size());
   for (const JobRecord& record : running) attempts.push_back(RunningAttemptOf(record));
   return attempts;
+}
+
+absl::StatusOr<std::map<std::string, uint32_t>> RecordStore::RunningBySubmitter() {
+  ASSAY_ASSIGN_OR_RETURN(std::vector<JobRecord> running, RunningJobs());
+  std::map<std::string, uint32_t> counts;
+  for (const JobRecord& record : running) ++counts[record.submitter];
+  return counts;
 }
 
 absl::StatusOr<v1::Batch> RecordStore::GetBatch(absl::string_view batch_id) {

@@ -55,11 +55,13 @@ class RecordStore : public Store {
                                                 const std::vector<v1::AttemptRef>& attempts, absl::Time now,
                                                 absl::Time until) final;
   absl::StatusOr<std::vector<LostAttempt>> ExpireLeases(absl::Time now) final;
+  absl::Status ShortenLeases(absl::string_view worker, absl::Time until) final;
   absl::Status ExtendAllLeases(absl::Time until) final;
   absl::Status RecordProgress(const v1::AttemptRef& attempt, const v1::CaseResult& result,
                               absl::Time now) final;
   absl::StatusOr<v1::ResultAck> CommitResult(const v1::AttemptResult& result, absl::Time now) final;
   absl::StatusOr<std::vector<RunningAttempt>> Running() final;
+  absl::StatusOr<std::map<std::string, uint32_t>> RunningBySubmitter() override;
   absl::StatusOr<v1::Batch> GetBatch(absl::string_view batch_id) final;
   absl::StatusOr<v1::Job> GetJob(absl::string_view job_id) final;
   absl::StatusOr<std::vector<v1::Job>> ListJobs(absl::string_view batch_id) final;

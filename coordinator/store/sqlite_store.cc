@@ -23,8 +23,10 @@ absl::Status Parse(const std::string& bytes, Message& message) {
 
 class SqliteStore final : public RecordStore {
  public:
-  SqliteStore(std::unique_ptr<Database> database, uint32_t max_attempts)
-      : RecordStore(max_attempts), database_(std::move(database)) {}
+  SqliteStore(std::unique_ptr<Database> database, uint32_t max_attempts, const Clock* clock)
+      : RecordStore(max_attempts), clock_(clock), database_(std::move(database)) {}
+
+  absl::Time Now() override { return clock_->Now(); }
 
   absl::Status Begin() override { return database_->Execute("BEGIN IMMEDIATE"); }
   absl::Status Commit() override { return database_->Execute("COMMIT"); }
@@ -66,6 +68,7 @@ class SqliteStore final : public RecordStore {
   absl::StatusOr<std::vector<JobRecord>> AllJobs(Statement statement);
   absl::Status LongestQueued(const QueuedJob& like, size_t limit, std::vector<QueuedJob>& queued);
 
+  const Clock* const clock_;
   std::unique_ptr<Database> database_;
 };
 
@@ -373,11 +376,12 @@ absl::StatusOr<std::vector<WorkerRecord>> SqliteStore::ListWorkers() {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Store>> OpenSqliteStore(const std::string& path, uint32_t max_attempts) {
+absl::StatusOr<std::unique_ptr<Store>> OpenSqliteStore(const std::string& path, uint32_t max_attempts,
+                                                       const Clock* clock) {
   ASSAY_ASSIGN_OR_RETURN(std::unique_ptr<Database> database, Database::Open(path));
   ASSAY_RETURN_IF_ERROR(database->Execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;"));
   ASSAY_RETURN_IF_ERROR(PrepareSchema(*database, path));
-  return std::make_unique<SqliteStore>(std::move(database), max_attempts);
+  return std::make_unique<SqliteStore>(std::move(database), max_attempts, clock);
 }
 
 }  // namespace assay::coordinator

@@ -6,11 +6,14 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "common/clock.h"
 #include "coordinator/store/store.h"
 
 namespace assay::coordinator {
 
-// FAILED_PRECONDITION: a newer Assay wrote the file. DATA_LOSS: it is no database, or a broken one.
-absl::StatusOr<std::unique_ptr<Store>> OpenSqliteStore(const std::string& path, uint32_t max_attempts);
+// FAILED_PRECONDITION: a newer Assay wrote the file. DATA_LOSS: it is no database, or a broken one. `clock`
+// must outlive the store.
+absl::StatusOr<std::unique_ptr<Store>> OpenSqliteStore(const std::string& path, uint32_t max_attempts,
+                                                       const Clock* clock = &Clock::System());
 
 }  // namespace assay::coordinator

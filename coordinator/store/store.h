@@ -3,7 +3,7 @@
 //
 // A store is a state machine in the domain's words. A job is QUEUED, RUNNING (an attempt holds its lease) or
 // DONE. The attempt number is a persisted counter that only grows: it is the fence that keeps an attempt that
-// was given up from counting. Time is passed in.
+// was given up from counting. Times are passed in; those of leases are to be taken from Now().
 //
 // A job with a checkpoint goes through two stages: what its export makes is kept, and it is QUEUED again for
 // its test. Attempts are numbered over both; how many may be lost is counted for each.
@@ -18,6 +18,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <optional>
 #include <set>
 #include <string>
@@ -101,7 +102,8 @@ struct AdoptedAttempts {
   std::vector<LostAttempt> lost;  // the store thought the worker had them, and it has not
 };
 
-// `connected` and `running_job` of the summary mean nothing here.
+// `connected` and `running_job` of the summary mean nothing here. Its coordinator is the one that holds the
+// worker's stream, or held it last.
 struct WorkerRecord {
   v1::WorkerSummary summary;
   std::string instance;  // new with each start of the worker
@@ -121,6 +123,11 @@ class Store {
   virtual absl::Status Commit() = 0;
   virtual void Rollback() = 0;
 
+  // The store's own time, of when the transaction began: the server's where several coordinators share a
+  // store, so that their clocks need not agree; else the clock that it was opened with. Within a transaction
+  // alone.
+  virtual absl::Time Now() = 0;
+
   // Creates the batch and its jobs, QUEUED in their order. A repeated request_id gives the batch of the first
   // time; ALREADY_EXISTS where its digest is another. INVALID_ARGUMENT: a model is named twice. A batch
   // without jobs ends at once.
@@ -134,6 +141,8 @@ class Store {
   // longest, in no particular order beyond that.
   virtual absl::StatusOr<std::vector<QueuedJob>> Queued(size_t limit) = 0;
   virtual absl::StatusOr<std::vector<RunningAttempt>> Running() = 0;
+  // How many attempts hold a lease, by submitter; none: not there.
+  virtual absl::StatusOr<std::map<std::string, uint32_t>> RunningBySubmitter() = 0;
 
   // Starts the next attempt at a QUEUED job, and keeps the digests of what `assign` gives it, to be compared
   // with those that its result names. NOT_FOUND; FAILED_PRECONDITION: it is not QUEUED.
@@ -158,6 +167,10 @@ class Store {
   // Takes the attempts whose lease has run out from their workers. A job is QUEUED again, or, having lost
   // max_attempts of them, DONE with INFRASTRUCTURE_ERROR and its workers named.
   virtual absl::StatusOr<std::vector<LostAttempt>> ExpireLeases(absl::Time now) = 0;
+
+  // The worker's stream has gone: what it holds is taken from it at `until`, where its lease is not out
+  // before, unless it connects again and is heard of.
+  virtual absl::Status ShortenLeases(absl::string_view worker, absl::Time until) = 0;
 
   // For a coordinator that was away and heard no heartbeats: no lease ends before `until`.
   virtual absl::Status ExtendAllLeases(absl::Time until) = 0;

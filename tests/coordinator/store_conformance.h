@@ -497,6 +497,44 @@ TEST_P(StoreConformanceTest, ACoordinatorThatWasAwayGivesWorkersTime) {
   EXPECT_THAT(Expire(), SizeIs(1));
 }
 
+TEST_P(StoreConformanceTest, AWorkerThatIsGoneKeepsItsLeasesForTheGraceAlone) {
+  Submit(Submission("b1", {"bert", "vit", "gpt2"}));
+  ASSERT_THAT(Lease("b1.bert", "w1"), IsOk());
+  ASSERT_THAT(Lease("b1.vit", "w2"), IsOk());
+  const absl::Duration grace = absl::Milliseconds(500);
+  ASSERT_THAT(Do([&](Store& s) { return s.ShortenLeases("w1", now_ + grace); }), IsOk());
+  EXPECT_THAT(Expire(), IsEmpty());
+  // It never makes a lease longer.
+  ASSERT_THAT(Do([&](Store& s) { return s.ShortenLeases("w1", now_ + 2 * kLease); }), IsOk());
+  now_ += grace;
+  const std::vector<LostAttempt> lost = Expire();
+  ASSERT_THAT(lost, SizeIs(1));
+  EXPECT_EQ(lost[0].attempt.job_id(), "b1.bert");
+  EXPECT_EQ(Job("b1.vit").state(), v1::RUNNING);
+}
+
+TEST_P(StoreConformanceTest, AWorkerThatComesBackWithinTheGraceKeepsItsAttempts) {
+  Submit(Submission("b1", {"bert"}));
+  ASSERT_THAT(Lease("b1.bert", "w1"), IsOk());
+  ASSERT_THAT(Do([&](Store& s) { return s.ShortenLeases("w1", now_ + absl::Milliseconds(500)); }), IsOk());
+  ASSERT_OK_AND_ASSIGN(AdoptedAttempts adopted, Do([&](Store& s) {
+                         return s.AdoptAttempts("w1", false, {Ref("b1.bert", 1)}, now_, now_ + kLease);
+                       }));
+  EXPECT_THAT(adopted.keep, SizeIs(1));
+  now_ += kLease - absl::Milliseconds(1);
+  EXPECT_THAT(Expire(), IsEmpty());
+}
+
+TEST_P(StoreConformanceTest, RunningAttemptsAreCountedBySubmitter) {
+  Submit(Submission("b1", {"bert", "vit"}, "ada"));
+  Submit(Submission("b2", {"bert", "vit"}, "bob"));
+  Submit(Submission("b3", {"bert"}, "eve"));
+  for (const std::string job : {"b1.bert", "b1.vit", "b2.bert"}) ASSERT_THAT(Lease(job, "w1"), IsOk());
+  ASSERT_THAT(Commit(Result("b1.vit", 1, v1::PASSED)), IsOk());
+  ASSERT_OK_AND_ASSIGN(auto running, Do([](Store& s) { return s.RunningBySubmitter(); }));
+  EXPECT_THAT(running, ::testing::UnorderedElementsAre(::testing::Pair("ada", 1), ::testing::Pair("bob", 1)));
+}
+
 TEST_P(StoreConformanceTest, WorkersAreRemembered) {
   WorkerRecord worker;
   worker.summary.set_name("w1");

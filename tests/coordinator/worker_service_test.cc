@@ -8,7 +8,18 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
 
-using WorkerServiceTest = ServerTest;
+class WorkerServiceTest : public ServerTest {
+ protected:
+  bool Connected(const std::string& name) {
+    grpc::ClientContext context;
+    v1::ListWorkersResponse workers;
+    EXPECT_TRUE(batches_->ListWorkers(&context, {}, &workers).ok());
+    for (const v1::WorkerSummary& worker : workers.worker()) {
+      if (worker.name() == name) return worker.connected();
+    }
+    return false;
+  }
+};
 
 TEST_F(WorkerServiceTest, GreetsWithTheTimesToKeep) {
   FakeWorker worker(channel_, HelloOf("w", "i", 1));
@@ -125,6 +136,23 @@ TEST_F(WorkerServiceTest, AWorkerThatComesBackKeepsItsAttemptsAndItsResultsCount
   const v1::GetBatchResponse got = Get(batch);
   EXPECT_EQ(got.batch().done(), 2);
   for (const v1::Job& job : got.job()) EXPECT_EQ(job.attempts_size(), 1);
+}
+
+TEST_F(WorkerServiceTest, AJobOfAWorkerWhoseConnectionClosedGoesToAnotherAfterTheGrace) {
+  Submit({"bert"});
+  {
+    FakeWorker dying(channel_, HelloOf("dying", "i", 1));
+    ASSERT_TRUE(dying.AwaitStart().has_value());
+  }
+  FakeWorker taker(channel_, HelloOf("taker", "i", 1));
+  ASSERT_TRUE(taker.AwaitWelcome().has_value());
+  EXPECT_THAT(taker.starts(), IsEmpty());
+  while (Connected("dying")) {
+  }
+  clock_.Advance(absl::Milliseconds(500));
+  auto start = taker.AwaitStart();
+  ASSERT_TRUE(start.has_value());
+  EXPECT_EQ(start->attempt().attempt(), 2);
 }
 
 TEST_F(WorkerServiceTest, ARestartedWorkersJobsAreQueuedAtOnce) {

@@ -6,6 +6,7 @@
 #include <tuple>
 #include <utility>
 
+#include "common/status_macros.h"
 #include "coordinator/store/record_rules.h"
 #include "coordinator/store/record_store.h"
 
@@ -35,12 +36,14 @@ class MemoryStore final : public RecordStore {
   }
 
   absl::StatusOr<std::vector<QueuedJob>> Queued(size_t limit) override {
-    std::map<std::tuple<Priority, bool, v1::DeviceChoice, std::string>, std::vector<QueuedJob>> queues;
+    using Class = std::tuple<Priority, bool, v1::DeviceChoice, std::string, std::string>;
+    std::map<Class, std::vector<QueuedJob>> queues;
     for (const auto& [id, record] : jobs_) {
       if (record.job.state() != v1::QUEUED) continue;
       QueuedJob job = QueuedJobOf(record.job, record.submitter, record.priority, record.expected_seconds,
                                   record.batch_number, record.ordinal);
-      queues[{job.priority, job.needs_exporter, job.device, job.submitter}].push_back(std::move(job));
+      Class key(job.priority, job.needs_exporter, job.device, job.route, job.submitter);
+      queues[std::move(key)].push_back(std::move(job));
     }
     std::vector<QueuedJob> queued;
     for (auto& [key, jobs] : queues) {
@@ -86,6 +89,56 @@ class MemoryStore final : public RecordStore {
     std::vector<WorkerRecord> workers;
     for (const auto& [name, worker] : workers_) workers.push_back(worker);
     return workers;
+  }
+  absl::Status BelieveWorkers(absl::string_view coordinator, absl::Time until) override {
+    for (auto& [name, worker] : workers_) {
+      if (worker.coordinator != coordinator) continue;
+      WorkerRecord believed = worker;
+      believed.believed_until = until;
+      ASSAY_RETURN_IF_ERROR(Put(workers_, name, believed));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status PutCordon(absl::string_view worker, absl::string_view reason) override {
+    return Put(cordons_, std::string(worker), std::string(reason));
+  }
+  absl::StatusOr<bool> RemoveCordon(absl::string_view worker) override {
+    auto found = cordons_.find(std::string(worker));
+    if (found == cordons_.end()) return false;
+    undo_.push_back([this, before = *found] { cordons_.insert(before); });
+    cordons_.erase(found);
+    return true;
+  }
+  absl::StatusOr<std::map<std::string, std::string>> ListCordons() override { return cordons_; }
+
+  absl::Status AddToken(const TokenRecord& token) override {
+    for (const auto& [id, known] : tokens_) {
+      if (id == token.info.id() || known.hash == token.hash) return absl::AlreadyExistsError("token exists");
+    }
+    return PutToken(token);
+  }
+  absl::StatusOr<std::optional<TokenRecord>> FindToken(absl::string_view hash) override {
+    return LockToken("", hash);
+  }
+  absl::StatusOr<std::vector<TokenRecord>> ListTokens() override {
+    std::vector<TokenRecord> tokens;
+    for (const auto& [id, token] : tokens_) tokens.push_back(token);
+    return tokens;
+  }
+
+  absl::Status AddAudit(const v1::AuditEntry& entry) override {
+    audit_.push_back(entry);
+    undo_.push_back([this] { audit_.pop_back(); });
+    return absl::OkStatus();
+  }
+  absl::StatusOr<AuditPage> ListAudit(size_t page_size, uint64_t before) override {
+    AuditPage page;
+    size_t number = before == 0 ? audit_.size() : std::min<uint64_t>(before - 1, audit_.size());
+    for (; number > 0 && page.entries.size() < page_size; --number)
+      page.entries.push_back(audit_[number - 1]);
+    if (number > 0) page.next = number + 1;
+    return page;
   }
 
  protected:
@@ -149,6 +202,15 @@ class MemoryStore final : public RecordStore {
   }
 
  private:
+  absl::StatusOr<std::optional<TokenRecord>> LockToken(absl::string_view id,
+                                                       absl::string_view hash) override {
+    for (const auto& [known, token] : tokens_) {
+      if (id.empty() ? token.hash == hash : known == id) return token;
+    }
+    return std::nullopt;
+  }
+  absl::Status PutToken(const TokenRecord& token) override { return Put(tokens_, token.info.id(), token); }
+
   template <typename Key, typename Value>
   static std::optional<Value> Find(const std::map<Key, Value>& map, const Key& key) {
     auto found = map.find(key);
@@ -177,6 +239,9 @@ class MemoryStore final : public RecordStore {
   std::map<std::pair<std::string, std::string>, double> seconds_;
   std::map<std::string, bool> failed_;
   std::map<std::string, WorkerRecord> workers_;
+  std::map<std::string, std::string> cordons_;  // reasons by worker
+  std::map<std::string, TokenRecord> tokens_;   // by id
+  std::vector<v1::AuditEntry> audit_;
   std::vector<std::function<void()>> undo_;
 };
 

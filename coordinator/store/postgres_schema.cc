@@ -72,6 +72,52 @@ CREATE TABLE assay.writers (
 ) WITH (fillfactor = 50);
 )sql";
 
+// Jobs are told apart by where they can go; workers by who holds them. Who may do what is kept. Blobs may be
+// here too: their bytes in pieces, under a number of their own until all of them have come.
+constexpr char kVersion2[] = R"sql(
+ALTER TABLE assay.jobs ADD COLUMN route text COLLATE "C" NOT NULL DEFAULT '';
+DROP INDEX assay.jobs_queued;
+CREATE INDEX jobs_queued ON assay.jobs
+  (priority, needs_exporter, device, route, submitter, expected_seconds DESC, batch_number, ordinal)
+  WHERE state = 1;
+ALTER TABLE assay.workers
+  ADD COLUMN coordinator text COLLATE "C" NOT NULL DEFAULT '',
+  ADD COLUMN believed_until timestamptz NOT NULL DEFAULT '-infinity';
+CREATE TABLE assay.cordons (worker text COLLATE "C" PRIMARY KEY, reason text NOT NULL);
+CREATE TABLE assay.tokens (
+  id text COLLATE "C" PRIMARY KEY,
+  hash text COLLATE "C" NOT NULL UNIQUE,
+  info bytea NOT NULL
+);
+CREATE TABLE assay.audit (
+  number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  time timestamptz NOT NULL,
+  entry bytea NOT NULL
+);
+CREATE TABLE assay.blob_uploads (
+  number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  touched timestamptz NOT NULL DEFAULT now()
+);
+CREATE TABLE assay.blobs (
+  digest text COLLATE "C" PRIMARY KEY,
+  number bigint NOT NULL,
+  size bigint NOT NULL,
+  touched timestamptz NOT NULL DEFAULT now()
+);
+CREATE TABLE assay.blob_pieces (
+  number bigint,
+  piece bigint,
+  bytes bytea NOT NULL,
+  PRIMARY KEY (number, piece)
+);
+ALTER TABLE assay.blob_pieces ALTER COLUMN bytes SET STORAGE EXTERNAL;
+CREATE TABLE assay.blob_keys (
+  key text COLLATE "C" PRIMARY KEY,
+  digest text COLLATE "C" NOT NULL REFERENCES assay.blobs ON DELETE CASCADE
+);
+CREATE INDEX blob_keys_of_blob ON assay.blob_keys (digest);
+)sql";
+
 absl::Status TakeSteps(PostgresConnection& connection, const std::vector<std::string>& steps) {
   // Held until the transaction ends. 0x6173 is "as".
   ASSAY_RETURN_IF_ERROR(connection.Read("SELECT pg_advisory_xact_lock(24947, 1)").status());
@@ -111,7 +157,7 @@ absl::Status TakeSteps(PostgresConnection& connection, const std::vector<std::st
 }  // namespace
 
 const std::vector<std::string>& PostgresSchemaSteps() {
-  static const auto& steps = *new std::vector<std::string>{kVersion1};
+  static const auto& steps = *new std::vector<std::string>{kVersion1, kVersion2};
   return steps;
 }
 

@@ -55,6 +55,15 @@ class PostgresStore final : public RecordStore {
   absl::Status PutWorker(const WorkerRecord& worker) override;
   absl::StatusOr<std::optional<WorkerRecord>> FindWorker(absl::string_view name) override;
   absl::StatusOr<std::vector<WorkerRecord>> ListWorkers() override;
+  absl::Status BelieveWorkers(absl::string_view coordinator, absl::Time until) override;
+  absl::Status PutCordon(absl::string_view worker, absl::string_view reason) override;
+  absl::StatusOr<bool> RemoveCordon(absl::string_view worker) override;
+  absl::StatusOr<std::map<std::string, std::string>> ListCordons() override;
+  absl::Status AddToken(const TokenRecord& token) override;
+  absl::StatusOr<std::optional<TokenRecord>> FindToken(absl::string_view hash) override;
+  absl::StatusOr<std::vector<TokenRecord>> ListTokens() override;
+  absl::Status AddAudit(const v1::AuditEntry& entry) override;
+  absl::StatusOr<AuditPage> ListAudit(size_t page_size, uint64_t before) override;
 
  protected:
   absl::StatusOr<std::optional<BatchRecord>> FindBatch(absl::string_view batch_id) override;
@@ -72,6 +81,8 @@ class PostgresStore final : public RecordStore {
   absl::Status PutSeconds(absl::string_view model, absl::string_view target, double seconds) override;
   absl::StatusOr<bool> HasFailed(absl::string_view inputs_digest) override;
   absl::Status PutFailed(absl::string_view inputs_digest) override;
+  absl::StatusOr<std::optional<TokenRecord>> LockToken(absl::string_view id, absl::string_view hash) override;
+  absl::Status PutToken(const TokenRecord& token) override;
 
  private:
   std::unique_ptr<PostgresSession> session_;
@@ -159,16 +170,18 @@ absl::StatusOr<std::optional<JobRecord>> PostgresStore::FindJob(absl::string_vie
 absl::Status PostgresStore::PutJob(const JobRecord& record) {
   Parameters values;
   values.Bytes(record.job.job_id()).Bytes(record.job.batch_id());
-  values.Bool(StageOf(record.job) == v1::STAGE_EXPORT).Int(DeviceOf(record.job)).Int(record.job.state());
+  values.Bool(StageOf(record.job) == v1::STAGE_EXPORT).Int(DeviceOf(record.job));
+  values.Bytes(RouteOf(record.job)).Int(record.job.state());
   values.Bytes(record.submitter).Int(static_cast<int64_t>(record.priority));
   values.Int(static_cast<int64_t>(record.batch_number)).Int(record.ordinal);
   values.Double(record.expected_seconds).Time(record.lease_until).Int(record.setbacks);
   values.Bytes(record.assigned.SerializeAsString()).Bytes(record.job.SerializeAsString());
   return session_->Write(
-      "INSERT INTO assay.jobs (job_id, batch_id, needs_exporter, device, state, " ASSAY_JOB_COLUMNS
-      ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
+      "INSERT INTO assay.jobs (job_id, batch_id, needs_exporter, device, route, state, " ASSAY_JOB_COLUMNS
+      ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
       " ON CONFLICT (job_id) DO UPDATE SET needs_exporter = excluded.needs_exporter,"
-      " device = excluded.device, state = excluded.state, expected_seconds = excluded.expected_seconds,"
+      " device = excluded.device, route = excluded.route, state = excluded.state,"
+      " expected_seconds = excluded.expected_seconds,"
       " lease_until = excluded.lease_until, setbacks = excluded.setbacks, assigned = excluded.assigned,"
       " job = excluded.job",
       values);
@@ -185,24 +198,24 @@ absl::StatusOr<std::vector<JobRecord>> PostgresStore::RunningJobs() {
       session_->Read("SELECT " ASSAY_JOB_COLUMNS " FROM assay.jobs WHERE state = 2 ORDER BY job_id"));
 }
 
-// Walks the index from one (priority, needs_exporter, device, submitter) to the next instead of reading every
-// queued job.
+// Walks the index from one (priority, needs_exporter, device, route, submitter) to the next instead of
+// reading every queued job.
 absl::StatusOr<std::vector<QueuedJob>> PostgresStore::Queued(size_t limit) {
   ASSAY_ASSIGN_OR_RETURN(
       PostgresRows rows,
       session_->Read(
           "WITH RECURSIVE queue AS ("
-          "(SELECT priority, needs_exporter, device, submitter FROM assay.jobs WHERE state = 1"
-          " ORDER BY priority, needs_exporter, device, submitter LIMIT 1)"
+          "(SELECT priority, needs_exporter, device, route, submitter FROM assay.jobs WHERE state = 1"
+          " ORDER BY priority, needs_exporter, device, route, submitter LIMIT 1)"
           " UNION ALL SELECT next.* FROM queue CROSS JOIN LATERAL"
-          " (SELECT priority, needs_exporter, device, submitter FROM assay.jobs WHERE state = 1"
-          " AND (priority, needs_exporter, device, submitter)"
-          " > (queue.priority, queue.needs_exporter, queue.device, queue.submitter)"
-          " ORDER BY priority, needs_exporter, device, submitter LIMIT 1) next)"
+          " (SELECT priority, needs_exporter, device, route, submitter FROM assay.jobs WHERE state = 1"
+          " AND (priority, needs_exporter, device, route, submitter)"
+          " > (queue.priority, queue.needs_exporter, queue.device, queue.route, queue.submitter)"
+          " ORDER BY priority, needs_exporter, device, route, submitter LIMIT 1) next)"
           " SELECT longest.* FROM queue CROSS JOIN LATERAL"
           " (SELECT submitter, priority, batch_number, ordinal, expected_seconds, job FROM assay.jobs"
           " WHERE state = 1 AND priority = queue.priority AND needs_exporter = queue.needs_exporter"
-          " AND device = queue.device AND submitter = queue.submitter"
+          " AND device = queue.device AND route = queue.route AND submitter = queue.submitter"
           " ORDER BY expected_seconds DESC, batch_number, ordinal LIMIT $1) longest"
           " ORDER BY priority, expected_seconds DESC, batch_number, ordinal",
           Parameters().Int(Clamped(limit))));
@@ -318,20 +331,29 @@ absl::Status PostgresStore::PutFailed(absl::string_view inputs_digest) {
 
 absl::Status PostgresStore::PutWorker(const WorkerRecord& worker) {
   return session_->Write(
-      "INSERT INTO assay.workers (name, instance, summary) VALUES ($1, $2, $3)"
-      " ON CONFLICT (name) DO UPDATE SET instance = excluded.instance, summary = excluded.summary",
+      "INSERT INTO assay.workers (name, instance, coordinator, believed_until, summary)"
+      " VALUES ($1, $2, $3, $4, $5) ON CONFLICT (name) DO UPDATE SET instance = excluded.instance,"
+      " coordinator = excluded.coordinator, believed_until = excluded.believed_until,"
+      " summary = excluded.summary",
       Parameters()
           .Bytes(worker.summary.name())
           .Bytes(worker.instance)
+          .Bytes(worker.coordinator)
+          .Time(worker.believed_until)
           .Bytes(worker.summary.SerializeAsString()));
 }
+
+#define ASSAY_WORKER_COLUMNS "instance, coordinator, believed_until, summary"
 
 absl::StatusOr<std::vector<WorkerRecord>> AllWorkers(const absl::StatusOr<PostgresRows>& rows) {
   if (!rows.ok()) return rows.status();
   std::vector<WorkerRecord> workers(static_cast<size_t>(rows->size()));
   for (int row = 0; row < rows->size(); ++row) {
-    workers[static_cast<size_t>(row)].instance = rows->Bytes(row, 0);
-    ASSAY_RETURN_IF_ERROR(Parse(rows->Bytes(row, 1), workers[static_cast<size_t>(row)].summary));
+    WorkerRecord& worker = workers[static_cast<size_t>(row)];
+    worker.instance = rows->Bytes(row, 0);
+    worker.coordinator = rows->Bytes(row, 1);
+    worker.believed_until = rows->Time(row, 2);
+    ASSAY_RETURN_IF_ERROR(Parse(rows->Bytes(row, 3), worker.summary));
   }
   return workers;
 }
@@ -339,14 +361,116 @@ absl::StatusOr<std::vector<WorkerRecord>> AllWorkers(const absl::StatusOr<Postgr
 absl::StatusOr<std::optional<WorkerRecord>> PostgresStore::FindWorker(absl::string_view name) {
   ASSAY_ASSIGN_OR_RETURN(
       std::vector<WorkerRecord> workers,
-      AllWorkers(session_->Read("SELECT instance, summary FROM assay.workers WHERE name = $1",
+      AllWorkers(session_->Read("SELECT " ASSAY_WORKER_COLUMNS " FROM assay.workers WHERE name = $1",
                                 Parameters().Bytes(name))));
   if (workers.empty()) return std::nullopt;
   return std::move(workers.front());
 }
 
 absl::StatusOr<std::vector<WorkerRecord>> PostgresStore::ListWorkers() {
-  return AllWorkers(session_->Read("SELECT instance, summary FROM assay.workers ORDER BY name"));
+  return AllWorkers(session_->Read("SELECT " ASSAY_WORKER_COLUMNS " FROM assay.workers ORDER BY name"));
+}
+
+absl::Status PostgresStore::BelieveWorkers(absl::string_view coordinator, absl::Time until) {
+  return session_->Write("UPDATE assay.workers SET believed_until = $1 WHERE coordinator = $2",
+                         Parameters().Time(until).Bytes(coordinator));
+}
+
+absl::Status PostgresStore::PutCordon(absl::string_view worker, absl::string_view reason) {
+  return session_->Write(
+      "INSERT INTO assay.cordons (worker, reason) VALUES ($1, $2)"
+      " ON CONFLICT (worker) DO UPDATE SET reason = excluded.reason",
+      Parameters().Bytes(worker).Bytes(reason));
+}
+
+absl::StatusOr<bool> PostgresStore::RemoveCordon(absl::string_view worker) {
+  ASSAY_ASSIGN_OR_RETURN(
+      PostgresRows rows,
+      session_->WriteAndRead("DELETE FROM assay.cordons WHERE worker = $1 RETURNING worker",
+                             Parameters().Bytes(worker)));
+  return rows.size() > 0;
+}
+
+absl::StatusOr<std::map<std::string, std::string>> PostgresStore::ListCordons() {
+  ASSAY_ASSIGN_OR_RETURN(PostgresRows rows, session_->Read("SELECT worker, reason FROM assay.cordons"));
+  std::map<std::string, std::string> cordons;
+  for (int row = 0; row < rows.size(); ++row) cordons[rows.Bytes(row, 0)] = rows.Bytes(row, 1);
+  return cordons;
+}
+
+absl::Status PostgresStore::AddToken(const TokenRecord& token) {
+  ASSAY_ASSIGN_OR_RETURN(
+      PostgresRows added,
+      session_->WriteAndRead(
+          "INSERT INTO assay.tokens (id, hash, info) VALUES ($1, $2, $3)"
+          " ON CONFLICT DO NOTHING RETURNING id",
+          Parameters().Bytes(token.info.id()).Bytes(token.hash).Bytes(token.info.SerializeAsString())));
+  if (added.size() > 0) return absl::OkStatus();
+  return absl::AlreadyExistsError(absl::StrCat("token '", token.info.id(), "' exists"));
+}
+
+absl::StatusOr<std::vector<TokenRecord>> AllTokens(const absl::StatusOr<PostgresRows>& rows) {
+  if (!rows.ok()) return rows.status();
+  std::vector<TokenRecord> tokens(static_cast<size_t>(rows->size()));
+  for (int row = 0; row < rows->size(); ++row) {
+    tokens[static_cast<size_t>(row)].hash = rows->Bytes(row, 0);
+    ASSAY_RETURN_IF_ERROR(Parse(rows->Bytes(row, 1), tokens[static_cast<size_t>(row)].info));
+  }
+  return tokens;
+}
+
+absl::StatusOr<std::optional<TokenRecord>> FirstToken(const absl::StatusOr<PostgresRows>& rows) {
+  ASSAY_ASSIGN_OR_RETURN(std::vector<TokenRecord> tokens, AllTokens(rows));
+  if (tokens.empty()) return std::nullopt;
+  return std::move(tokens.front());
+}
+
+absl::StatusOr<std::optional<TokenRecord>> PostgresStore::FindToken(absl::string_view hash) {
+  return FirstToken(
+      session_->Read("SELECT hash, info FROM assay.tokens WHERE hash = $1", Parameters().Bytes(hash)));
+}
+
+absl::StatusOr<std::vector<TokenRecord>> PostgresStore::ListTokens() {
+  return AllTokens(session_->Read("SELECT hash, info FROM assay.tokens ORDER BY id"));
+}
+
+absl::StatusOr<std::optional<TokenRecord>> PostgresStore::LockToken(absl::string_view id,
+                                                                    absl::string_view hash) {
+  if (id.empty()) {
+    return FirstToken(session_->Read("SELECT hash, info FROM assay.tokens WHERE hash = $1 FOR UPDATE",
+                                     Parameters().Bytes(hash)));
+  }
+  return FirstToken(
+      session_->Read("SELECT hash, info FROM assay.tokens WHERE id = $1 FOR UPDATE", Parameters().Bytes(id)));
+}
+
+absl::Status PostgresStore::PutToken(const TokenRecord& token) {
+  return session_->Write("UPDATE assay.tokens SET info = $1 WHERE id = $2",
+                         Parameters().Bytes(token.info.SerializeAsString()).Bytes(token.info.id()));
+}
+
+absl::Status PostgresStore::AddAudit(const v1::AuditEntry& entry) {
+  const absl::Time time =
+      absl::FromUnixSeconds(entry.time().seconds()) + absl::Nanoseconds(entry.time().nanos());
+  return session_->Write("INSERT INTO assay.audit (time, entry) VALUES ($1, $2)",
+                         Parameters().Time(time).Bytes(entry.SerializeAsString()));
+}
+
+absl::StatusOr<AuditPage> PostgresStore::ListAudit(size_t page_size, uint64_t before) {
+  ASSAY_ASSIGN_OR_RETURN(
+      PostgresRows rows,
+      session_->Read(
+          "SELECT number, entry FROM assay.audit WHERE number < $1 ORDER BY number DESC LIMIT $2",
+          Parameters().Int(before == 0 ? INT64_MAX : Clamped(before)).Int(Clamped(page_size + 1))));
+  AuditPage page;
+  for (int row = 0; row < rows.size(); ++row) {
+    if (page.entries.size() == page_size) {
+      page.next = static_cast<uint64_t>(rows.Int(row - 1, 0));
+      break;
+    }
+    ASSAY_RETURN_IF_ERROR(Parse(rows.Bytes(row, 1), page.entries.emplace_back()));
+  }
+  return page;
 }
 
 }  // namespace

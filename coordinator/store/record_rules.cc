@@ -39,6 +39,8 @@ v1::DeviceChoice DeviceOf(const v1::Job& job) {
   return StageOf(job) == v1::STAGE_EXPORT ? v1::CPU : job.target().device();
 }
 
+std::string RouteOf(const v1::Job&) { return ""; }
+
 const v1::CheckpointRef* AskedCheckpoint(const v1::Job& job) {
   if (job.model().has_checkpoint()) return &job.model().checkpoint();
   return job.has_default_checkpoint() ? &job.default_checkpoint() : nullptr;
@@ -71,6 +73,7 @@ QueuedJob QueuedJobOf(const v1::Job& job, absl::string_view submitter, Priority 
   queued.priority = priority;
   queued.device = DeviceOf(job);
   queued.needs_exporter = StageOf(job) == v1::STAGE_EXPORT;
+  queued.route = RouteOf(job);
   queued.expected_seconds = expected_seconds;
   queued.order = (batch_number << 32) | ordinal;
   for (const v1::StageRecord& ended : job.ended_stage()) {

@@ -16,6 +16,9 @@ google::protobuf::Timestamp ToTimestamp(absl::Time time);
 v1::Stage StageOf(const v1::Job& job);
 // What the job's stage takes slots of.
 v1::DeviceChoice DeviceOf(const v1::Job& job);
+// The canonical form of what says where a job can go beyond its device and whether it exports: jobs of one
+// route can go to the same workers.
+std::string RouteOf(const v1::Job& job);
 // The checkpoint that the job's export stage looks for; nullptr: it has none.
 const v1::CheckpointRef* AskedCheckpoint(const v1::Job& job);
 // The counted result of the job's export stage; nullptr: there was none, or it is not over.

@@ -377,4 +377,24 @@ absl::StatusOr<std::vector<v1::Job>> RecordStore::ListJobs(absl::string_view bat
   return jobs;
 }
 
+absl::StatusOr<v1::TokenInfo> RecordStore::RevokeToken(absl::string_view id, absl::Time now) {
+  ASSAY_ASSIGN_OR_RETURN(std::optional<TokenRecord> token, LockToken(id, ""));
+  if (!token) return absl::NotFoundError(absl::StrCat("no token '", id, "'"));
+  if (token->info.has_revoke_time()) return std::move(token->info);
+  *token->info.mutable_revoke_time() = ToTimestamp(now);
+  ASSAY_RETURN_IF_ERROR(PutToken(*token));
+  return std::move(token->info);
+}
+
+absl::StatusOr<v1::TokenInfo> RecordStore::RedeemToken(absl::string_view hash, absl::Time now) {
+  ASSAY_ASSIGN_OR_RETURN(std::optional<TokenRecord> token, LockToken("", hash));
+  if (!token) return absl::NotFoundError("no such token");
+  if (token->info.has_redeem_time()) {
+    return absl::FailedPreconditionError(absl::StrCat("token '", token->info.id(), "' was redeemed"));
+  }
+  *token->info.mutable_redeem_time() = ToTimestamp(now);
+  ASSAY_RETURN_IF_ERROR(PutToken(*token));
+  return std::move(token->info);
+}
+
 }  // namespace assay::coordinator

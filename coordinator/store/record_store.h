@@ -62,6 +62,8 @@ class RecordStore : public Store {
   absl::StatusOr<v1::ResultAck> CommitResult(const v1::AttemptResult& result, absl::Time now) final;
   absl::StatusOr<std::vector<RunningAttempt>> Running() final;
   absl::StatusOr<std::map<std::string, uint32_t>> RunningBySubmitter() override;
+  absl::StatusOr<v1::TokenInfo> RevokeToken(absl::string_view id, absl::Time now) final;
+  absl::StatusOr<v1::TokenInfo> RedeemToken(absl::string_view hash, absl::Time now) final;
   absl::StatusOr<v1::Batch> GetBatch(absl::string_view batch_id) final;
   absl::StatusOr<v1::Job> GetJob(absl::string_view job_id) final;
   absl::StatusOr<std::vector<v1::Job>> ListJobs(absl::string_view batch_id) final;
@@ -88,6 +90,12 @@ class RecordStore : public Store {
   // Digests of inputs at which some attempt failed.
   virtual absl::StatusOr<bool> HasFailed(absl::string_view inputs_digest) = 0;
   virtual absl::Status PutFailed(absl::string_view inputs_digest) = 0;
+
+  // By id or by hash, whichever is not empty; nobody else changes it before this transaction ends.
+  virtual absl::StatusOr<std::optional<TokenRecord>> LockToken(absl::string_view id,
+                                                               absl::string_view hash) = 0;
+  // Of a token that is there.
+  virtual absl::Status PutToken(const TokenRecord& token) = 0;
 
   // Adds to what TakeTouched tells.
   void Touch(const std::set<std::string>& batches) { touched_.insert(batches.begin(), batches.end()); }

@@ -9,7 +9,8 @@ namespace {
 // Records are serialized protos; the columns beside them are what is searched by. Times are microseconds
 // since the Unix epoch. States are those of v1.JobState;
 // needs_exporter and device are those of the stage that a job is in.
-constexpr char kSchema[] = R"sql(
+// This is version 2; later ones are made from it.
+constexpr char kVersion2[] = R"sql(
 CREATE TABLE batches (
   number INTEGER PRIMARY KEY AUTOINCREMENT,
   batch_id TEXT NOT NULL UNIQUE,
@@ -74,6 +75,24 @@ CREATE INDEX jobs_queued ON jobs
   (priority, needs_exporter, device, submitter, expected_seconds DESC, batch_number, ordinal) WHERE state = 1;
 )sql";
 
+// Jobs are told apart by where they can go; workers by who holds them. Who may do what is kept.
+constexpr char kToVersion3[] = R"sql(
+ALTER TABLE jobs ADD COLUMN route TEXT NOT NULL DEFAULT '';
+DROP INDEX jobs_queued;
+CREATE INDEX jobs_queued ON jobs
+  (priority, needs_exporter, device, route, submitter, expected_seconds DESC, batch_number, ordinal)
+  WHERE state = 1;
+ALTER TABLE workers ADD COLUMN coordinator TEXT NOT NULL DEFAULT '';
+ALTER TABLE workers ADD COLUMN believed_until INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE cordons (worker TEXT NOT NULL PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE tokens (
+  id TEXT NOT NULL PRIMARY KEY,
+  hash TEXT NOT NULL UNIQUE,
+  info BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE audit (number INTEGER PRIMARY KEY AUTOINCREMENT, time INTEGER NOT NULL, entry BLOB NOT NULL);
+)sql";
+
 }  // namespace
 
 absl::Status PrepareSchema(Database& database, const std::string& path) {
@@ -89,8 +108,10 @@ absl::Status PrepareSchema(Database& database, const std::string& path) {
                                                       ", and this Assay knows up to ", kSchemaVersion,
                                                       ": use the newer Assay that wrote it"));
   }
-  return database.Execute(absl::StrCat("BEGIN IMMEDIATE;", version == 0 ? kSchema : kToVersion2,
-                                       "PRAGMA user_version = ", kSchemaVersion, "; COMMIT;"));
+  std::string steps = version == 0 ? kVersion2 : version == 1 ? kToVersion2 : "";
+  if (version < 3) steps += kToVersion3;
+  return database.Execute(
+      absl::StrCat("BEGIN IMMEDIATE;", steps, "PRAGMA user_version = ", kSchemaVersion, "; COMMIT;"));
 }
 
 }  // namespace assay::coordinator

@@ -45,6 +45,15 @@ class SqliteStore final : public RecordStore {
   absl::Status PutWorker(const WorkerRecord& worker) override;
   absl::StatusOr<std::optional<WorkerRecord>> FindWorker(absl::string_view name) override;
   absl::StatusOr<std::vector<WorkerRecord>> ListWorkers() override;
+  absl::Status BelieveWorkers(absl::string_view coordinator, absl::Time until) override;
+  absl::Status PutCordon(absl::string_view worker, absl::string_view reason) override;
+  absl::StatusOr<bool> RemoveCordon(absl::string_view worker) override;
+  absl::StatusOr<std::map<std::string, std::string>> ListCordons() override;
+  absl::Status AddToken(const TokenRecord& token) override;
+  absl::StatusOr<std::optional<TokenRecord>> FindToken(absl::string_view hash) override;
+  absl::StatusOr<std::vector<TokenRecord>> ListTokens() override;
+  absl::Status AddAudit(const v1::AuditEntry& entry) override;
+  absl::StatusOr<AuditPage> ListAudit(size_t page_size, uint64_t before) override;
 
  protected:
   absl::StatusOr<std::optional<BatchRecord>> FindBatch(absl::string_view batch_id) override;
@@ -62,6 +71,8 @@ class SqliteStore final : public RecordStore {
   absl::Status PutSeconds(absl::string_view model, absl::string_view target, double seconds) override;
   absl::StatusOr<bool> HasFailed(absl::string_view inputs_digest) override;
   absl::Status PutFailed(absl::string_view inputs_digest) override;
+  absl::StatusOr<std::optional<TokenRecord>> LockToken(absl::string_view id, absl::string_view hash) override;
+  absl::Status PutToken(const TokenRecord& token) override;
 
  private:
   absl::StatusOr<std::optional<BatchRecord>> OneBatch(Statement statement);
@@ -156,15 +167,16 @@ absl::Status SqliteStore::PutJob(const JobRecord& record) {
   ASSAY_ASSIGN_OR_RETURN(
       Statement statement,
       database_->Prepare(
-          "INSERT INTO jobs (job_id, batch_id, needs_exporter, device, state, " ASSAY_JOB_COLUMNS
-          ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+          "INSERT INTO jobs (job_id, batch_id, needs_exporter, device, route, state, " ASSAY_JOB_COLUMNS
+          ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
           " ON CONFLICT (job_id) DO UPDATE SET needs_exporter = excluded.needs_exporter,"
-          " device = excluded.device, state = excluded.state,"
+          " device = excluded.device, route = excluded.route, state = excluded.state,"
           " expected_seconds = excluded.expected_seconds, lease_until = excluded.lease_until,"
           " setbacks = excluded.setbacks, assigned = excluded.assigned, job = excluded.job"));
   statement.BindText(record.job.job_id()).BindText(record.job.batch_id());
   statement.Bind(int64_t{StageOf(record.job) == v1::STAGE_EXPORT ? 1 : 0});
-  statement.Bind(int64_t{DeviceOf(record.job)}).Bind(int64_t{record.job.state()});
+  statement.Bind(int64_t{DeviceOf(record.job)}).BindText(RouteOf(record.job));
+  statement.Bind(int64_t{record.job.state()});
   statement.BindText(record.submitter).Bind(static_cast<int64_t>(record.priority));
   statement.Bind(static_cast<int64_t>(record.batch_number)).Bind(int64_t{record.ordinal});
   statement.Bind(record.expected_seconds).Bind(Micros(record.lease_until)).Bind(int64_t{record.setbacks});
@@ -197,8 +209,8 @@ absl::StatusOr<std::vector<JobRecord>> SqliteStore::RunningJobs() {
   return AllJobs(std::move(statement));
 }
 
-// Walks the index from one (priority, needs_exporter, device, submitter) to the next instead of reading every
-// queued job.
+// Walks the index from one (priority, needs_exporter, device, route, submitter) to the next instead of
+// reading every queued job.
 absl::StatusOr<std::vector<QueuedJob>> SqliteStore::Queued(size_t limit) {
   std::vector<QueuedJob> queued;
   QueuedJob at;
@@ -210,17 +222,18 @@ absl::StatusOr<std::vector<QueuedJob>> SqliteStore::Queued(size_t limit) {
       ASSAY_ASSIGN_OR_RETURN(
           Statement next,
           database_->Prepare(
-              "SELECT priority, needs_exporter, device, submitter FROM jobs"
-              " WHERE state = 1 AND (priority, needs_exporter, device, submitter) > (?, ?, ?, ?)"
-              " ORDER BY priority, needs_exporter, device, submitter LIMIT 1"));
+              "SELECT priority, needs_exporter, device, route, submitter FROM jobs"
+              " WHERE state = 1 AND (priority, needs_exporter, device, route, submitter) > (?, ?, ?, ?, ?)"
+              " ORDER BY priority, needs_exporter, device, route, submitter LIMIT 1"));
       next.Bind(static_cast<int64_t>(at.priority)).Bind(exporter());
-      next.Bind(int64_t{at.device}).BindText(at.submitter);
+      next.Bind(int64_t{at.device}).BindText(at.route).BindText(at.submitter);
       ASSAY_ASSIGN_OR_RETURN(bool found, next.Step());
       if (!found) return queued;
       at.priority = static_cast<Priority>(next.Int(0));
       at.needs_exporter = next.Int(1) != 0;
       at.device = static_cast<v1::DeviceChoice>(next.Int(2));
-      at.submitter = next.Bytes(3);
+      at.route = next.Bytes(3);
+      at.submitter = next.Bytes(4);
     }
     ASSAY_RETURN_IF_ERROR(LongestQueued(at, limit, queued));
   }
@@ -229,11 +242,13 @@ absl::StatusOr<std::vector<QueuedJob>> SqliteStore::Queued(size_t limit) {
 absl::Status SqliteStore::LongestQueued(const QueuedJob& like, size_t limit, std::vector<QueuedJob>& queued) {
   ASSAY_ASSIGN_OR_RETURN(
       Statement rows,
-      database_->Prepare("SELECT batch_number, ordinal, expected_seconds, job FROM jobs"
-                         " WHERE state = 1 AND priority = ? AND needs_exporter = ? AND device = ?"
-                         " AND submitter = ? ORDER BY expected_seconds DESC, batch_number, ordinal LIMIT ?"));
+      database_->Prepare(
+          "SELECT batch_number, ordinal, expected_seconds, job FROM jobs"
+          " WHERE state = 1 AND priority = ? AND needs_exporter = ? AND device = ? AND route = ?"
+          " AND submitter = ? ORDER BY expected_seconds DESC, batch_number, ordinal LIMIT ?"));
   rows.Bind(static_cast<int64_t>(like.priority)).Bind(int64_t{like.needs_exporter ? 1 : 0});
-  rows.Bind(int64_t{like.device}).BindText(like.submitter).Bind(static_cast<int64_t>(limit));
+  rows.Bind(int64_t{like.device}).BindText(like.route).BindText(like.submitter);
+  rows.Bind(static_cast<int64_t>(limit));
   while (true) {
     ASSAY_ASSIGN_OR_RETURN(bool found, rows.Step());
     if (!found) return absl::OkStatus();
@@ -343,34 +358,148 @@ absl::Status SqliteStore::PutFailed(absl::string_view inputs_digest) {
 absl::Status SqliteStore::PutWorker(const WorkerRecord& worker) {
   ASSAY_ASSIGN_OR_RETURN(
       Statement statement,
-      database_->Prepare("INSERT OR REPLACE INTO workers (name, instance, summary) VALUES (?, ?, ?)"));
-  statement.BindText(worker.summary.name()).BindText(worker.instance);
+      database_->Prepare(
+          "INSERT OR REPLACE INTO workers (name, instance, coordinator, believed_until, summary)"
+          " VALUES (?, ?, ?, ?, ?)"));
+  statement.BindText(worker.summary.name()).BindText(worker.instance).BindText(worker.coordinator);
+  statement.Bind(Micros(worker.believed_until));
   statement.BindBlob(worker.summary.SerializeAsString());
   return statement.Run();
 }
 
+#define ASSAY_WORKER_COLUMNS "instance, coordinator, believed_until, summary"
+
+absl::Status ReadWorker(const Statement& row, WorkerRecord& record) {
+  record.instance = row.Bytes(0);
+  record.coordinator = row.Bytes(1);
+  record.believed_until = absl::FromUnixMicros(row.Int(2));
+  return Parse(row.Bytes(3), record.summary);
+}
+
 absl::StatusOr<std::optional<WorkerRecord>> SqliteStore::FindWorker(absl::string_view name) {
   ASSAY_ASSIGN_OR_RETURN(Statement row,
-                         database_->Prepare("SELECT instance, summary FROM workers WHERE name = ?"));
+                         database_->Prepare("SELECT " ASSAY_WORKER_COLUMNS " FROM workers WHERE name = ?"));
   row.BindText(name);
   ASSAY_ASSIGN_OR_RETURN(bool found, row.Step());
   if (!found) return std::nullopt;
   WorkerRecord record;
-  record.instance = row.Bytes(0);
-  ASSAY_RETURN_IF_ERROR(Parse(row.Bytes(1), record.summary));
+  ASSAY_RETURN_IF_ERROR(ReadWorker(row, record));
   return record;
 }
 
 absl::StatusOr<std::vector<WorkerRecord>> SqliteStore::ListWorkers() {
   std::vector<WorkerRecord> workers;
   ASSAY_ASSIGN_OR_RETURN(Statement rows,
-                         database_->Prepare("SELECT instance, summary FROM workers ORDER BY name"));
+                         database_->Prepare("SELECT " ASSAY_WORKER_COLUMNS " FROM workers ORDER BY name"));
   while (true) {
     ASSAY_ASSIGN_OR_RETURN(bool found, rows.Step());
     if (!found) return workers;
-    WorkerRecord& record = workers.emplace_back();
-    record.instance = rows.Bytes(0);
-    ASSAY_RETURN_IF_ERROR(Parse(rows.Bytes(1), record.summary));
+    ASSAY_RETURN_IF_ERROR(ReadWorker(rows, workers.emplace_back()));
+  }
+}
+
+absl::Status SqliteStore::BelieveWorkers(absl::string_view coordinator, absl::Time until) {
+  ASSAY_ASSIGN_OR_RETURN(Statement statement,
+                         database_->Prepare("UPDATE workers SET believed_until = ? WHERE coordinator = ?"));
+  return statement.Bind(Micros(until)).BindText(coordinator).Run();
+}
+
+absl::Status SqliteStore::PutCordon(absl::string_view worker, absl::string_view reason) {
+  ASSAY_ASSIGN_OR_RETURN(Statement statement,
+                         database_->Prepare("INSERT OR REPLACE INTO cordons (worker, reason) VALUES (?, ?)"));
+  return statement.BindText(worker).BindText(reason).Run();
+}
+
+absl::StatusOr<bool> SqliteStore::RemoveCordon(absl::string_view worker) {
+  ASSAY_ASSIGN_OR_RETURN(Statement statement,
+                         database_->Prepare("DELETE FROM cordons WHERE worker = ? RETURNING worker"));
+  statement.BindText(worker);
+  ASSAY_ASSIGN_OR_RETURN(bool removed, statement.Step());
+  if (removed) ASSAY_RETURN_IF_ERROR(statement.Step().status());
+  return removed;
+}
+
+absl::StatusOr<std::map<std::string, std::string>> SqliteStore::ListCordons() {
+  std::map<std::string, std::string> cordons;
+  ASSAY_ASSIGN_OR_RETURN(Statement rows, database_->Prepare("SELECT worker, reason FROM cordons"));
+  while (true) {
+    ASSAY_ASSIGN_OR_RETURN(bool found, rows.Step());
+    if (!found) return cordons;
+    cordons[rows.Bytes(0)] = rows.Bytes(1);
+  }
+}
+
+absl::Status SqliteStore::AddToken(const TokenRecord& token) {
+  ASSAY_ASSIGN_OR_RETURN(Statement statement,
+                         database_->Prepare("INSERT INTO tokens (id, hash, info) VALUES (?, ?, ?)"
+                                            " ON CONFLICT DO NOTHING RETURNING id"));
+  statement.BindText(token.info.id()).BindText(token.hash).BindBlob(token.info.SerializeAsString());
+  ASSAY_ASSIGN_OR_RETURN(bool added, statement.Step());
+  if (!added) return absl::AlreadyExistsError(absl::StrCat("token '", token.info.id(), "' exists"));
+  return statement.Step().status();
+}
+
+absl::StatusOr<std::vector<TokenRecord>> AllTokens(Statement rows) {
+  std::vector<TokenRecord> tokens;
+  while (true) {
+    ASSAY_ASSIGN_OR_RETURN(bool found, rows.Step());
+    if (!found) return tokens;
+    TokenRecord& token = tokens.emplace_back();
+    token.hash = rows.Bytes(0);
+    ASSAY_RETURN_IF_ERROR(Parse(rows.Bytes(1), token.info));
+  }
+}
+
+absl::StatusOr<std::optional<TokenRecord>> SqliteStore::FindToken(absl::string_view hash) {
+  return LockToken("", hash);
+}
+
+absl::StatusOr<std::vector<TokenRecord>> SqliteStore::ListTokens() {
+  ASSAY_ASSIGN_OR_RETURN(Statement rows, database_->Prepare("SELECT hash, info FROM tokens ORDER BY id"));
+  return AllTokens(std::move(rows));
+}
+
+// The transaction has the database for itself.
+absl::StatusOr<std::optional<TokenRecord>> SqliteStore::LockToken(absl::string_view id,
+                                                                  absl::string_view hash) {
+  ASSAY_ASSIGN_OR_RETURN(Statement row,
+                         id.empty() ? database_->Prepare("SELECT hash, info FROM tokens WHERE hash = ?")
+                                    : database_->Prepare("SELECT hash, info FROM tokens WHERE id = ?"));
+  row.BindText(id.empty() ? hash : id);
+  ASSAY_ASSIGN_OR_RETURN(std::vector<TokenRecord> tokens, AllTokens(std::move(row)));
+  if (tokens.empty()) return std::nullopt;
+  return std::move(tokens.front());
+}
+
+absl::Status SqliteStore::PutToken(const TokenRecord& token) {
+  ASSAY_ASSIGN_OR_RETURN(Statement statement, database_->Prepare("UPDATE tokens SET info = ? WHERE id = ?"));
+  return statement.BindBlob(token.info.SerializeAsString()).BindText(token.info.id()).Run();
+}
+
+absl::Status SqliteStore::AddAudit(const v1::AuditEntry& entry) {
+  ASSAY_ASSIGN_OR_RETURN(Statement statement,
+                         database_->Prepare("INSERT INTO audit (time, entry) VALUES (?, ?)"));
+  statement.Bind(entry.time().seconds() * 1'000'000 + entry.time().nanos() / 1000);
+  return statement.BindBlob(entry.SerializeAsString()).Run();
+}
+
+absl::StatusOr<AuditPage> SqliteStore::ListAudit(size_t page_size, uint64_t before) {
+  ASSAY_ASSIGN_OR_RETURN(Statement rows,
+                         database_->Prepare("SELECT number, entry FROM audit WHERE ? = 0 OR number < ?"
+                                            " ORDER BY number DESC LIMIT ?"));
+  const int64_t from = before > static_cast<uint64_t>(INT64_MAX) ? INT64_MAX : static_cast<int64_t>(before);
+  rows.Bind(from).Bind(from).Bind(static_cast<int64_t>(page_size + 1));
+  AuditPage page;
+  uint64_t last = 0;
+  while (true) {
+    ASSAY_ASSIGN_OR_RETURN(bool found, rows.Step());
+    if (!found) return page;
+    if (page.entries.size() == page_size) {
+      page.next = last;
+      return page;
+    }
+    last = static_cast<uint64_t>(rows.Int(0));
+    ASSAY_RETURN_IF_ERROR(Parse(rows.Bytes(1), page.entries.emplace_back()));
   }
 }
 

@@ -28,6 +28,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "assay/v1/admin.pb.h"
 #include "assay/v1/batch.pb.h"
 #include "assay/v1/coordinator.pb.h"
 #include "assay/v1/result.pb.h"
@@ -66,6 +67,7 @@ struct QueuedJob {
   Priority priority = Priority::kMedium;
   v1::DeviceChoice device = v1::AUTO;  // CPU for an export, whatever its test's will be
   bool needs_exporter = false;         // goes to workers that export alone
+  std::string route;                   // what else says where it can go: RouteOf (record_rules.h)
   double expected_seconds = kUnknownSeconds;
   uint64_t order = 0;       // of submission, over all batches
   std::string exported_by;  // the worker that has its checkpoint at hand; empty: nobody in particular
@@ -107,11 +109,26 @@ struct AdoptedAttempts {
 struct WorkerRecord {
   v1::WorkerSummary summary;
   std::string instance;  // new with each start of the worker
+  // Which coordinator holds its stream, and until when that is believed without being said again.
+  std::string coordinator = {};
+  absl::Time believed_until = absl::InfinitePast();
 };
 
 // `next` is for the following page; 0: there is none.
 struct BatchPage {
   std::vector<v1::Batch> batches;
+  uint64_t next = 0;
+};
+
+// Of a secret that only its holder knows.
+struct TokenRecord {
+  v1::TokenInfo info;
+  std::string hash;  // of the secret
+};
+
+// Newest first. `next` is for the following page; 0: there is none.
+struct AuditPage {
+  std::vector<v1::AuditEntry> entries;
   uint64_t next = 0;
 };
 
@@ -137,7 +154,7 @@ class Store {
   // NOT_FOUND; FAILED_PRECONDITION: the batch ended without having been cancelled.
   virtual absl::StatusOr<CancelledBatch> CancelBatch(absl::string_view batch_id, absl::Time now) = 0;
 
-  // Of each (priority, exports or tests, device, submitter) the `limit` jobs that are expected to take
+  // Of each (priority, exports or tests, device, route, submitter) the `limit` jobs that are expected to take
   // longest, in no particular order beyond that.
   virtual absl::StatusOr<std::vector<QueuedJob>> Queued(size_t limit) = 0;
   virtual absl::StatusOr<std::vector<RunningAttempt>> Running() = 0;
@@ -204,6 +221,31 @@ class Store {
   virtual absl::StatusOr<std::optional<WorkerRecord>> FindWorker(absl::string_view name) = 0;
   // In the order of their names.
   virtual absl::StatusOr<std::vector<WorkerRecord>> ListWorkers() = 0;
+
+  // Of all workers that this coordinator holds.
+  virtual absl::Status BelieveWorkers(absl::string_view coordinator, absl::Time until) = 0;
+
+  // A cordoned worker takes nothing new. It need not have been seen yet. The newest reason stays.
+  virtual absl::Status PutCordon(absl::string_view worker, absl::string_view reason) = 0;
+  // False: it was not cordoned.
+  virtual absl::StatusOr<bool> RemoveCordon(absl::string_view worker) = 0;
+  // Reasons by worker.
+  virtual absl::StatusOr<std::map<std::string, std::string>> ListCordons() = 0;
+
+  // ALREADY_EXISTS: a token with this id or hash.
+  virtual absl::Status AddToken(const TokenRecord& token) = 0;
+  virtual absl::StatusOr<std::optional<TokenRecord>> FindToken(absl::string_view hash) = 0;
+  // In the order of their ids.
+  virtual absl::StatusOr<std::vector<TokenRecord>> ListTokens() = 0;
+  // Repeating it changes nothing. NOT_FOUND.
+  virtual absl::StatusOr<v1::TokenInfo> RevokeToken(absl::string_view id, absl::Time now) = 0;
+  // Once, whoever else tries at the same time. NOT_FOUND; FAILED_PRECONDITION: it was redeemed. Whether it
+  // has expired or was revoked is the caller's to look at.
+  virtual absl::StatusOr<v1::TokenInfo> RedeemToken(absl::string_view hash, absl::Time now) = 0;
+
+  virtual absl::Status AddAudit(const v1::AuditEntry& entry) = 0;
+  // `before`: the `next` of the page before, 0 for the first.
+  virtual absl::StatusOr<AuditPage> ListAudit(size_t page_size, uint64_t before) = 0;
 
   // Batches that got events since it was last called.
   virtual std::set<std::string> TakeTouched() = 0;

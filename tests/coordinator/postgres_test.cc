@@ -7,6 +7,7 @@
 
 #include "coordinator/store/postgres_schema.h"
 #include "coordinator/store/postgres_store.h"
+#include "tests/coordinator/access_conformance.h"
 #include "tests/coordinator/postgres_server.h"
 #include "tests/coordinator/postgres_wire.h"
 #include "tests/coordinator/server_fixture.h"

@@ -7,6 +7,7 @@
 #include "coordinator/store/memory_store.h"
 #include "coordinator/store/sqlite.h"
 #include "coordinator/store/sqlite_store.h"
+#include "tests/coordinator/access_conformance.h"
 #include "tests/coordinator/stage_conformance.h"
 #include "tests/coordinator/store_conformance.h"
 

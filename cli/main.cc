@@ -15,6 +15,7 @@
 #include "cli/local_commands.h"
 #include "cli/remote_commands.h"
 #include "cli/run_command.h"
+#include "common/build_info.h"
 #include "common/logging.h"
 
 namespace assay::cli {
@@ -289,20 +290,20 @@ int Main(int argc, char** argv) {
   app.fallthrough(false);
   std::string log_level = "warn";
   app.add_option("--log-level", log_level, "debug, info, warn or error")->capture_default_str();
+  std::string log_format = "text";
+  app.add_option("--log-format", log_format, "text or json, an object a line")->capture_default_str();
+  app.set_version_flag("--version", VersionLine("assay"));
   AddCommands(app, arguments, chosen);
   try {
     app.parse(argc, argv);
-  } catch (const CLI::CallForHelp& help) {
-    app.exit(help);
-    return kExitOk;
-  } catch (const CLI::CallForAllHelp& help) {
-    app.exit(help);
+  } catch (const CLI::Success& asked) {  // help, version
+    app.exit(asked);
     return kExitOk;
   } catch (const CLI::ParseError& error) {
     std::fprintf(stderr, "assay: %s\nRun with --help for more information.\n", error.what());
     return kExitUsage;
   }
-  if (const absl::Status status = StartLogging("assay", log_level); !status.ok()) {
+  if (const absl::Status status = StartLogging("assay", log_level, log_format); !status.ok()) {
     std::fprintf(stderr, "assay: %s\n", std::string(status.message()).c_str());
     return kExitUsage;
   }

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/build_info.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
 #include "coordinator/schedule.h"
@@ -221,6 +222,7 @@ void Dispatcher::Connected(std::shared_ptr<WorkerLink> link, v1::Hello hello, st
         v1::CoordinatorMessage message;
         v1::Welcome& welcome = *message.mutable_welcome();
         welcome.set_coordinator(options_.name);
+        welcome.set_build(BuildVersion());
         welcome.set_lease_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(options_.lease)));
         welcome.set_heartbeat_ms(
             static_cast<uint32_t>(std::max<int64_t>(1, absl::ToInt64Milliseconds(options_.lease / 3))));

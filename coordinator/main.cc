@@ -6,6 +6,7 @@
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
+#include "common/build_info.h"
 #include "common/exit_code.h"
 #include "common/file.h"
 #include "common/logging.h"
@@ -37,7 +38,7 @@ absl::StatusOr<std::string> DatabaseOf(const std::string& argument) {
 
 int main(int argc, char** argv) {
   assay::coordinator::ServerOptions options;
-  std::string data_dir, database, content_dir, port_file, log_level = "info";
+  std::string data_dir, database, content_dir, port_file, log_level = "info", log_format = "text";
   int64_t lease_ms = absl::ToInt64Milliseconds(options.lease);
   CLI::App app("Splits batches into jobs, hands them to workers and keeps every result.",
                "assay-coordinator");
@@ -59,12 +60,14 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--port-file", port_file, "file that gets the port once it is served");
   app.add_option("--log-level", log_level, "debug, info, warn or error")->capture_default_str();
+  app.add_option("--log-format", log_format, "text or json, an object a line")->capture_default_str();
+  app.set_version_flag("--version", assay::VersionLine("assay-coordinator"));
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? assay::kExitOk : assay::kExitUsage;
   }
-  if (absl::Status status = assay::StartLogging("assay-coordinator", log_level); !status.ok())
+  if (absl::Status status = assay::StartLogging("assay-coordinator", log_level, log_format); !status.ok())
     return Fail(status);
 
   // Blocked before any thread starts, so that only sigwait below gets them.

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "common/build_info.h"
 
 namespace assay::engine {
 
@@ -22,7 +23,7 @@ std::string TorchVersion() {
 }
 
 std::string EngineBuild() {
-  return absl::StrCat("assay ", ASSAY_VERSION, ", torch ", TorchVersion(), ", g++ ", __VERSION__);
+  return absl::StrCat("assay ", BuildVersion(), ", torch ", TorchVersion(), ", g++ ", __VERSION__);
 }
 
 }  // namespace assay::engine

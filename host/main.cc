@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <string>
 
+#include "common/build_info.h"
 #include "common/exit_code.h"
 #include "common/logging.h"
 #include "engine/run_test.h"
@@ -59,6 +60,7 @@ int main(int argc, char** argv) {
   run->add_flag("--in-process", files.in_process, "Without child processes, for a debugger");
   run->add_flag("--resident", resident, "One child process for all tests on the CPU too, as on CUDA");
   run->add_flag("--verbose,-v", files.verbose, "Print every case and check");
+  app.set_version_flag("--version", VersionLine("assay-host"));
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

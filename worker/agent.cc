@@ -14,9 +14,11 @@
 #include "absl/strings/str_split.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
+#include "common/build_info.h"
 #include "common/id.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
+#include "google/protobuf/util/time_util.h"
 #include "worker/attempt_runner.h"
 #include "worker/blob_client.h"
 #include "worker/control_stream.h"
@@ -27,7 +29,6 @@ namespace assay::worker {
 namespace {
 
 constexpr uint32_t kProtocol = 1;
-constexpr absl::string_view kBuild = "assay 0.1.0";
 // How long a draining agent waits for a connection that it has not.
 constexpr absl::Duration kReconnectGrace = absl::Seconds(1);
 
@@ -148,7 +149,9 @@ class RunningAgent final : public Agent, public StreamOwner, public AttemptListe
     hello.set_protocol(kProtocol);
     hello.set_worker(options_.name);
     hello.set_instance(instance_);
-    hello.set_build(std::string(kBuild));
+    hello.set_build(absl::StrCat("assay ", BuildVersion()));
+    *hello.mutable_time() =
+        google::protobuf::util::TimeUtil::NanosecondsToTimestamp(absl::GetCurrentTimeNanos());
     for (const std::string& label : options_.labels) hello.add_label(label);
     if (const Exporter* exporter = runner_->exporter(); exporter != nullptr) {
       hello.add_label(absl::StrCat("exporter=", exporter->identity().transformers));

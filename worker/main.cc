@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "CLI/CLI.hpp"
+#include "common/build_info.h"
 #include "common/exit_code.h"
 #include "common/logging.h"
 #include "worker/agent.h"
@@ -26,7 +27,7 @@ int main(int argc, char** argv) {
   assay::worker::AgentOptions options;
   options.coordinator = "127.0.0.1:7420";
   options.name = HostName();
-  std::string state_dir = "assay-worker-state", host_binary, checkpoint_root, log_level = "info";
+  std::string state_dir = "assay-worker-state", host_binary, checkpoint_root, log_level = "info", log_format = "text";
   std::string hub_cache, exporter, samples, sandbox_binary;
   std::vector<std::string> checkpoint_folders;
   double cache_gib = 2, disk_budget_gib = 0, export_memory_gib = 0;
@@ -70,12 +71,14 @@ int main(int argc, char** argv) {
       ->capture_default_str()
       ->check(CLI::Range(0.001, 1e6));
   app.add_option("--log-level", log_level, "debug, info, warn, error")->capture_default_str();
+  app.add_option("--log-format", log_format, "text or json, an object a line")->capture_default_str();
+  app.set_version_flag("--version", assay::VersionLine("assay-worker"));
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? assay::kExitOk : assay::kExitUsage;
   }
-  if (absl::Status logging = assay::StartLogging("assay-worker", log_level); !logging.ok()) {
+  if (absl::Status logging = assay::StartLogging("assay-worker", log_level, log_format); !logging.ok()) {
     std::cerr << "assay-worker: " << logging.message() << "\n";
     return assay::kExitUsage;
   }

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "common/build_info.h"
 #include "host/protection.h"
 
 namespace {
@@ -47,6 +48,10 @@ int main(int argc, char** argv) {
   bool strict = false;
   int i = 1;
   for (; i < argc && strcmp(argv[i], "--") != 0; ++i) {
+    if (strcmp(argv[i], "--version") == 0) {
+      puts(assay::VersionLine("assay-sandbox").c_str());
+      return 0;
+    }
     if (strcmp(argv[i], "--strict") == 0) {
       strict = true;
     } else if (strcmp(argv[i], "--read") == 0 && i + 1 < argc) {

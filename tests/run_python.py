@@ -1,4 +1,5 @@
-"""Runs the end-to-end tests; writes their results beside GoogleTest's where GTEST_OUTPUT names a folder."""
+"""Runs the Python tests of a folder: usage run_python.py FOLDER. Writes their results beside GoogleTest's where
+GTEST_OUTPUT names a folder."""
 
 import os
 import pathlib
@@ -26,20 +27,20 @@ class Recorder(unittest.TextTestResult):
 
 
 def main():
-    here = pathlib.Path(__file__).resolve().parent
+    here = pathlib.Path(sys.argv[1]).resolve()
     sys.path.insert(0, str(here))
     suite = unittest.defaultTestLoader.discover(str(here), pattern="test_*.py")
     result = unittest.TextTestRunner(resultclass=Recorder, verbosity=2).run(suite)
 
     folder = os.environ.get("GTEST_OUTPUT", "")
     if folder.startswith("xml:") and folder.endswith("/"):
-        root = ElementTree.Element("testsuites", name="end_to_end")
-        cases = ElementTree.SubElement(root, "testsuite", name="end_to_end")
+        root = ElementTree.Element("testsuites", name=here.name)
+        cases = ElementTree.SubElement(root, "testsuite", name=here.name)
         for name, why in result.ended.items():
             case = ElementTree.SubElement(cases, "testcase", name=name, status="run")
             if why is not None:
                 ElementTree.SubElement(case, "failure", message=why)
-        ElementTree.ElementTree(root).write(pathlib.Path(folder[4:]) / "end_to_end.xml", encoding="utf-8")
+        ElementTree.ElementTree(root).write(pathlib.Path(folder[4:]) / f"{here.name}.xml", encoding="utf-8")
     return 0 if result.wasSuccessful() and result.testsRun else 1
 
 

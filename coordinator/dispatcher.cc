@@ -7,6 +7,8 @@
 #include "common/build_info.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
+#include "coordinator/explain.h"
+#include "coordinator/roster.h"
 #include "coordinator/schedule.h"
 #include "coordinator/store/record_rules.h"
 #include "generator/checkpoint_entry.h"
@@ -37,19 +39,6 @@ void SendDesired(WorkerLink& link, const v1::DesiredState& desired) {
   }
 }
 
-v1::WorkerSummary SummaryOf(const v1::Hello& hello, bool draining, const std::string& coordinator,
-                            absl::Time now) {
-  v1::WorkerSummary summary;
-  summary.set_coordinator(coordinator);
-  summary.set_name(hello.worker());
-  summary.set_build(hello.build());
-  *summary.mutable_label() = hello.label();
-  *summary.mutable_device() = hello.device();
-  summary.set_draining(draining);
-  *summary.mutable_last_seen() = ToTimestamp(now);
-  return summary;
-}
-
 // The worker keeps what it has not been answered for, and says so again when it connects again.
 absl::Status ReconnectLater(const absl::Status& why) {
   return absl::UnavailableError(absl::StrCat("not recorded, connect again: ", why.message()));
@@ -59,13 +48,12 @@ absl::Status ReconnectLater(const absl::Status& why) {
 
 Dispatcher::Dispatcher(Writer* writer, Options options,
                        std::function<void(const std::set<std::string>&)> on_events)
-    : writer_(writer), options_(std::move(options)), on_events_(std::move(on_events)) {
+    : writer_(writer),
+      options_(std::move(options)),
+      on_events_(std::move(on_events)),
+      fleet_({options_.ahead_per_slot, options_.require_acceptance}) {
   writer_->BeforeCommit([this](Store& store) { return FillSlots(store); });
   writer_->AfterCommit([this](const std::set<std::string>& touched) { SendDecided(touched); });
-}
-
-std::vector<WorkerView> Dispatcher::Views() const {
-  return fleet_.Views(Now() - options_.lease, options_.ahead_per_slot);
 }
 
 absl::Status Dispatcher::FillSlots(Store& store) {
@@ -76,31 +64,32 @@ absl::Status Dispatcher::FillSlots(Store& store) {
   outbox_.clear();
   if (!wake_) return absl::OkStatus();
 
-  const std::vector<WorkerView> workers = Views();
-  size_t slots = 0, open = 0;
-  for (const WorkerView& worker : workers) {
-    slots += worker.cpu.total + worker.cuda.total;
-    if (!worker.draining) open += worker.cpu.free + worker.cuda.free + worker.cpu.ahead + worker.cuda.ahead;
-  }
+  Slots& slots = fleet_.slots();
+  const size_t open = slots.free() + slots.ahead();
   if (open == 0) {
     wake_ = false;
     return absl::OkStatus();
   }
-  ASSAY_ASSIGN_OR_RETURN(std::vector<QueuedJob> queued, store.Queued(open + slots + kLookahead));
-  WarnOfStranded(queued, workers);
+  ASSAY_ASSIGN_OR_RETURN(std::vector<QueuedJob> queued, store.Queued(open + slots.total() + kLookahead));
+  WarnOfStranded(queued);
   if (!queued.empty()) {
     ASSAY_ASSIGN_OR_RETURN(auto running, store.RunningBySubmitter());
     const absl::Time now = store.Now();
-    for (const Placement& placement : Schedule(std::move(queued), std::move(running), workers)) {
+    for (const Placement& placement : Schedule(queued, std::move(running), slots)) {
       RunningAttempt attempt;
       ASSAY_ASSIGN_OR_RETURN(
           v1::Assignment assignment,
           store.Lease(placement.job_id, placement.worker, now, now + options_.lease, [&](const v1::Job& job) {
             attempt.device = DeviceOf(job);
-            return AssignmentOf(job);
+            v1::Assignment assignment = AssignmentOf(job);
+            assignment.set_device_id(placement.device_id);
+            assignment.set_memory_bytes(placement.memory);
+            return assignment;
           }));
       attempt.attempt = assignment.attempt();
       attempt.worker = placement.worker;
+      attempt.device_id = placement.device_id;
+      attempt.memory = placement.memory;
       *outbox_[placement.worker].add_start() = std::move(assignment);
       fleet_.Occupy(attempt);
       decided_.push_back(std::move(attempt));
@@ -167,13 +156,28 @@ v1::AttemptResult Dispatcher::WithItsProducts(v1::AttemptResult result) const {
   return result;
 }
 
-void Dispatcher::WarnOfStranded(const std::vector<QueuedJob>& queued,
-                                const std::vector<WorkerView>& workers) {
-  std::map<std::pair<v1::DeviceChoice, bool>, std::string> why;
+absl::Status Dispatcher::PutWorker(Store& store, const Session& session) {
+  return store.PutWorker({SummaryOf(session, options_.name, store.Now()), session.hello.instance(),
+                          options_.name, store.Now() + options_.lease});
+}
+
+absl::StatusOr<Roster> Dispatcher::ReadRoster(Store& store) const {
+  return coordinator::ReadRoster(store, fleet_, options_.name, options_.require_acceptance);
+}
+
+absl::StatusOr<bool> Dispatcher::SomeoneExportsAnywhere(Store& store) const {
+  if (SomeoneExports(PointersTo(fleet_.slots().views()))) return true;
+  ASSAY_ASSIGN_OR_RETURN(const Roster roster, ReadRoster(store));
+  return SomeoneExports(PointersTo(roster.slots.views()));
+}
+
+void Dispatcher::WarnOfStranded(const std::vector<QueuedJob>& queued) {
+  const std::vector<const WorkerView*> workers = PointersTo(fleet_.slots().views());
+  std::map<std::tuple<v1::DeviceChoice, bool, std::string>, std::string> why;
   std::set<std::string> found;
   for (const QueuedJob& job : queued) {
-    auto [reason, fresh] = why.try_emplace({job.device, job.needs_exporter});
-    if (fresh) reason->second = WhyNobodyTakes(job.device, job.needs_exporter, workers);
+    auto [reason, fresh] = why.try_emplace({job.device, job.needs_exporter, job.route});
+    if (fresh) reason->second = WhyNobodyTakes(AskOf(job), workers, options_.pools);
     if (reason->second.empty()) continue;
     found.insert(job.job_id);
     if (stranded_.count(job.job_id) == 0) spdlog::warn("job {} waits: {}", job.job_id, reason->second);
@@ -197,10 +201,9 @@ void Dispatcher::Connected(std::shared_ptr<WorkerLink> link, v1::Hello hello, st
         const std::vector<v1::AttemptRef> named(hello.attempt().begin(), hello.attempt().end());
         ASSAY_ASSIGN_OR_RETURN(outcome.attempts, store.AdoptAttempts(hello.worker(), !outcome.same_instance,
                                                                      named, now, now + options_.lease));
-        ASSAY_RETURN_IF_ERROR(
-            store.PutWorker({SummaryOf(hello, hello.draining(), options_.name, now), hello.instance()}));
         // Run twice, the second time finds this very link.
         if (auto older = fleet_.Join(link, hello, Now())) *before = std::move(older);
+        ASSAY_RETURN_IF_ERROR(PutWorker(store, *fleet_.Find(link.get())));
         for (const RunningAttempt& attempt : outcome.attempts.keep) fleet_.Occupy(attempt);
         wake_ = true;
         return outcome;
@@ -263,11 +266,10 @@ void Dispatcher::Heartbeat(std::shared_ptr<WorkerLink> link, v1::Heartbeat heart
       [this, link, heartbeat](Store& store) -> absl::StatusOr<Refs> {
         Session* session = fleet_.Find(link.get());
         if (session == nullptr) return Refs();  // replaced by a newer stream
-        const absl::Time now = Now();
-        if (session->draining != heartbeat.draining() || now - session->last_heard >= options_.lease)
+        if (fleet_.Heard(*session, heartbeat, Now())) {
           wake_ = true;
-        session->last_heard = now;
-        session->draining = heartbeat.draining();
+          ASSAY_RETURN_IF_ERROR(PutWorker(store, *session));
+        }
         return store.ExtendLeases(session->hello.worker(),
                                   Refs(heartbeat.attempt().begin(), heartbeat.attempt().end()),
                                   store.Now() + options_.lease);
@@ -333,18 +335,18 @@ void Dispatcher::Disconnected(std::shared_ptr<WorkerLink> link) {
       [this, link](Store& store) -> absl::StatusOr<bool> {
         Session* session = fleet_.Find(link.get());
         if (session == nullptr) return false;
-        const v1::Hello hello = session->hello;
-        const bool draining = session->draining;
+        const Session left = *session;
+        const std::string& name = left.hello.worker();
         fleet_.Leave(link.get());
-        spdlog::info("worker {} disconnected", hello.worker());
+        spdlog::info("worker {} disconnected", name);
         wake_ = true;
-        ASSAY_ASSIGN_OR_RETURN(std::optional<WorkerRecord> known, store.FindWorker(hello.worker()));
+        ASSAY_ASSIGN_OR_RETURN(std::optional<WorkerRecord> known, store.FindWorker(name));
         // Where it has connected to another coordinator meanwhile, that one speaks for it.
-        if (known && known->summary.coordinator() != options_.name) return false;
+        if (known && known->coordinator != options_.name) return false;
         const absl::Time now = store.Now();
-        ASSAY_RETURN_IF_ERROR(
-            store.PutWorker({SummaryOf(hello, draining, options_.name, now), hello.instance()}));
-        ASSAY_RETURN_IF_ERROR(store.ShortenLeases(hello.worker(), now + options_.disconnect_grace));
+        ASSAY_RETURN_IF_ERROR(store.PutWorker({SummaryOf(left, options_.name, now), left.hello.instance(),
+                                               options_.name, absl::InfinitePast()}));
+        ASSAY_RETURN_IF_ERROR(store.ShortenLeases(name, now + options_.disconnect_grace));
         return true;
       },
       [](absl::StatusOr<bool>) {});
@@ -353,14 +355,18 @@ void Dispatcher::Disconnected(std::shared_ptr<WorkerLink> link) {
 void Dispatcher::Submit(BatchSubmission submission, std::function<void(absl::StatusOr<v1::Batch>)> done) {
   auto shared = std::make_shared<const BatchSubmission>(std::move(submission));
   writer_->Ask<v1::Batch>(
-      [this, shared](Store& store) {
+      [this, shared](Store& store) -> absl::StatusOr<v1::Batch> {
         wake_ = true;
         BatchSubmission resolved = *shared;
-        if (SomeoneExports(Views())) {
-          for (NewJob& job : resolved.jobs) {
-            if (job.model.has_checkpoint()) continue;
-            job.default_checkpoint = options_.content->DefaultCheckpointOf(job.model.name());
+        std::optional<bool> exports;
+        for (NewJob& job : resolved.jobs) {
+          if (job.model.has_checkpoint()) continue;
+          job.default_checkpoint = options_.content->DefaultCheckpointOf(job.model.name());
+          if (!job.default_checkpoint) continue;
+          if (!exports) {
+            ASSAY_ASSIGN_OR_RETURN(exports, SomeoneExportsAnywhere(store));
           }
+          if (!*exports) job.default_checkpoint.reset();
         }
         return store.SubmitBatch(resolved, store.Now());
       },
@@ -394,10 +400,15 @@ void Dispatcher::GetBatch(std::string batch_id, std::function<void(absl::StatusO
         BatchView view;
         ASSAY_ASSIGN_OR_RETURN(view.batch, store.GetBatch(batch_id));
         ASSAY_ASSIGN_OR_RETURN(view.jobs, store.ListJobs(batch_id));
-        const std::vector<WorkerView> workers = Views();
+        std::optional<Roster> roster;
         for (v1::Job& job : view.jobs) {
           if (job.state() != v1::QUEUED) continue;
-          job.set_waiting(WhyNobodyTakes(DeviceOf(job), StageOf(job) == v1::STAGE_EXPORT, workers));
+          const Ask ask = AskOf(job);
+          if (WhyNobodyTakes(ask, PointersTo(fleet_.slots().views()), {}).empty()) continue;
+          if (!roster) {
+            ASSAY_ASSIGN_OR_RETURN(roster, ReadRoster(store));
+          }
+          job.set_waiting(WhyNobodyTakes(ask, PointersTo(roster->slots.views()), options_.pools));
         }
         return view;
       },
@@ -408,19 +419,11 @@ void Dispatcher::ListWorkers(std::function<void(absl::StatusOr<v1::ListWorkersRe
   writer_->Ask<v1::ListWorkersResponse>(
       [this](Store& store) -> absl::StatusOr<v1::ListWorkersResponse> {
         v1::ListWorkersResponse response;
-        ASSAY_ASSIGN_OR_RETURN(std::vector<WorkerRecord> workers, store.ListWorkers());
+        ASSAY_ASSIGN_OR_RETURN(Roster roster, ReadRoster(store));
         const google::protobuf::Timestamp yesterday = ToTimestamp(store.Now() - absl::Hours(24));
-        for (WorkerRecord& record : workers) {
-          const Session* session = fleet_.Find(record.summary.name());
-          if (session == nullptr && record.summary.last_seen().seconds() < yesterday.seconds()) continue;
-          v1::WorkerSummary& summary = *response.add_worker();
-          if (session == nullptr) {
-            summary = std::move(record.summary);
-            continue;
-          }
-          summary = SummaryOf(session->hello, session->draining, options_.name, session->last_heard);
-          summary.set_connected(true);
-          for (const auto& [job, attempt] : session->running) summary.add_running_job(job);
+        for (v1::WorkerSummary& worker : roster.workers) {
+          if (!worker.connected() && worker.last_seen().seconds() < yesterday.seconds()) continue;
+          *response.add_worker() = std::move(worker);
         }
         return response;
       },
@@ -443,6 +446,14 @@ void Dispatcher::Tick() {
         wake_ = true;
         ASSAY_ASSIGN_OR_RETURN(Lost lost, store.ExpireLeases(store.Now()));
         for (const LostAttempt& attempt : lost) fleet_.Free(attempt.attempt);
+        fleet_.Silence(Now() - options_.lease);
+        ASSAY_ASSIGN_OR_RETURN(const auto cordons, store.ListCordons());
+        fleet_.Cordon(cordons);
+        const absl::Time now = store.Now();
+        if (!fleet_.sessions().empty() && now >= believe_again_) {
+          ASSAY_RETURN_IF_ERROR(store.BelieveWorkers(options_.name, now + options_.lease));
+          believe_again_ = now + options_.lease / 3;
+        }
         return lost;
       },
       [this](absl::StatusOr<Lost> lost) {

@@ -8,6 +8,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -18,6 +19,7 @@
 #include "coordinator/blob_store.h"
 #include "coordinator/content.h"
 #include "coordinator/fleet.h"
+#include "coordinator/roster.h"
 #include "coordinator/store/writer.h"
 
 namespace assay::coordinator {
@@ -35,8 +37,10 @@ class Dispatcher {
     // How long a worker whose stream has gone keeps its attempts, unless it connects again.
     absl::Duration disconnect_grace = absl::Milliseconds(500);
     uint32_t ahead_per_slot = 1;
-    std::string name;              // told to workers
-    const Clock* clock = nullptr;  // must outlive the dispatcher, as all below
+    bool require_acceptance = false;  // as in Fleet::Options
+    std::vector<WorkerView> pools;    // configured, each as one of its workers would be
+    std::string name;                 // told to workers
+    const Clock* clock = nullptr;     // must outlive the dispatcher, as all below
     const Content* content = nullptr;
     const BlobStore* blobs = nullptr;
   };
@@ -53,6 +57,12 @@ class Dispatcher {
   void Cancel(std::string batch_id, std::function<void(absl::StatusOr<v1::Batch>)> done);
   void GetBatch(std::string batch_id, std::function<void(absl::StatusOr<BatchView>)> done);
   void ListWorkers(std::function<void(absl::StatusOr<v1::ListWorkersResponse>)> done);
+  // As Writer::Ask, with the fleet: for what looks at workers and is no part of dispatching. The free slots
+  // are filled afterwards.
+  template <typename T>
+  void AskFleet(std::function<absl::StatusOr<T>(Store&, Fleet&)> work,
+                std::function<void(absl::StatusOr<T>)> done);
+  const Options& options() const { return options_; }
 
   // Ends every worker's stream, before a shutdown.
   void CloseAll(const absl::Status& status);
@@ -64,7 +74,6 @@ class Dispatcher {
   // What this transaction decided to tell a worker; sent once it is committed.
   using Outbox = std::map<std::string, v1::DesiredState>;
 
-  std::vector<WorkerView> Views() const;
   absl::Status FillSlots(Store& store);
   void SendDecided(const std::set<std::string>& touched);
   void Heartbeat(std::shared_ptr<WorkerLink> link, v1::Heartbeat heartbeat, std::function<void()> done);
@@ -73,7 +82,10 @@ class Dispatcher {
   v1::Assignment AssignmentOf(const v1::Job& job) const;
   // As it came, or an INFRASTRUCTURE_ERROR where it names products of an export that were not uploaded.
   v1::AttemptResult WithItsProducts(v1::AttemptResult result) const;
-  void WarnOfStranded(const std::vector<QueuedJob>& queued, const std::vector<WorkerView>& workers);
+  absl::Status PutWorker(Store& store, const Session& session);
+  absl::StatusOr<Roster> ReadRoster(Store& store) const;
+  absl::StatusOr<bool> SomeoneExportsAnywhere(Store& store) const;
+  void WarnOfStranded(const std::vector<QueuedJob>& queued);
   absl::Time Now() const { return options_.clock->Now(); }
 
   Writer* const writer_;
@@ -82,10 +94,22 @@ class Dispatcher {
 
   // Of the writer's thread from here on.
   Fleet fleet_;
-  bool wake_ = true;  // something changed that may let a job start
+  absl::Time believe_again_ = absl::InfinitePast();  // when to say again which workers are here
+  bool wake_ = true;                                 // something changed that may let a job start
   std::vector<RunningAttempt> decided_;
   Outbox outbox_;
   std::set<std::string> stranded_;  // what was warned of
 };
+
+template <typename T>
+void Dispatcher::AskFleet(std::function<absl::StatusOr<T>(Store&, Fleet&)> work,
+                          std::function<void(absl::StatusOr<T>)> done) {
+  writer_->Ask<T>(
+      [this, work = std::move(work)](Store& store) {
+        wake_ = true;
+        return work(store, fleet_);
+      },
+      std::move(done));
+}
 
 }  // namespace assay::coordinator

@@ -3,32 +3,88 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 
 namespace assay::coordinator {
-namespace {
 
-bool LabelsAnExporter(const std::string& label) {
-  return label == "exporter" || absl::StartsWith(label, "exporter=");
+Spot SpotOf(const RunningAttempt& attempt, const WorkerView& worker) {
+  const bool has_gpu = std::any_of(worker.devices.begin(), worker.devices.end(),
+                                   [](const DeviceView& device) { return device.cuda && device.slots > 0; });
+  return {attempt.worker, attempt.device_id,
+          attempt.device == v1::CUDA || (attempt.device == v1::AUTO && has_gpu), attempt.memory};
 }
 
-}  // namespace
+bool IsAccepted(const v1::AcceptanceReport& report,
+                const google::protobuf::RepeatedPtrField<v1::DeviceSlots>& devices) {
+  if (report.state() != v1::AcceptanceReport::ACCEPTED) return false;
+  return std::all_of(devices.begin(), devices.end(), [&](const v1::DeviceSlots& slots) {
+    const v1::DeviceInfo& device = slots.device();
+    return slots.slots() == 0 ||
+           std::any_of(report.device().begin(), report.device().end(), [&](const v1::DeviceInfo& accepted) {
+             return accepted.kind() == device.kind() && accepted.id() == device.id() &&
+                    accepted.name() == device.name() && accepted.driver() == device.driver();
+           });
+  });
+}
+
+std::string WhyClosed(bool draining, bool cordoned, const std::string& cordon_reason,
+                      const std::string& paused, bool unaccepted) {
+  if (cordoned)
+    return cordon_reason.empty() ? "is cordoned" : absl::StrCat("is cordoned (", cordon_reason, ")");
+  if (draining) return "is draining";
+  if (unaccepted) return "was not accepted with its present devices and drivers";
+  if (!paused.empty()) return absl::StrCat("takes nothing new: ", paused);
+  return "";
+}
+
+bool Fleet::Describe(const Session& session) {
+  const std::string& name = session.hello.worker();
+  WorkerView view =
+      ViewOf(name, session.protocol, session.hello.label(), session.hello.device(), options_.ahead_per_slot);
+  view.closed = session.silent
+                    ? "was not heard of for a while"
+                    : WhyClosed(session.draining, session.cordoned, session.cordon, session.paused,
+                                options_.require_acceptance &&
+                                    !IsAccepted(session.hello.acceptance(), session.hello.device()));
+  const WorkerView* before = slots_.Find(name);
+  if (before != nullptr && before->closed == view.closed && before->labels == view.labels &&
+      before->devices.size() == view.devices.size()) {
+    return false;  // devices never change on a stream
+  }
+  slots_.Put(std::move(view));
+  return true;
+}
 
 std::shared_ptr<WorkerLink> Fleet::Join(std::shared_ptr<WorkerLink> link, v1::Hello hello, absl::Time now) {
-  Session& session = sessions_[hello.worker()];
+  const std::string name = hello.worker();
+  Session& session = sessions_[name];
   std::shared_ptr<WorkerLink> before = session.link == link ? nullptr : session.link;
+  if (session.link != nullptr) worker_of_link_.erase(session.link.get());
+  for (const auto& [job, attempt] : session.running) worker_of_job_.erase(job);
+  slots_.Remove(name);
+  session = Session();
   session.link = std::move(link);
   session.draining = hello.draining();
   session.last_heard = now;
-  session.running.clear();
+  session.protocol = hello.protocol() >= 2 ? 2 : 1;
   session.hello = std::move(hello);
+  if (auto cordon = cordons_.find(name); cordon != cordons_.end()) {
+    session.cordoned = true;
+    session.cordon = cordon->second;
+  }
+  worker_of_link_[session.link.get()] = name;
+  Describe(session);
   return before;
 }
 
 bool Fleet::Leave(const WorkerLink* link) {
   Session* session = Find(link);
   if (session == nullptr) return false;
-  sessions_.erase(std::string(session->hello.worker()));
+  const std::string name = session->hello.worker();
+  for (const auto& [job, attempt] : session->running) worker_of_job_.erase(job);
+  worker_of_link_.erase(link);
+  slots_.Remove(name);
+  sessions_.erase(name);
   return true;
 }
 
@@ -38,47 +94,68 @@ Session* Fleet::Find(const std::string& worker) {
 }
 
 Session* Fleet::Find(const WorkerLink* link) {
+  auto found = worker_of_link_.find(link);
+  return found == worker_of_link_.end() ? nullptr : Find(found->second);
+}
+
+bool Fleet::Heard(Session& session, const v1::Heartbeat& heartbeat, absl::Time now) {
+  session.last_heard = now;
+  session.silent = false;
+  session.draining = heartbeat.draining();
+  session.paused = heartbeat.paused();
+  if (heartbeat.has_labels()) *session.hello.mutable_label() = heartbeat.labels().label();
+  return Describe(session);
+}
+
+void Fleet::Silence(absl::Time before) {
   for (auto& [name, session] : sessions_) {
-    if (session.link.get() == link) return &session;
+    if (session.silent || session.last_heard > before) continue;
+    session.silent = true;
+    Describe(session);
   }
-  return nullptr;
+}
+
+bool Fleet::Cordon(const std::map<std::string, std::string>& cordons) {
+  if (cordons == cordons_) return false;
+  cordons_ = cordons;
+  bool changed = false;
+  for (auto& [name, session] : sessions_) {
+    auto cordon = cordons_.find(name);
+    session.cordoned = cordon != cordons_.end();
+    session.cordon = session.cordoned ? cordon->second : "";
+    changed |= Describe(session);
+  }
+  return changed;
+}
+
+void Fleet::Accepted(Session& session, v1::AcceptanceReport report) {
+  *session.hello.mutable_acceptance() = std::move(report);
+  Describe(session);
 }
 
 void Fleet::Occupy(const RunningAttempt& attempt) {
-  if (Session* session = Find(attempt.worker)) session->running[attempt.attempt.job_id()] = attempt;
+  Session* session = Find(attempt.worker);
+  if (session == nullptr) return;
+  const std::string& job = attempt.attempt.job_id();
+  if (auto before = worker_of_job_.find(job);
+      before != worker_of_job_.end() && before->second != attempt.worker) {
+    if (Session* other = Find(before->second)) other->running.erase(job);
+  }
+  session->running[job] = attempt;
+  worker_of_job_[job] = attempt.worker;
+  slots_.Take(job, SpotOf(attempt, *slots_.Find(attempt.worker)));
 }
 
 void Fleet::Free(const v1::AttemptRef& attempt) {
-  for (auto& [name, session] : sessions_) {
-    auto found = session.running.find(attempt.job_id());
-    if (found == session.running.end() || found->second.attempt.attempt() != attempt.attempt()) continue;
-    session.running.erase(found);
-  }
-}
-
-std::vector<WorkerView> Fleet::Views(absl::Time silent_before, uint32_t ahead_per_slot) const {
-  std::vector<WorkerView> views;
-  for (const auto& [name, session] : sessions_) {
-    if (session.last_heard <= silent_before) continue;
-    WorkerView& view = views.emplace_back();
-    view.name = name;
-    view.draining = session.draining;
-    view.exporter = std::any_of(session.hello.label().begin(), session.hello.label().end(), LabelsAnExporter);
-    for (const v1::DeviceSlots& device : session.hello.device()) {
-      SlotCount& count = device.device().kind() == "cuda" ? view.cuda : view.cpu;
-      count.total += device.slots();
-    }
-    for (SlotCount* count : {&view.cpu, &view.cuda}) {
-      count->free = count->total;
-      count->ahead = count->total * ahead_per_slot;
-    }
-    for (const auto& [job, attempt] : session.running) {
-      SlotCount& count = SlotsFor(attempt.device, view);
-      uint32_t& taken_from = count.free > 0 ? count.free : count.ahead;
-      if (taken_from > 0) --taken_from;
-    }
-  }
-  return views;
+  auto found = worker_of_job_.find(attempt.job_id());
+  if (found == worker_of_job_.end()) return;
+  Session* session = Find(found->second);
+  if (session == nullptr) return;
+  auto running = session->running.find(attempt.job_id());
+  if (running == session->running.end() || running->second.attempt.attempt() != attempt.attempt()) return;
+  session->running.erase(running);
+  worker_of_job_.erase(found);
+  slots_.GiveBack(attempt.job_id());
 }
 
 }  // namespace assay::coordinator

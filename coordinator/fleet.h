@@ -1,16 +1,17 @@
-// The workers that are connected, what each of them runs as far as the coordinator knows, and what goes to
-// them. All of it can be rebuilt from what workers say when they connect.
+// The workers that are connected here, what each of them runs as far as the coordinator knows, and what goes
+// to them. All of it can be rebuilt from what workers say when they connect.
 #pragma once
 
 #include <map>
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "assay/v1/worker.pb.h"
-#include "coordinator/schedule.h"
+#include "coordinator/slots.h"
 #include "coordinator/store/store.h"
 
 namespace assay::coordinator {
@@ -26,15 +27,29 @@ class WorkerLink {
 
 struct Session {
   std::shared_ptr<WorkerLink> link;
-  v1::Hello hello;
-  bool draining = false;
+  v1::Hello hello;        // with the labels and the acceptance report that it told last
+  uint32_t protocol = 1;  // as agreed
   absl::Time last_heard;
   std::map<std::string, RunningAttempt> running;  // by job id
+
+  // Why it gets nothing new. Change them through the fleet.
+  bool draining = false;
+  bool silent = false;  // what is sent to it may never arrive
+  std::string paused;   // as it said itself
+  std::string cordon;   // the reason; with `cordoned`
+  bool cordoned = false;
 };
 
 // Not thread-safe: the writer's thread owns it.
 class Fleet {
  public:
+  struct Options {
+    uint32_t ahead_per_slot = 1;
+    bool require_acceptance = false;  // nothing for a worker that was not accepted with its present devices
+  };
+  Fleet() : Fleet(Options()) {}
+  explicit Fleet(Options options) : options_(options) {}
+
   // The stream that the worker had before, if any: its owner should close it.
   std::shared_ptr<WorkerLink> Join(std::shared_ptr<WorkerLink> link, v1::Hello hello, absl::Time now);
   // False: it was not (or is no longer) the worker's stream.
@@ -43,17 +58,44 @@ class Fleet {
   Session* Find(const std::string& worker);
   Session* Find(const WorkerLink* link);
 
+  // What a heartbeat says. True: the worker may take something now that it could not take before, or takes
+  // nothing now that it could.
+  bool Heard(Session& session, const v1::Heartbeat& heartbeat, absl::Time now);
+  // Those not heard of after `before` get nothing until they are.
+  void Silence(absl::Time before);
+  // Reasons by worker, of all that are cordoned. True: something changed for one that is connected here.
+  bool Cordon(const std::map<std::string, std::string>& cordons);
+  void Accepted(Session& session, v1::AcceptanceReport report);
+
   void Occupy(const RunningAttempt& attempt);
   // Of whatever worker. Nothing happens where the job's attempt there is another one.
   void Free(const v1::AttemptRef& attempt);
 
-  // Of those heard of after `silent_before`: what is sent to the others may never arrive. `ahead_per_slot`:
-  // attempts that a worker may hold beyond its slots, a slot.
-  std::vector<WorkerView> Views(absl::Time silent_before, uint32_t ahead_per_slot) const;
+  Slots& slots() { return slots_; }
+  const Slots& slots() const { return slots_; }
   const std::map<std::string, Session>& sessions() const { return sessions_; }
 
  private:
+  // After what it takes, or how it describes itself, has changed. True: it has.
+  bool Describe(const Session& session);
+
+  const Options options_;
   std::map<std::string, Session> sessions_;  // by worker
+  std::unordered_map<const WorkerLink*, std::string> worker_of_link_;
+  std::unordered_map<std::string, std::string> worker_of_job_;
+  std::map<std::string, std::string> cordons_;
+  Slots slots_;
 };
+
+// What the attempt takes of the worker that it runs at.
+Spot SpotOf(const RunningAttempt& attempt, const WorkerView& worker);
+
+// True where the report is of these devices, each with the driver that it has now, and says ACCEPTED.
+bool IsAccepted(const v1::AcceptanceReport& report,
+                const google::protobuf::RepeatedPtrField<v1::DeviceSlots>& devices);
+
+// Why a worker that says this of itself takes nothing new; empty: it does.
+std::string WhyClosed(bool draining, bool cordoned, const std::string& cordon_reason,
+                      const std::string& paused, bool unaccepted);
 
 }  // namespace assay::coordinator

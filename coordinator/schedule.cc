@@ -1,145 +1,155 @@
 #include "coordinator/schedule.h"
 
 #include <algorithm>
-#include <deque>
 #include <optional>
 #include <set>
 #include <tuple>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
-
 namespace assay::coordinator {
 namespace {
 
-// Of one submitter at one priority: longest first.
-using Line = std::deque<QueuedJob>;
+// Jobs that ask the same: what holds for one that no worker was lost over holds for all.
+struct Kind {
+  Requirement requirement;
+  bool full = false;  // nothing of it can be placed any more
+};
+using KindKey = std::tuple<v1::DeviceChoice, bool, std::string>;
 
-bool CouldRun(const QueuedJob& job, const WorkerView& worker) {
-  return !worker.draining && SlotsFor(job.device, worker).total > 0 &&
-         (worker.exporter || !job.needs_exporter);
+// Jobs of one kind and submitter, the longest first.
+struct Line {
+  Kind* kind = nullptr;
+  std::vector<const QueuedJob*> jobs;
+  size_t next = 0;
+};
+
+bool Before(const QueuedJob& a, const QueuedJob& b) {
+  return std::make_tuple(-a.expected_seconds, a.order) < std::make_tuple(-b.expected_seconds, b.order);
 }
 
-bool Tried(const QueuedJob& job, const WorkerView& worker) {
-  return std::find(job.tried.begin(), job.tried.end(), worker.name) != job.tried.end();
-}
-
-// nullptr: no slot for it now.
-WorkerView* BestWorker(const QueuedJob& job, std::vector<WorkerView>& workers) {
-  const bool has_elsewhere = std::any_of(workers.begin(), workers.end(), [&](const WorkerView& worker) {
-    return CouldRun(job, worker) && !Tried(job, worker);
-  });
-  WorkerView* best = nullptr;
-  auto rank = [&](const WorkerView& worker) {
-    return std::make_tuple(job.device == v1::AUTO && worker.cuda.total > 0, worker.name == job.exported_by,
-                           worker.exporter == job.needs_exporter, SlotsFor(job.device, worker).free);
-  };
-  for (WorkerView& worker : workers) {
-    if (!CouldRun(job, worker) || SlotsFor(job.device, worker).free == 0) continue;
-    if (has_elsewhere && Tried(job, worker)) continue;
-    if (best == nullptr || rank(worker) > rank(*best)) best = &worker;
+// The line whose first job is the one to go; nullptr: none can.
+Line* FirstOf(std::vector<Line>& lines) {
+  Line* first = nullptr;
+  for (Line& line : lines) {
+    if (line.kind->full || line.next == line.jobs.size()) continue;
+    if (first == nullptr || Before(*line.jobs[line.next], *first->jobs[first->next])) first = &line;
   }
-  return best;
+  return first;
 }
 
-// Takes the first job of the line that some worker has a slot for.
-std::optional<Placement> PlaceFirst(Line& line, std::vector<WorkerView>& workers) {
-  for (auto job = line.begin(); job != line.end(); ++job) {
-    WorkerView* worker = BestWorker(*job, workers);
-    if (worker == nullptr) continue;
-    --SlotsFor(job->device, *worker).free;
-    Placement placement{job->job_id, worker->name};
-    line.erase(job);
-    return placement;
+class Filling {
+ public:
+  Filling(const std::vector<QueuedJob>& queued, std::map<std::string, uint32_t> running, Slots& slots)
+      : running_(std::move(running)), slots_(slots) {
+    for (const QueuedJob& job : queued) waiting_.push_back(&job);
+    std::sort(waiting_.begin(), waiting_.end(), [](const QueuedJob* a, const QueuedJob* b) {
+      return a->priority != b->priority ? a->priority < b->priority : Before(*a, *b);
+    });
   }
-  return std::nullopt;
+  ~Filling() {
+    for (const Placement& placement : placements_) slots_.GiveBack(placement.job_id);
+  }
+  Filling(const Filling&) = delete;
+  Filling& operator=(const Filling&) = delete;
+
+  // At most `limit` more.
+  void Fill(bool ahead, size_t limit);
+  size_t waiting() const { return waiting_.size(); }
+  const std::vector<Placement>& placements() const { return placements_; }
+
+ private:
+  bool Place(const QueuedJob& job, Kind& kind, bool ahead);
+
+  std::vector<const QueuedJob*> waiting_;
+  std::map<std::string, uint32_t> running_;
+  Slots& slots_;
+  std::vector<Placement> placements_;
+};
+
+bool Filling::Place(const QueuedJob& job, Kind& kind, bool ahead) {
+  std::optional<Spot> spot = slots_.Place(job, kind.requirement, ahead);
+  if (!spot) {
+    // Of one that workers have failed there may be no other worker while there is one for the rest.
+    if (job.tried.empty()) kind.full = true;
+    return false;
+  }
+  slots_.Take(job.job_id, *spot);
+  ++running_[job.submitter];
+  placements_.push_back({job.job_id, spot->worker, spot->device_id, spot->cuda, spot->memory});
+  return true;
 }
 
-// Fills the workers' free slots with at most `limit` of the jobs, which are in their order; counts what it
-// takes and whose it is.
-std::vector<Placement> Fill(const std::vector<QueuedJob>& queued, std::map<std::string, uint32_t>& running,
-                            std::vector<WorkerView>& workers, size_t limit) {
-  std::map<Priority, std::map<std::string, Line>> lines;
-  for (const QueuedJob& job : queued) lines[job.priority][job.submitter].push_back(job);
-  std::vector<Placement> placements;
-  for (auto& [priority, by_submitter] : lines) {
-    while (!by_submitter.empty() && placements.size() < limit) {
-      auto next =
-          std::min_element(by_submitter.begin(), by_submitter.end(), [&](const auto& a, const auto& b) {
-            return std::make_tuple(running[a.first], a.second.front().order) <
-                   std::make_tuple(running[b.first], b.second.front().order);
-          });
-      std::optional<Placement> placement = PlaceFirst(next->second, workers);
-      if (placement) {
-        ++running[next->first];
-        placements.push_back(*std::move(placement));
+void Filling::Fill(bool ahead, size_t limit) {
+  std::map<KindKey, Kind> kinds;
+  std::set<const QueuedJob*> placed;
+  auto room = [&] { return ahead ? slots_.ahead() : slots_.free(); };
+  for (size_t from = 0, to = 0; from < waiting_.size() && limit > 0 && room() > 0; from = to) {
+    std::map<std::string, std::map<const Kind*, Line>> by_submitter;
+    for (; to < waiting_.size() && waiting_[to]->priority == waiting_[from]->priority; ++to) {
+      const QueuedJob& job = *waiting_[to];
+      auto [kind, fresh] = kinds.try_emplace({job.device, job.needs_exporter, job.route});
+      if (fresh) {
+        absl::StatusOr<Requirement> requirement = ParseRoute(job.route);
+        // Of a newer release that shares the store: it is left to coordinators that can read it.
+        kind->second.full = !requirement.ok();
+        if (requirement.ok()) kind->second.requirement = *std::move(requirement);
       }
-      if (!placement || next->second.empty()) by_submitter.erase(next);
+      Line& line = by_submitter[job.submitter][&kind->second];
+      line.kind = &kind->second;
+      line.jobs.push_back(&job);
+    }
+    struct Share {
+      const std::string* submitter;
+      std::vector<Line> lines;
+      uint64_t oldest = UINT64_MAX;  // of its jobs
+    };
+    std::vector<Share> shares;
+    for (auto& [submitter, lines] : by_submitter) {
+      Share& share = shares.emplace_back();
+      share.submitter = &submitter;
+      for (auto& [kind, line] : lines) {
+        for (const QueuedJob* job : line.jobs) share.oldest = std::min(share.oldest, job->order);
+        share.lines.push_back(std::move(line));
+      }
+    }
+    while (!shares.empty() && limit > 0 && room() > 0) {
+      Line* line = nullptr;
+      std::pair<uint32_t, uint64_t> least;
+      for (auto share = shares.begin(); share != shares.end();) {
+        Line* first = FirstOf(share->lines);
+        if (first == nullptr) {
+          share = shares.erase(share);
+          continue;
+        }
+        const std::pair<uint32_t, uint64_t> rank{running_[*share->submitter], share->oldest};
+        if (line == nullptr || rank < least) {
+          line = first;
+          least = rank;
+        }
+        ++share;
+      }
+      if (line == nullptr) break;
+      const QueuedJob& job = *line->jobs[line->next++];
+      if (!Place(job, *line->kind, ahead)) continue;
+      placed.insert(&job);
+      --limit;
     }
   }
-  return placements;
+  waiting_.erase(std::remove_if(waiting_.begin(), waiting_.end(),
+                                [&](const QueuedJob* job) { return placed.count(job) > 0; }),
+                 waiting_.end());
 }
 
 }  // namespace
 
-const SlotCount& SlotsFor(v1::DeviceChoice device, const WorkerView& worker) {
-  if (device == v1::CUDA) return worker.cuda;
-  if (device == v1::CPU) return worker.cpu;
-  return worker.cuda.total > 0 ? worker.cuda : worker.cpu;
-}
-
-SlotCount& SlotsFor(v1::DeviceChoice device, WorkerView& worker) {
-  return const_cast<SlotCount&>(SlotsFor(device, static_cast<const WorkerView&>(worker)));
-}
-
-std::vector<Placement> Schedule(std::vector<QueuedJob> queued, std::map<std::string, uint32_t> running,
-                                std::vector<WorkerView> workers) {
-  std::sort(workers.begin(), workers.end(),
-            [](const WorkerView& a, const WorkerView& b) { return a.name < b.name; });
-  std::sort(queued.begin(), queued.end(), [](const QueuedJob& a, const QueuedJob& b) {
-    return std::make_tuple(a.priority, -a.expected_seconds, a.order) <
-           std::make_tuple(b.priority, -b.expected_seconds, b.order);
-  });
-  std::vector<Placement> placements = Fill(queued, running, workers, queued.size());
-
-  size_t slots = 0;
-  for (WorkerView& worker : workers) {
-    if (!worker.draining) slots += worker.cpu.total + worker.cuda.total;
-    worker.cpu.free = worker.cpu.ahead;
-    worker.cuda.free = worker.cuda.ahead;
+std::vector<Placement> Schedule(const std::vector<QueuedJob>& queued, std::map<std::string, uint32_t> running,
+                                Slots& slots) {
+  Filling filling(queued, std::move(running), slots);
+  filling.Fill(/*ahead=*/false, queued.size());
+  if (filling.waiting() > slots.total()) {
+    filling.Fill(/*ahead=*/true, filling.waiting() - slots.total());
   }
-  std::set<std::string> placed;
-  for (const Placement& placement : placements) placed.insert(placement.job_id);
-  queued.erase(std::remove_if(queued.begin(), queued.end(),
-                              [&](const QueuedJob& job) { return placed.count(job.job_id) > 0; }),
-               queued.end());
-  if (queued.size() > slots) {
-    for (Placement& ahead : Fill(queued, running, workers, queued.size() - slots)) {
-      placements.push_back(std::move(ahead));
-    }
-  }
-  return placements;
-}
-
-std::string WhyNobodyTakes(v1::DeviceChoice device, bool needs_exporter,
-                           const std::vector<WorkerView>& workers) {
-  bool draining_could = false, exporter_seen = false;
-  for (const WorkerView& worker : workers) {
-    if (needs_exporter && !worker.exporter) continue;
-    exporter_seen |= worker.exporter;
-    if (SlotsFor(device, worker).total == 0) continue;
-    if (!worker.draining) return "";
-    draining_could = true;
-  }
-  if (needs_exporter && !exporter_seen) return "needs a worker labelled exporter; none is connected";
-  if (workers.empty()) return "no worker is connected";
-  if (draining_could) return "every worker that could take it is draining";
-  return absl::StrCat("no connected ", needs_exporter ? "exporter" : "worker", " has a ",
-                      device == v1::CUDA ? "cuda" : "cpu", " slot");
-}
-
-bool SomeoneExports(const std::vector<WorkerView>& workers) {
-  return WhyNobodyTakes(v1::CPU, /*needs_exporter=*/true, workers).empty();
+  return filling.placements();
 }
 
 }  // namespace assay::coordinator

@@ -1,4 +1,4 @@
-// Which job goes where: pure functions over what waits, what runs and who is there.
+// Which job goes where: a pure function over what waits, what runs and what is free.
 #pragma once
 
 #include <cstdint>
@@ -6,54 +6,30 @@
 #include <string>
 #include <vector>
 
+#include "coordinator/slots.h"
 #include "coordinator/store/store.h"
 
 namespace assay::coordinator {
 
-// Slots of one kind of device.
-struct SlotCount {
-  uint32_t total = 0;
-  uint32_t free = 0;
-  // Attempts that may be given ahead of a slot, so that the next test is ready when one is free.
-  uint32_t ahead = 0;
-};
-
-// A worker as the scheduler sees it.
-struct WorkerView {
-  std::string name;
-  SlotCount cpu;
-  SlotCount cuda;
-  bool draining = false;  // takes no more
-  bool exporter = false;  // can make programs and goldens of checkpoints
-};
-
 struct Placement {
   std::string job_id;
   std::string worker;
+  std::string device_id;  // empty: the worker chooses
+  bool cuda = false;
+  uint64_t memory = 0;  // of the device that it takes; 0: it is not counted
   bool operator==(const Placement&) const = default;
 };
 
-// The slots that a job of this device choice takes at a worker: AUTO is a GPU where the worker has one, else
-// the CPU. May have a total of 0.
-const SlotCount& SlotsFor(v1::DeviceChoice device, const WorkerView& worker);
-SlotCount& SlotsFor(v1::DeviceChoice device, WorkerView& worker);
-
 // Fills free slots, in this order: priority; then the submitter with the fewest attempts running, those
-// placed here included; then the job expected to take longest, then the one submitted first. A job goes to a
-// worker that has a GPU if it may, then to the one that has its checkpoint at hand, then, being a test, to
-// one that is no exporter, then to the one with most free slots. It does not go back to a worker that failed
-// it while another that could take it is connected. Exports go to exporters alone. `running`: attempts that
-// hold a lease, by submitter. No placement exceeds a worker's free slots, and nothing that could be placed is
-// left while a slot for it is free.
-std::vector<Placement> Schedule(std::vector<QueuedJob> queued, std::map<std::string, uint32_t> running,
-                                std::vector<WorkerView> workers);
-
-// Why a job whose stage takes this device, or needs an exporter, waits although slots may be free; empty
-// where a connected worker could take it, now or later.
-std::string WhyNobodyTakes(v1::DeviceChoice device, bool needs_exporter,
-                           const std::vector<WorkerView>& workers);
-
-// True where a connected worker could take an export, now or later.
-bool SomeoneExports(const std::vector<WorkerView>& workers);
+// placed here included, of two the one whose oldest job is older; then the job expected to take longest, then
+// the one submitted first. Where a job goes says Slots::Place. Then, while more jobs wait than there are
+// slots, what may be given ahead of them. `running`: attempts that hold a lease, by submitter. No device is
+// given more than its slots and memory, and nothing that could be placed is left while there is a slot for
+// it: a job that has to wait for a large GPU holds up no other.
+//
+// `slots` is as before when it returns: what is really given is for the caller to take. Costs a few
+// microseconds a placement, and as much for each (device, route) of which nothing could be placed.
+std::vector<Placement> Schedule(const std::vector<QueuedJob>& queued, std::map<std::string, uint32_t> running,
+                                Slots& slots);
 
 }  // namespace assay::coordinator

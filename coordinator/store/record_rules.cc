@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/digest.h"
+#include "coordinator/needs.h"
 
 namespace assay::coordinator {
 namespace {
@@ -39,7 +40,7 @@ v1::DeviceChoice DeviceOf(const v1::Job& job) {
   return StageOf(job) == v1::STAGE_EXPORT ? v1::CPU : job.target().device();
 }
 
-std::string RouteOf(const v1::Job&) { return ""; }
+std::string RouteOf(const v1::Job& job) { return RouteOf(RequirementOf(job)); }
 
 const v1::CheckpointRef* AskedCheckpoint(const v1::Job& job) {
   if (job.model().has_checkpoint()) return &job.model().checkpoint();
@@ -61,7 +62,8 @@ v1::AttemptRef RefOf(const JobRecord& record) {
 }
 
 RunningAttempt RunningAttemptOf(const JobRecord& record) {
-  return {RefOf(record), record.job.worker(), record.submitter, DeviceOf(record.job)};
+  return {RefOf(record),        record.job.worker(),         record.submitter,
+          DeviceOf(record.job), record.assigned.device_id(), record.assigned.memory_bytes()};
 }
 
 QueuedJob QueuedJobOf(const v1::Job& job, absl::string_view submitter, Priority priority,

@@ -81,6 +81,9 @@ struct RunningAttempt {
   std::string worker;
   std::string submitter;
   v1::DeviceChoice device = v1::AUTO;  // of its stage
+  // Where it is counted at its worker, and what it takes there (v1.Assignment).
+  std::string device_id = {};
+  uint64_t memory = 0;
 };
 
 // What an attempt at this job, which has just started, is given to do.

@@ -191,14 +191,15 @@ class Simulation {
   }
 
   void Dispatch(bool faults = true) {
-    std::vector<WorkerView> views;
+    Slots slots;
     for (const Node& node : nodes_) {
       if (!node.connected) continue;
-      WorkerView& view = views.emplace_back();
+      WorkerView view;
       view.name = node.name;
       view.exporter = node.exporter;
-      view.cpu.total = node.slots;
-      view.cpu.free = node.slots - std::min<uint32_t>(node.slots, static_cast<uint32_t>(node.running.size()));
+      view.devices.emplace_back().slots = node.slots;
+      slots.Put(std::move(view));
+      for (const auto& [attempt, given] : node.running) slots.Take(attempt.first, {node.name, "", false, 0});
     }
     using Leased = std::vector<std::pair<std::string, v1::Assignment>>;
     auto leased = InTransaction<Leased>(
@@ -206,7 +207,7 @@ class Simulation {
           auto queued = s.Queued(100);
           if (!queued.ok()) return queued.status();
           Leased jobs;
-          for (const Placement& placement : Schedule(*queued, {}, views)) {
+          for (const Placement& placement : Schedule(*queued, {}, slots)) {
             auto given = s.Lease(placement.job_id, placement.worker, now_, now_ + kLease, Given);
             if (!given.ok()) return given.status();
             jobs.emplace_back(placement.worker, *given);

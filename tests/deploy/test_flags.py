@@ -44,14 +44,16 @@ def subcommands(text):
 
 def faults(program, arguments):
     """What of a command line its program would not take, in words."""
-    known, path, found = help_of(program), (), []
-    if arguments and arguments[0] in subcommands(known):
-        path = (arguments[0],)
-        known = help_of(program, *path)
-    elif arguments and not arguments[0].startswith("-"):
-        return [f"{program} has no subcommand {arguments[0]}"]
+    path, found = (), []
+    known = help_of(program)
     takes = options(known)
-    for argument in arguments[len(path):]:
+    for argument in arguments:
+        if not argument.startswith("-"):
+            if path or argument not in subcommands(known):
+                return [*found, f"{' '.join((program, *path))} has no subcommand {argument}"]
+            path = (argument,)
+            takes = options(help_of(program, *path))
+            continue
         name, has_value, _ = argument.partition("=")
         if name not in takes:
             found.append(f"{' '.join((program, *path))} has no {name}")

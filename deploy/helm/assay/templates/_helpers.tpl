@@ -173,11 +173,12 @@ group: {{ .group }}
 {{- define "assay.acceptCommand" -}}
 {{- $pool := index . 1 -}}
 args:
-  - accept
   - --state-dir=/var/lib/assay
   {{- if not $pool.gpu }}
   - --cpu-only
   {{- end }}
+  - accept
+  - --content=/usr/share/assay
 {{- end }}
 
 {{- define "assay.workerCertificate" -}}

@@ -1,12 +1,15 @@
 #include "cli/connection.h"
 
 #include <algorithm>
+#include <atomic>
 #include <set>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/random/random.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "common/id.h"
@@ -15,8 +18,8 @@
 namespace assay::cli {
 namespace {
 
-// Of a unary call that finds the coordinator unavailable.
-constexpr int kTries = 5;
+// Of a unary call that finds every coordinator unavailable, at each of them.
+constexpr size_t kTries = 5;
 // A report over many batches is larger than gRPC's 4 MiB.
 constexpr int kMaxAnswerBytes = 256 << 20;
 constexpr absl::Duration kFirstBackoff = absl::Milliseconds(100);
@@ -34,29 +37,67 @@ absl::Status ToAbsl(const grpc::Status& status, const std::string& address) {
   if (status.ok()) return absl::OkStatus();
   const auto code = static_cast<absl::StatusCode>(status.error_code());
   if (code == absl::StatusCode::kUnavailable || code == absl::StatusCode::kDeadlineExceeded) {
-    return absl::Status(
-        code, absl::StrCat("the coordinator at ", address, " does not answer: ", status.error_message()));
+    return absl::Status(code,
+                        absl::StrCat("the coordinator at ", address, " does not answer: ", status.error_message()));
   }
   return absl::Status(code, status.error_message());
 }
 
-// A unary call, again while nobody answers. Only for calls that may be repeated.
-template <typename Request, typename Response, typename Stub>
-grpc::Status Call(const ConnectionOptions& options, Stub* stub,
-                  grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
-                  const Request& request, Response* response) {
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(kMaxAnswerBytes);
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
+  // In spite of its name, how long connecting may take.
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS,
+                   static_cast<int>(absl::ToInt64Milliseconds(kConnectLimit)));
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
+  // A coordinator's machine that vanished is noticed, as often as coordinators take it.
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  // Loopback and names inside a cluster must not go through a web proxy of the user's environment.
+  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+}
+
+}  // namespace
+
+// The coordinators, which are all alike. Thread-safe.
+struct Connection::Peers {
+  struct Peer {
+    std::string address;
+    std::unique_ptr<v1::BatchService::Stub> stub;
+  };
+  std::vector<Peer> all;       // constant; not empty
+  std::atomic<size_t> at = 0;  // the one that answered last, modulo their number
+
+  size_t Current() const { return at.load(); }
+  v1::BatchService::Stub* Stub(size_t turn) const { return all[turn % all.size()].stub.get(); }
+  // The one of this turn does not answer: whoever comes next asks the next one.
+  void MoveOn(size_t turn) { at.compare_exchange_strong(turn, turn + 1); }
+};
+
+// A unary call, again while nobody answers: of each coordinator at once, then with growing pauses between the
+// rounds. Only for calls that may be repeated.
+template <typename Request, typename Response>
+grpc::Status Connection::Call(grpc::Status (v1::BatchService::Stub::*method)(grpc::ClientContext*,
+                                                                             const Request&, Response*),
+                              const Request& request, Response* response) {
   absl::Duration backoff = kFirstBackoff;
-  for (int attempt = 1;; ++attempt) {
+  const size_t count = peers_->all.size();
+  for (size_t attempt = 1;; ++attempt) {
+    const size_t turn = peers_->Current();
     grpc::ClientContext context;
-    context.set_deadline(absl::ToChronoTime(absl::Now() + options.deadline));
-    grpc::Status status = (stub->*method)(&context, request, response);
-    if (status.error_code() != grpc::StatusCode::UNAVAILABLE || attempt >= kTries) return status;
+    context.set_deadline(absl::ToChronoTime(absl::Now() + options_.deadline));
+    response->Clear();
+    grpc::Status status = (peers_->Stub(turn)->*method)(&context, request, response);
+    if (status.error_code() != grpc::StatusCode::UNAVAILABLE || attempt >= kTries * count) return status;
+    peers_->MoveOn(turn);
+    if (attempt % count != 0) continue;
     absl::SleepFor(Jittered(backoff));
     backoff = std::min(backoff * 2, kLongestBackoff);
   }
 }
-
-}  // namespace
 
 // The streams that are open, to be cancelled from another thread.
 struct Connection::Watches {
@@ -82,28 +123,19 @@ struct Connection::Watches {
 };
 
 Connection::Connection(ConnectionOptions options)
-    : options_(std::move(options)), watches_(std::make_shared<Watches>()) {
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(kMaxAnswerBytes);
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  // In spite of its name, how long connecting may take.
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS,
-                   static_cast<int>(absl::ToInt64Milliseconds(kConnectLimit)));
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
-  // A coordinator's machine that vanished is noticed; more often than five minutes a server would take amiss.
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 310'000);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
-  // Loopback and names inside a cluster must not go through a web proxy of the user's environment.
-  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  stub_ = v1::BatchService::NewStub(
-      grpc::CreateCustomChannel(options_.address, grpc::InsecureChannelCredentials(), arguments));
+    : options_(std::move(options)), peers_(std::make_shared<Peers>()), watches_(std::make_shared<Watches>()) {
+  for (absl::string_view address : absl::StrSplit(options_.address, ',', absl::SkipWhitespace())) {
+    const std::string name(absl::StripAsciiWhitespace(address));
+    peers_->all.push_back({name, v1::BatchService::NewStub(MakeChannel(name))});
+  }
+  // Nothing: gRPC says that it is no address.
+  if (peers_->all.empty()) peers_->all.push_back({"", v1::BatchService::NewStub(MakeChannel(""))});
 }
 
 absl::StatusOr<v1::Batch> Connection::Submit(const v1::SubmitBatchRequest& request,
                                              std::vector<v1::FileError>* errors) {
   v1::SubmitBatchResponse response;
-  const grpc::Status status =
-      Call(options_, stub_.get(), &v1::BatchService::Stub::SubmitBatch, request, &response);
+  const grpc::Status status = Call(&v1::BatchService::Stub::SubmitBatch, request, &response);
   if (status.ok()) return std::move(*response.mutable_batch());
   v1::BatchRefused refused;
   if (status.error_code() == grpc::StatusCode::INVALID_ARGUMENT &&
@@ -117,8 +149,7 @@ absl::StatusOr<v1::GetBatchResponse> Connection::GetBatch(const std::string& bat
   v1::GetBatchRequest request;
   request.set_batch_id(batch_id);
   v1::GetBatchResponse response;
-  const grpc::Status status =
-      Call(options_, stub_.get(), &v1::BatchService::Stub::GetBatch, request, &response);
+  const grpc::Status status = Call(&v1::BatchService::Stub::GetBatch, request, &response);
   if (!status.ok()) return ToAbsl(status, options_.address);
   return response;
 }
@@ -130,8 +161,7 @@ absl::StatusOr<std::vector<v1::Batch>> Connection::ListBatches(size_t limit) {
     request.set_page_size(limit == 0 ? 1000
                                      : static_cast<uint32_t>(std::min<size_t>(limit - batches.size(), 1000)));
     v1::ListBatchesResponse response;
-    const grpc::Status status =
-        Call(options_, stub_.get(), &v1::BatchService::Stub::ListBatches, request, &response);
+    const grpc::Status status = Call(&v1::BatchService::Stub::ListBatches, request, &response);
     if (!status.ok()) return ToAbsl(status, options_.address);
     std::move(response.mutable_batch()->begin(), response.mutable_batch()->end(),
               std::back_inserter(batches));
@@ -145,8 +175,7 @@ absl::StatusOr<v1::Batch> Connection::Cancel(const std::string& batch_id) {
   request.set_request_id(NewUuid());
   request.set_batch_id(batch_id);
   v1::CancelBatchResponse response;
-  const grpc::Status status =
-      Call(options_, stub_.get(), &v1::BatchService::Stub::CancelBatch, request, &response);
+  const grpc::Status status = Call(&v1::BatchService::Stub::CancelBatch, request, &response);
   if (!status.ok()) return ToAbsl(status, options_.address);
   return std::move(*response.mutable_batch());
 }
@@ -158,16 +187,14 @@ absl::StatusOr<std::string> Connection::GetReport(const std::string& batch_id, v
   request.set_format(format);
   request.set_size(size);
   v1::GetReportResponse response;
-  const grpc::Status status =
-      Call(options_, stub_.get(), &v1::BatchService::Stub::GetReport, request, &response);
+  const grpc::Status status = Call(&v1::BatchService::Stub::GetReport, request, &response);
   if (!status.ok()) return ToAbsl(status, options_.address);
   return std::move(*response.mutable_content());
 }
 
 absl::StatusOr<v1::ListWorkersResponse> Connection::ListWorkers() {
   v1::ListWorkersResponse response;
-  const grpc::Status status =
-      Call(options_, stub_.get(), &v1::BatchService::Stub::ListWorkers, v1::ListWorkersRequest(), &response);
+  const grpc::Status status = Call(&v1::BatchService::Stub::ListWorkers, v1::ListWorkersRequest(), &response);
   if (!status.ok()) return ToAbsl(status, options_.address);
   return response;
 }
@@ -177,11 +204,19 @@ absl::Status Connection::GetLogs(const std::string& job_id, v1::Stage stage,
   v1::GetLogsRequest request;
   request.set_job_id(job_id);
   request.set_stage(stage);
-  grpc::ClientContext context;
-  auto reader = stub_->GetLogs(&context, request);
-  v1::GetLogsResponse response;
-  while (reader->Read(&response)) chunk(response.chunk());
-  return ToAbsl(reader->Finish(), options_.address);
+  for (size_t attempt = 1;; ++attempt) {
+    const size_t turn = peers_->Current();
+    grpc::ClientContext context;
+    auto reader = peers_->Stub(turn)->GetLogs(&context, request);
+    v1::GetLogsResponse response;
+    bool heard = false;
+    for (; reader->Read(&response); heard = true) chunk(response.chunk());
+    const grpc::Status status = reader->Finish();
+    if (heard || status.error_code() != grpc::StatusCode::UNAVAILABLE || attempt >= peers_->all.size()) {
+      return ToAbsl(status, options_.address);
+    }
+    peers_->MoveOn(turn);
+  }
 }
 
 absl::Status Connection::Watch(const std::string& batch_id,
@@ -190,12 +225,14 @@ absl::Status Connection::Watch(const std::string& batch_id,
   request.set_batch_id(batch_id);
   absl::Duration backoff = kFirstBackoff;
   absl::Time trouble_since = absl::InfiniteFuture();
+  size_t silent = 0;  // streams in a row that brought nothing
   while (true) {
     const absl::Time began = absl::Now();
     bool heard = false;
     grpc::ClientContext context;
     if (!watches_->Begin(&context)) return absl::CancelledError("interrupted");
-    auto reader = stub_->WatchBatch(&context, request);
+    const size_t turn = peers_->Current();
+    auto reader = peers_->Stub(turn)->WatchBatch(&context, request);
     v1::BatchEvent got;
     while (reader->Read(&got)) {
       heard = true;
@@ -217,9 +254,12 @@ absl::Status Connection::Watch(const std::string& batch_id,
     if (heard || absl::Now() - began > 2 * kConnectLimit) {
       trouble_since = absl::InfiniteFuture();
       backoff = kFirstBackoff;
+      silent = 0;
     }
     trouble_since = std::min(trouble_since, absl::Now());
     if (absl::Now() - trouble_since >= options_.give_up) return ToAbsl(status, options_.address);
+    peers_->MoveOn(turn);
+    if (++silent % peers_->all.size() != 0) continue;
     if (watches_->WaitCancelled(Jittered(backoff))) return absl::CancelledError("interrupted");
     backoff = std::min(backoff * 2, kLongestBackoff);
   }

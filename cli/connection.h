@@ -14,6 +14,8 @@
 namespace assay::cli {
 
 struct ConnectionOptions {
+  // host:port; several, separated by commas, are coordinators that share a store: when one does not answer,
+  // the next is asked. A name with several addresses is one of them, of which gRPC takes those that answer.
   std::string address = "127.0.0.1:7420";
   absl::Duration deadline = absl::Seconds(30);  // of each try of a unary call
   absl::Duration give_up = absl::Seconds(60);   // a watch that can reach no coordinator for so long ends
@@ -44,9 +46,15 @@ class Connection {
   void CancelWatches();
 
  private:
+  struct Peers;
   struct Watches;
+  template <typename Request, typename Response>
+  grpc::Status Call(grpc::Status (v1::BatchService::Stub::*method)(grpc::ClientContext*, const Request&,
+                                                                   Response*),
+                    const Request& request, Response* response);
+
   ConnectionOptions options_;
-  std::unique_ptr<v1::BatchService::Stub> stub_;
+  std::shared_ptr<Peers> peers_;
   std::shared_ptr<Watches> watches_;
 };
 

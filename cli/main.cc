@@ -77,7 +77,9 @@ struct Arguments {
 };
 
 void AddConnection(CLI::App* command, Arguments& arguments) {
-  command->add_option("--address", arguments.connection.address, "The coordinator's host:port")
+  command
+      ->add_option("--address", arguments.connection.address,
+                   "host:port of the coordinator; several of them, separated by commas")
       ->envname("ASSAY_ADDRESS")
       ->capture_default_str();
   command->add_option("--timeout", arguments.timeout_seconds, "Seconds that one request may take")

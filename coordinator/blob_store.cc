@@ -1,6 +1,8 @@
 #include "coordinator/blob_store.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,12 +12,14 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
-#include "common/digest.h"
+#include "absl/time/clock.h"
 #include "common/file.h"
 #include "common/id.h"
 #include "common/status_macros.h"
+#include "coordinator/blob_checks.h"
 
 namespace assay::coordinator {
 namespace {
@@ -24,24 +28,6 @@ namespace fs = std::filesystem;
 
 absl::Status SystemError(absl::string_view what, const fs::path& path) {
   return absl::UnavailableError(absl::StrCat(what, " ", path.string(), ": ", std::strerror(errno)));
-}
-
-absl::Status CheckDigest(absl::string_view digest) {
-  if (IsDigest(digest)) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("'", digest, "' is no SHA-256 digest"));
-}
-
-absl::Status CheckAnnounced(absl::string_view digest, uint64_t size, uint64_t most) {
-  ASSAY_RETURN_IF_ERROR(CheckDigest(digest));
-  if (size > most) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("blob ", digest, " has ", size, " bytes; at most ", most, " are taken"));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status NoBlob(absl::string_view digest) {
-  return absl::NotFoundError(absl::StrCat("no blob ", digest));
 }
 
 // So that a name in the folder lasts as long as what mentions it.
@@ -60,34 +46,19 @@ absl::Status MakeFolder(const fs::path& path) {
                : absl::OkStatus();
 }
 
-// Compares what came with what was announced.
-class Announced {
- public:
-  Announced(absl::string_view digest, uint64_t size) : digest_(digest), left_(size) {}
-  absl::Status Append(absl::string_view chunk) {
-    if (chunk.size() > left_) {
-      return absl::InvalidArgumentError(absl::StrCat("blob ", digest_, " is longer than announced"));
-    }
-    left_ -= chunk.size();
-    sha_.Update(chunk);
-    return absl::OkStatus();
-  }
-  absl::Status Finish() {
-    if (left_ > 0) {
-      return absl::InvalidArgumentError(absl::StrCat("blob ", digest_, " ends ", left_, " bytes too early"));
-    }
-    if (const std::string found = sha_.FinishHex(); found != digest_) {
-      return absl::InvalidArgumentError(absl::StrCat("blob ", digest_, " has the digest ", found));
-    }
-    return absl::OkStatus();
-  }
-  const std::string& digest() const { return digest_; }
+// When a file was last touched; InfiniteFuture where it is not there.
+absl::Time TouchedAt(const fs::path& path) {
+  struct stat found;
+  if (stat(path.c_str(), &found) != 0) return absl::InfiniteFuture();
+  return absl::TimeFromTimespec(found.st_mtim);
+}
 
- private:
-  std::string digest_;
-  uint64_t left_;
-  Sha256 sha_;
-};
+void RemoveOlder(const fs::path& dir, absl::Time before) {
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(dir, error)) {
+    if (TouchedAt(entry.path()) < before) fs::remove(entry.path(), error);
+  }
+}
 
 class FileSource final : public BlobSource {
  public:
@@ -174,7 +145,12 @@ class FolderBlobStore final : public BlobStore {
     ASSAY_RETURN_IF_ERROR(CheckDigest(key));
     ASSAY_RETURN_IF_ERROR(CheckDigest(digest));
     if (!fs::exists(PathOf(digest))) return NoBlob(digest);
-    absl::MutexLock lock(&keys_mutex_);  // nobody else writes here: the data folder is locked
+    // Against this process as well: the lock belongs to the opened file.
+    const fs::path lock_path = dir_ / "keys.lock";
+    const int lock = open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0640);
+    if (lock < 0) return SystemError("opening", lock_path);
+    const absl::Cleanup unlock = [lock] { close(lock); };
+    if (flock(lock, LOCK_EX) != 0) return SystemError("locking", lock_path);
     ASSAY_ASSIGN_OR_RETURN(std::optional<std::string> known, Lookup(key));
     if (known) return *std::move(known);
     ASSAY_RETURN_IF_ERROR(WriteFileAtomically(KeyPathOf(key), digest, /*durable=*/true));
@@ -187,8 +163,44 @@ class FolderBlobStore final : public BlobStore {
     if (absl::IsNotFound(digest.status())) return std::nullopt;
     ASSAY_RETURN_IF_ERROR(digest.status());
     // A file that is no key (a disk's fault) is as good as none: it is written again.
-    if (!IsDigest(*digest) || !fs::exists(PathOf(*digest))) return std::nullopt;
+    if (!IsDigest(*digest)) return std::nullopt;
+    const fs::path path = PathOf(*digest);
+    const absl::Time touched = TouchedAt(path);
+    if (touched == absl::InfiniteFuture()) return std::nullopt;
+    // Gone meanwhile, it is gone: who wants it finds out.
+    if (touched < absl::Now() - kTouchedWithin) utimensat(AT_FDCWD, path.c_str(), nullptr, 0);
     return *std::move(digest);
+  }
+
+  absl::StatusOr<SweptBlobs> Sweep(absl::Duration untouched,
+                                   const std::function<bool(const std::string&)>& keep) override {
+    const absl::Time before = absl::Now() - std::max(untouched, kLeastUntouched);
+    RemoveOlder(dir_ / "incoming", before);
+    SweptBlobs swept;
+    std::error_code error;
+    for (const fs::directory_entry& entry : fs::recursive_directory_iterator(dir_, error)) {
+      const std::string name = entry.path().filename().string();
+      if (!IsDigest(name) || entry.path() != PathOf(name) || keep(name)) continue;
+      if (TouchedAt(entry.path()) >= before) continue;
+      // Out of the way first: whoever stores or touches it from here on does so to a file that stays, or is
+      // seen to have touched this one.
+      const fs::path aside = dir_ / "incoming" / NewUuid();
+      if (rename(entry.path().c_str(), aside.c_str()) != 0) continue;
+      if (TouchedAt(aside) >= before) {
+        (void)link(aside.c_str(), entry.path().c_str());  // stored again meanwhile, it is there
+      } else {
+        ++swept.blobs;
+        swept.bytes += fs::file_size(aside, error);
+      }
+      unlink(aside.c_str());
+    }
+    if (error) return absl::UnavailableError(absl::StrCat(dir_.string(), ": ", error.message()));
+    for (const fs::directory_entry& entry : fs::recursive_directory_iterator(dir_ / "keys", error)) {
+      if (!entry.is_regular_file(error) || TouchedAt(entry.path()) >= before) continue;
+      absl::StatusOr<std::string> digest = ReadFile(entry.path());
+      if (digest.ok() && !(IsDigest(*digest) && fs::exists(PathOf(*digest)))) unlink(entry.path().c_str());
+    }
+    return swept;
   }
 
  private:
@@ -201,7 +213,6 @@ class FolderBlobStore final : public BlobStore {
     return dir_ / "keys" / name.substr(0, 2) / name;
   }
   const fs::path dir_;
-  absl::Mutex keys_mutex_;  // of writing them
 };
 
 class MemorySource final : public BlobSource {
@@ -241,7 +252,28 @@ class MemoryBlobStore final : public BlobStore {
     absl::MutexLock lock(&mutex_);
     auto found = keys_.find(std::string(key));
     if (found == keys_.end()) return std::nullopt;
+    touched_[found->second] = absl::Now();
     return found->second;
+  }
+  absl::StatusOr<SweptBlobs> Sweep(absl::Duration untouched,
+                                   const std::function<bool(const std::string&)>& keep) override {
+    const absl::Time before = absl::Now() - std::max(untouched, kLeastUntouched);
+    absl::MutexLock lock(&mutex_);
+    SweptBlobs swept;
+    for (auto blob = blobs_.begin(); blob != blobs_.end();) {
+      if (touched_[blob->first] >= before || keep(blob->first)) {
+        ++blob;
+        continue;
+      }
+      ++swept.blobs;
+      swept.bytes += blob->second->size();
+      touched_.erase(blob->first);
+      blob = blobs_.erase(blob);
+    }
+    for (auto key = keys_.begin(); key != keys_.end();) {
+      key = blobs_.count(key->second) == 0 ? keys_.erase(key) : std::next(key);
+    }
+    return swept;
   }
 
  private:
@@ -257,6 +289,7 @@ class MemoryBlobStore final : public BlobStore {
     absl::Status Finish() override {
       ASSAY_RETURN_IF_ERROR(announced_.Finish());
       absl::MutexLock lock(&store_.mutex_);
+      store_.touched_[announced_.digest()] = absl::Now();
       store_.blobs_[announced_.digest()] = std::make_shared<const std::string>(std::move(bytes_));
       return absl::OkStatus();
     }
@@ -268,15 +301,20 @@ class MemoryBlobStore final : public BlobStore {
   };
 
   mutable absl::Mutex mutex_;
-  std::map<std::string, std::shared_ptr<const std::string>> blobs_ ABSL_GUARDED_BY(mutex_);  // never erased
-  std::map<std::string, std::string> keys_ ABSL_GUARDED_BY(mutex_);                          // a key's digest
+  std::map<std::string, std::shared_ptr<const std::string>> blobs_ ABSL_GUARDED_BY(mutex_);
+  mutable std::map<std::string, absl::Time> touched_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, std::string> keys_ ABSL_GUARDED_BY(mutex_);  // a key's digest
 };
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<BlobStore>> OpenFolderBlobStore(const fs::path& dir) {
+absl::StatusOr<std::unique_ptr<BlobStore>> OpenFolderBlobStore(const fs::path& dir, bool shared) {
   std::error_code error;
-  fs::remove_all(dir / "incoming", error);
+  if (shared) {
+    RemoveOlder(dir / "incoming", absl::Now() - kLeastUntouched);
+  } else {
+    fs::remove_all(dir / "incoming", error);
+  }
   ASSAY_RETURN_IF_ERROR(MakeFolder(dir / "incoming"));
   return std::make_unique<FolderBlobStore>(dir);
 }

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -11,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 
 namespace assay::coordinator {
 
@@ -39,6 +41,11 @@ class BlobSource {
   virtual absl::StatusOr<std::string> Read(uint64_t offset, size_t size) const = 0;
 };
 
+struct SweptBlobs {
+  size_t blobs = 0;
+  uint64_t bytes = 0;
+};
+
 // Thread-safe.
 class BlobStore {
  public:
@@ -55,11 +62,23 @@ class BlobStore {
   // The digest of the key's blob; unset where the key is unknown or its blob is gone. INVALID_ARGUMENT: a key
   // that is no digest.
   virtual absl::StatusOr<std::optional<std::string>> Lookup(absl::string_view key) const = 0;
+
+  // Drops the blobs that `keep` does not keep and that were neither stored nor looked up by a key for
+  // `untouched`, which is at least kLeastUntouched: whoever was told of one has that long to name it. Also
+  // what is left of uploads that nobody went on with for as long. Others may use the store meanwhile.
+  virtual absl::StatusOr<SweptBlobs> Sweep(absl::Duration untouched,
+                                           const std::function<bool(const std::string& digest)>& keep) = 0;
 };
 
+// By so much what says when a blob was last touched may be behind.
+inline constexpr absl::Duration kTouchedWithin = absl::Hours(1);
+inline constexpr absl::Duration kLeastUntouched = absl::Hours(2);
+
 // dir/ab/cd/abcd…; keys as files of a digest each in dir/keys/ab/abcd…; unfinished ones in dir/incoming,
-// which is emptied at start.
-absl::StatusOr<std::unique_ptr<BlobStore>> OpenFolderBlobStore(const std::filesystem::path& dir);
+// which is emptied at start. `shared`: several coordinators use the folder, whose file system has flock(2),
+// and only what is old is taken from dir/incoming.
+absl::StatusOr<std::unique_ptr<BlobStore>> OpenFolderBlobStore(const std::filesystem::path& dir,
+                                                               bool shared = false);
 std::unique_ptr<BlobStore> NewMemoryBlobStore();
 
 // A blob that is these bytes.

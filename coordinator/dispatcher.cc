@@ -370,7 +370,11 @@ void Dispatcher::Submit(BatchSubmission submission, std::function<void(absl::Sta
         }
         return store.SubmitBatch(resolved, store.Now());
       },
-      std::move(done));
+      [this, done = std::move(done)](absl::StatusOr<v1::Batch> batch) {
+        // A new batch has no event yet, but others may have free slots for it.
+        if (batch.ok()) on_events_({batch->batch_id()});
+        done(std::move(batch));
+      });
 }
 
 void Dispatcher::Cancel(std::string batch_id, std::function<void(absl::StatusOr<v1::Batch>)> done) {
@@ -465,6 +469,39 @@ void Dispatcher::Tick() {
                        attempt.requeued ? "is queued again" : "has ended");
           *abandon[attempt.worker].add_abandon() = attempt.attempt;
         }
+        for (const auto& [worker, desired] : abandon) {
+          if (Session* session = fleet_.Find(worker)) SendDesired(*session->link, desired);
+        }
+      });
+}
+
+void Dispatcher::Heard(std::optional<std::set<std::string>> batches) {
+  using Stopped = std::vector<RunningAttempt>;
+  writer_->Ask<Stopped>(
+      [this, batches = std::move(batches)](Store& store) -> absl::StatusOr<Stopped> {
+        wake_ = true;
+        // What runs here of batches that were cancelled elsewhere.
+        std::map<std::string, Stopped> running;
+        for (const auto& [name, session] : fleet_.sessions()) {
+          for (const auto& [job_id, attempt] : session.running) {
+            const std::string batch = job_id.substr(0, job_id.find('.'));
+            if (!batches || batches->count(batch) > 0) running[batch].push_back(attempt);
+          }
+        }
+        Stopped stopped;
+        for (auto& [batch_id, attempts] : running) {
+          ASSAY_ASSIGN_OR_RETURN(v1::Batch batch, store.GetBatch(batch_id));
+          if (!batch.cancelled()) continue;
+          for (const RunningAttempt& attempt : attempts) fleet_.Free(attempt.attempt);
+          std::move(attempts.begin(), attempts.end(), std::back_inserter(stopped));
+        }
+        return stopped;
+      },
+      [this](absl::StatusOr<Stopped> stopped) {
+        if (!stopped.ok()) return;  // it is looked at again with the next poll
+        Outbox abandon;
+        for (const RunningAttempt& attempt : *stopped)
+          *abandon[attempt.worker].add_abandon() = attempt.attempt;
         for (const auto& [worker, desired] : abandon) {
           if (Session* session = fleet_.Find(worker)) SendDesired(*session->link, desired);
         }

@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
@@ -66,6 +67,9 @@ class Dispatcher {
 
   // Ends every worker's stream, before a shutdown.
   void CloseAll(const absl::Status& status);
+
+  // Another coordinator of the store did something to these batches; without a value, perhaps to any of them.
+  void Heard(std::optional<std::set<std::string>> batches);
 
   // Takes back what ran out. To be called now and then.
   void Tick();

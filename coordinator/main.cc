@@ -1,7 +1,7 @@
 // assay-coordinator: serves until SIGTERM or SIGINT.
 #include <csignal>
-#include <cstdlib>
 #include <iostream>
+#include <optional>
 #include <string>
 
 #include "CLI/CLI.hpp"
@@ -10,8 +10,8 @@
 #include "common/exit_code.h"
 #include "common/file.h"
 #include "common/logging.h"
+#include "coordinator/maintenance.h"
 #include "coordinator/server.h"
-#include "coordinator/store/postgres.h"
 
 namespace {
 
@@ -20,25 +20,16 @@ int Fail(const absl::Status& status) {
   return assay::ExitCodeOf(status);
 }
 
-// The URL of the store's database: of the command line, else of the environment; empty where neither has one.
-absl::StatusOr<std::string> DatabaseOf(const std::string& argument) {
-  const char* variable = std::getenv("ASSAY_DATABASE");
-  const std::string url = !argument.empty() ? argument : variable != nullptr ? variable : "";
-  if (url.empty()) return url;
-  if (absl::Status status = assay::coordinator::CheckPostgresUrl(url); !status.ok()) return status;
-  if (!argument.empty() && assay::coordinator::HasPassword(argument)) {
-    return absl::InvalidArgumentError(
-        "--database has a password in it, which every user of this machine can read in the list of processes:"
-        " set the URL in ASSAY_DATABASE, or the password in a file that PGPASSFILE names");
-  }
-  return url;
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (argc > 1 && assay::coordinator::IsMaintenance(argv[1])) {
+    return assay::coordinator::RunMaintenance(argc, argv);
+  }
   assay::coordinator::ServerOptions options;
   std::string data_dir, database, content_dir, port_file, log_level = "info", log_format = "text";
+  std::optional<uint32_t> keep_runs;
+  std::optional<double> keep_days;
   int64_t lease_ms = absl::ToInt64Milliseconds(options.lease);
   CLI::App app("Splits batches into jobs, hands them to workers and keeps every result.",
                "assay-coordinator");
@@ -48,8 +39,18 @@ int main(int argc, char** argv) {
   app.add_option("--data-dir", data_dir, "folder of the database and the blobs; without it all is in memory");
   app.add_option(
       "--database", database,
-      "postgres://user@host/name to keep batches and results in, instead of in --data-dir, which still"
-      " has the blobs; also from ASSAY_DATABASE, where a password is not seen");
+      "postgres://user@host/name to keep batches and results in, which any number of coordinators may"
+      " share; also from ASSAY_DATABASE, where a password is not seen");
+  app.add_option(
+      "--blobs", options.blobs,
+      "where programs, goldens and logs are: 'postgres', in --database, or a folder; without it blobs/"
+      " in --data-dir, else the database");
+  app.add_option("--keep-runs", keep_runs,
+                 "once a day, forget all but the last so many runs of each model on each target")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--keep-days", keep_days, "once a day, forget batches that ended more than so many days ago")
+      ->check(CLI::NonNegativeNumber);
+  app.footer("assay-coordinator prune and assay-coordinator backup look after a store: see their --help.");
   app.add_option("--content-dir", content_dir, "folder that holds templates/ and models/")->required();
   app.add_option("--lease-ms", lease_ms, "how long a silent worker keeps its attempts")
       ->capture_default_str();
@@ -77,12 +78,17 @@ int main(int argc, char** argv) {
   sigaddset(&signals, SIGINT);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
 
-  auto url = DatabaseOf(database);
+  auto url = assay::coordinator::DatabaseOf(database);
   if (!url.ok()) return Fail(url.status());
   options.database = *url;
   options.data_dir = data_dir;
   options.content_dir = content_dir;
   options.lease = absl::Milliseconds(lease_ms);
+  if (keep_runs || keep_days) {
+    options.retention.emplace();
+    options.retention->keep_runs = keep_runs;
+    if (keep_days) options.retention->keep_for = *keep_days * absl::Hours(24);
+  }
   auto server = assay::coordinator::Server::Start(options);
   if (!server.ok()) return Fail(server.status());
   const std::string host = options.listen.substr(0, options.listen.rfind(':'));

@@ -21,12 +21,14 @@
 #include "coordinator/blob_store.h"
 #include "coordinator/content.h"
 #include "coordinator/dispatcher.h"
+#include "coordinator/postgres_blob_store.h"
 #include "coordinator/services/admin_service.h"
 #include "coordinator/services/batch_service.h"
 #include "coordinator/services/blob_service.h"
 #include "coordinator/services/watch_stream.h"
 #include "coordinator/services/worker_service.h"
 #include "coordinator/store/memory_store.h"
+#include "coordinator/store/postgres_notify.h"
 #include "coordinator/store/postgres_store.h"
 #include "coordinator/store/sqlite_store.h"
 #include "coordinator/store/writer.h"
@@ -44,6 +46,8 @@ constexpr int kMaxRequestBytes = (1 << 20) + (64 << 10);
 
 // How long streams that were told to end may take.
 constexpr absl::Duration kShutdownGrace = absl::Milliseconds(500);
+
+constexpr absl::Duration kBetweenForgetting = absl::Hours(24);
 
 absl::Status CheckListen(const std::string& listen, bool allow_remote) {
   const size_t colon = listen.rfind(':');
@@ -94,7 +98,8 @@ struct Server::State {
   WatchBoard board;
   std::unique_ptr<Writer> writer;
   std::unique_ptr<Dispatcher> dispatcher;
-  std::unique_ptr<Background> background;
+  std::unique_ptr<PostgresBell> bell;  // none: nobody else uses the store
+  std::unique_ptr<Background> background, caretaker;
   std::unique_ptr<BatchService> batch_service;
   std::unique_ptr<BlobService> blob_service;
   std::unique_ptr<WorkerService> worker_service;
@@ -107,17 +112,20 @@ struct Server::State {
   std::thread ticker;
 
   absl::Status OpenStore();
+  void ListenToOthers();
   absl::Status Serve();
   void KeepTime();
+  // Forgets what options.retention does not keep, in the background.
+  void Forget();
   void Stop();
 };
 
 absl::Status Server::State::OpenStore() {
   std::unique_ptr<Store> store;
-  if (options.data_dir.empty()) {
+  if (options.data_dir.empty() && options.database.empty()) {
     store = NewMemoryStore(options.max_attempts, options.clock);
     blobs = NewMemoryBlobStore();
-  } else {
+  } else if (!options.data_dir.empty()) {
     std::error_code error;
     fs::create_directories(options.data_dir, error);
     if (error) {
@@ -127,10 +135,18 @@ absl::Status Server::State::OpenStore() {
     if (options.database.empty()) {
       ASSAY_ASSIGN_OR_RETURN(store, OpenSqliteStore((options.data_dir / "assay.db").string(),
                                                     options.max_attempts, options.clock));
-    } else {
-      ASSAY_ASSIGN_OR_RETURN(store, OpenPostgresStore(options.database, options.max_attempts));
     }
-    ASSAY_ASSIGN_OR_RETURN(blobs, OpenFolderBlobStore(options.data_dir / "blobs"));
+    if (options.blobs.empty()) {
+      ASSAY_ASSIGN_OR_RETURN(blobs, OpenFolderBlobStore(options.data_dir / "blobs"));
+    }
+  }
+  if (!options.database.empty()) {
+    ASSAY_ASSIGN_OR_RETURN(store, OpenPostgresStore(options.database, options.max_attempts));
+  }
+  if (blobs == nullptr && (options.blobs.empty() || options.blobs == "postgres")) {
+    ASSAY_ASSIGN_OR_RETURN(blobs, OpenPostgresBlobStore(options.database));
+  } else if (blobs == nullptr) {
+    ASSAY_ASSIGN_OR_RETURN(blobs, OpenFolderBlobStore(options.blobs, /*shared=*/true));
   }
   writer = std::make_unique<Writer>(std::move(store));
   Dispatcher::Options dispatch;
@@ -142,8 +158,11 @@ absl::Status Server::State::OpenStore() {
   dispatch.clock = options.clock;
   dispatch.content = content.get();
   dispatch.blobs = blobs.get();
-  dispatcher = std::make_unique<Dispatcher>(
-      writer.get(), dispatch, [this](const std::set<std::string>& batches) { board.Notify(batches); });
+  dispatcher =
+      std::make_unique<Dispatcher>(writer.get(), dispatch, [this](const std::set<std::string>& batches) {
+        board.Notify(batches);
+        if (bell != nullptr) bell->Ring(batches);
+      });
   // Nobody could send heartbeats to a coordinator that was not there.
   return writer
       ->Call<bool>([lease = options.lease](Store& s) -> absl::StatusOr<bool> {
@@ -155,6 +174,7 @@ absl::Status Server::State::OpenStore() {
 
 absl::Status Server::State::Serve() {
   background = std::make_unique<Background>();
+  caretaker = std::make_unique<Background>();
   BatchService::Rooms rooms;
   rooms.content = content.get();
   rooms.blobs = blobs.get();
@@ -197,13 +217,58 @@ absl::Status Server::State::Serve() {
   return absl::OkStatus();
 }
 
+void Server::State::ListenToOthers() {
+  if (options.database.empty()) return;
+  PostgresBell::Options ringing;
+  ringing.poll = options.poll;
+  bell = std::make_unique<PostgresBell>(options.database, ringing,
+                                        [this](const std::optional<std::set<std::string>>& batches) {
+                                          if (batches) {
+                                            board.Notify(*batches);
+                                          } else {
+                                            board.NotifyAll();
+                                          }
+                                          dispatcher->Heard(batches);
+                                        });
+}
+
+void Server::State::Forget() {
+  if (!options.retention) return;
+  caretaker->Run([this] {
+    auto run = [this](const std::function<absl::Status(Store&)>& work) -> absl::Status {
+      {
+        absl::MutexLock lock_(&mutex);
+        if (stopping) return absl::CancelledError("shutting down");
+      }
+      return writer
+          ->Call<bool>([&work](Store& store) -> absl::StatusOr<bool> {
+            ASSAY_RETURN_IF_ERROR(work(store));
+            return true;
+          })
+          .status();
+    };
+    absl::StatusOr<Pruned> pruned = Prune(run, *blobs, *content, *options.retention);
+    if (pruned.ok()) {
+      spdlog::info("retention: dropped {} batches with {} jobs, {} blobs of {} bytes, {} workers",
+                   pruned->batches, pruned->jobs, pruned->blobs.blobs, pruned->blobs.bytes, pruned->workers);
+    } else if (!absl::IsCancelled(pruned.status())) {
+      spdlog::warn("retention: {}", pruned.status().ToString());
+    }
+  });
+}
+
 void Server::State::KeepTime() {
+  absl::Time next_forget = absl::Now();
   while (true) {
     {
       absl::MutexLock lock_(&mutex);
       if (mutex.AwaitWithTimeout(absl::Condition(&stopping), options.lease_tick)) return;
     }
     dispatcher->Tick();
+    if (absl::Now() >= next_forget) {
+      Forget();
+      next_forget = absl::Now() + kBetweenForgetting;
+    }
   }
 }
 
@@ -221,7 +286,9 @@ void Server::State::Stop() {
     server->Wait();
   }
   background.reset();
+  caretaker.reset();
   if (writer != nullptr) writer->Stop();
+  bell.reset();  // the writer's thread rings it
 }
 
 Server::Server(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -236,15 +303,19 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   if (options.lease_tick <= absl::ZeroDuration())
     return absl::InvalidArgumentError("lease_tick: more than 0");
   ASSAY_RETURN_IF_ERROR(CheckListen(options.listen, options.allow_remote));
-  if (!options.database.empty() && options.data_dir.empty()) {
-    return absl::InvalidArgumentError(
-        "a database needs a data folder beside it: programs, goldens and logs are kept there");
+  if (options.blobs == "postgres" && options.database.empty()) {
+    return absl::InvalidArgumentError("blobs: postgres is wanted, and there is no database");
   }
+  if (!options.blobs.empty() && options.data_dir.empty() && options.database.empty()) {
+    return absl::InvalidArgumentError("blobs: a folder for them needs a data folder or a database beside it");
+  }
+  if (options.poll < absl::Milliseconds(1)) return absl::InvalidArgumentError("poll: at least 1 ms");
   auto state = std::make_unique<State>();
   state->options = std::move(options);
   ASSAY_ASSIGN_OR_RETURN(state->content, Content::Load(state->options.content_dir));
   std::unique_ptr<Server> server(new Server(std::move(state)));
   ASSAY_RETURN_IF_ERROR(server->state_->OpenStore());
+  server->state_->ListenToOthers();
   ASSAY_RETURN_IF_ERROR(server->state_->Serve());
   server->state_->ticker = std::thread([state = server->state_.get()] { state->KeepTime(); });
   return server;

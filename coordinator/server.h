@@ -4,11 +4,13 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/clock.h"
+#include "coordinator/retention.h"
 
 namespace assay::coordinator {
 
@@ -20,8 +22,15 @@ struct ServerOptions {
 
   // Holds assay.db and blobs/. Empty: everything is in memory and gone with the server.
   std::filesystem::path data_dir;
-  // postgres://…: the store is there instead of in assay.db, and data_dir must be set for the blobs.
+  // postgres://…: the store is there instead of in assay.db. Any number of servers may share it.
   std::string database;
+  // "postgres": in the database; else a folder, which servers may share. Empty: data_dir/blobs, or the
+  // database where there is no data_dir.
+  std::string blobs;
+  // Applied at the start and then once a day. Unset: nothing is ever forgotten.
+  std::optional<Retention> retention;
+  // How often a server that shares its database looks at it unasked: what it is told by NOTIFY comes at once.
+  absl::Duration poll = absl::Seconds(1);
   // Holds templates/ and models/ (registry.json, catalogue/, programs/). Read once, at start.
   std::filesystem::path content_dir;
 

@@ -27,17 +27,23 @@ void WatchBoard::Notify(const std::set<std::string>& batches) {
   for (const auto& watcher : awake) watcher->Wake();
 }
 
-void WatchBoard::EndAll() {
+std::vector<std::shared_ptr<WatchStream>> WatchBoard::Everyone() {
   std::vector<std::shared_ptr<WatchStream>> streams;
-  {
-    absl::MutexLock lock(&mutex_);
-    for (const auto& [batch, watchers] : watchers_) {
-      for (const auto& [key, watcher] : watchers) {
-        if (auto alive = watcher.lock()) streams.push_back(std::move(alive));
-      }
+  absl::MutexLock lock(&mutex_);
+  for (const auto& [batch, watchers] : watchers_) {
+    for (const auto& [key, watcher] : watchers) {
+      if (auto alive = watcher.lock()) streams.push_back(std::move(alive));
     }
   }
-  for (const auto& stream : streams) stream->End();
+  return streams;
+}
+
+void WatchBoard::NotifyAll() {
+  for (const auto& stream : Everyone()) stream->Wake();
+}
+
+void WatchBoard::EndAll() {
+  for (const auto& stream : Everyone()) stream->End();
 }
 
 void WatchBoard::Add(const std::string& batch_id, std::weak_ptr<WatchStream> watcher) {

@@ -22,11 +22,14 @@ class WatchBoard {
  public:
   // These batches have new events.
   void Notify(const std::set<std::string>& batches);
+  // Any batch may have.
+  void NotifyAll();
   // Ends every stream with UNAVAILABLE, before a shutdown.
   void EndAll();
 
  private:
   friend class WatchStream;
+  std::vector<std::shared_ptr<WatchStream>> Everyone();
   void Add(const std::string& batch_id, std::weak_ptr<WatchStream> watcher);
   void Remove(const std::string& batch_id, const WatchStream* watcher);
 

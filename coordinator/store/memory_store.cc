@@ -104,11 +104,7 @@ class MemoryStore final : public RecordStore {
     return Put(cordons_, std::string(worker), std::string(reason));
   }
   absl::StatusOr<bool> RemoveCordon(absl::string_view worker) override {
-    auto found = cordons_.find(std::string(worker));
-    if (found == cordons_.end()) return false;
-    undo_.push_back([this, before = *found] { cordons_.insert(before); });
-    cordons_.erase(found);
-    return true;
+    return Erase(cordons_, std::string(worker));
   }
   absl::StatusOr<std::map<std::string, std::string>> ListCordons() override { return cordons_; }
 
@@ -127,6 +123,21 @@ class MemoryStore final : public RecordStore {
     return tokens;
   }
 
+  absl::Status DropWorker(absl::string_view name) override {
+    if (cordons_.count(std::string(name)) == 0) Erase(workers_, std::string(name));
+    return absl::OkStatus();
+  }
+  absl::Status DropAudit(absl::Time before) override {
+    undo_.push_back([this, all = audit_] { audit_ = all; });
+    audit_.erase(std::remove_if(audit_.begin(), audit_.end(),
+                                [&](const v1::AuditEntry& entry) {
+                                  return absl::FromUnixSeconds(entry.time().seconds()) +
+                                             absl::Nanoseconds(entry.time().nanos()) <
+                                         before;
+                                }),
+                 audit_.end());
+    return absl::OkStatus();
+  }
   absl::Status AddAudit(const v1::AuditEntry& entry) override {
     audit_.push_back(entry);
     undo_.push_back([this] { audit_.pop_back(); });
@@ -211,6 +222,34 @@ class MemoryStore final : public RecordStore {
   }
   absl::Status PutToken(const TokenRecord& token) override { return Put(tokens_, token.info.id(), token); }
 
+  absl::Status EraseBatch(absl::string_view batch_id) override {
+    ASSAY_ASSIGN_OR_RETURN(std::vector<JobRecord> jobs, JobsOf(batch_id));
+    for (const JobRecord& record : jobs) {
+      const std::string& id = record.job.job_id();
+      for (uint64_t attempt = 1; attempt <= record.job.attempt(); ++attempt) {
+        Erase(answers_, AttemptKey(id, attempt));
+      }
+      Erase(jobs_, id);
+    }
+    const BatchRecord batch = batches_.at(std::string(batch_id));
+    for (uint64_t sequence = 1; sequence <= batch.last_sequence; ++sequence) {
+      Erase(events_, AttemptKey(batch.batch.batch_id(), sequence));
+    }
+    Erase(by_request_, batch.request_id);
+    Erase(by_number_, batch.number);
+    Erase(batches_, batch.batch.batch_id());
+    return absl::OkStatus();
+  }
+
+  // False: it was not there.
+  template <typename Key, typename Value>
+  bool Erase(std::map<Key, Value>& map, const Key& key) {
+    auto found = map.find(key);
+    if (found == map.end()) return false;
+    undo_.push_back([&map, before = *found] { map.insert(before); });
+    map.erase(found);
+    return true;
+  }
   template <typename Key, typename Value>
   static std::optional<Value> Find(const std::map<Key, Value>& map, const Key& key) {
     auto found = map.find(key);

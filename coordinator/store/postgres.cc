@@ -170,6 +170,21 @@ bool PostgresConnection::lost() const {
   return fatal_ || handle_ == nullptr || PQstatus(handle_) != CONNECTION_OK;
 }
 
+int PostgresConnection::socket() const { return PQsocket(handle_); }
+
+absl::StatusOr<std::vector<std::string>> PostgresConnection::Notifications() {
+  if (lost() || PQconsumeInput(handle_) == 0) return ConnectionError();
+  std::vector<std::string> payloads;
+  while (true) {
+    const std::unique_ptr<PGnotify, decltype(&PQfreemem)> notify(PQnotifies(handle_), &PQfreemem);
+    if (notify == nullptr) break;
+    if (notify->be_pid != PQbackendPID(handle_)) payloads.emplace_back(notify->extra);
+  }
+  // A server that says goodbye does so in what was just read.
+  if (lost()) return ConnectionError();
+  return payloads;
+}
+
 int PostgresConnection::server_version() const { return PQserverVersion(handle_); }
 
 absl::Status PostgresConnection::ConnectionError() const {

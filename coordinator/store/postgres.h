@@ -84,6 +84,11 @@ class PostgresConnection {
   // Until everything that was written is answered.
   absl::Status Flush();
 
+  // Payloads of the NOTIFYs that came to what this connection LISTENs to, but for its own. Does not wait.
+  absl::StatusOr<std::vector<std::string>> Notifications();
+  // To wait for them, or for the connection's end.
+  int socket() const;
+
   // True: the connection is of no more use. What was asked and not answered may have been done or not.
   bool lost() const;
   int server_version() const;  // 150004

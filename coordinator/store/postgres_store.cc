@@ -64,6 +64,8 @@ class PostgresStore final : public RecordStore {
   absl::StatusOr<std::vector<TokenRecord>> ListTokens() override;
   absl::Status AddAudit(const v1::AuditEntry& entry) override;
   absl::StatusOr<AuditPage> ListAudit(size_t page_size, uint64_t before) override;
+  absl::Status DropWorker(absl::string_view name) override;
+  absl::Status DropAudit(absl::Time before) override;
 
  protected:
   absl::StatusOr<std::optional<BatchRecord>> FindBatch(absl::string_view batch_id) override;
@@ -81,6 +83,7 @@ class PostgresStore final : public RecordStore {
   absl::Status PutSeconds(absl::string_view model, absl::string_view target, double seconds) override;
   absl::StatusOr<bool> HasFailed(absl::string_view inputs_digest) override;
   absl::Status PutFailed(absl::string_view inputs_digest) override;
+  absl::Status EraseBatch(absl::string_view batch_id) override;
   absl::StatusOr<std::optional<TokenRecord>> LockToken(absl::string_view id, absl::string_view hash) override;
   absl::Status PutToken(const TokenRecord& token) override;
 
@@ -471,6 +474,26 @@ absl::StatusOr<AuditPage> PostgresStore::ListAudit(size_t page_size, uint64_t be
     ASSAY_RETURN_IF_ERROR(Parse(rows.Bytes(row, 1), page.entries.emplace_back()));
   }
   return page;
+}
+
+absl::Status PostgresStore::EraseBatch(absl::string_view batch_id) {
+  for (const char* sql :
+       {"DELETE FROM assay.answers WHERE job_id IN (SELECT job_id FROM assay.jobs WHERE batch_id = $1)",
+        "DELETE FROM assay.events WHERE batch_id = $1", "DELETE FROM assay.jobs WHERE batch_id = $1",
+        "DELETE FROM assay.batches WHERE batch_id = $1"}) {
+    ASSAY_RETURN_IF_ERROR(session_->Write(sql, Parameters().Bytes(batch_id)));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PostgresStore::DropWorker(absl::string_view name) {
+  return session_->Write(
+      "DELETE FROM assay.workers WHERE name = $1 AND name NOT IN (SELECT worker FROM assay.cordons)",
+      Parameters().Bytes(name));
+}
+
+absl::Status PostgresStore::DropAudit(absl::Time before) {
+  return session_->Write("DELETE FROM assay.audit WHERE time < $1", Parameters().Time(before));
 }
 
 }  // namespace

@@ -397,4 +397,12 @@ absl::StatusOr<v1::TokenInfo> RecordStore::RedeemToken(absl::string_view hash, a
   return std::move(token->info);
 }
 
+absl::Status RecordStore::DropBatch(absl::string_view batch_id) {
+  ASSAY_ASSIGN_OR_RETURN(v1::Batch batch, GetBatch(batch_id));
+  if (!batch.has_end_time()) {
+    return absl::FailedPreconditionError(absl::StrCat("batch '", batch_id, "' has not ended"));
+  }
+  return EraseBatch(batch_id);
+}
+
 }  // namespace assay::coordinator

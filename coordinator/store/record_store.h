@@ -62,6 +62,7 @@ class RecordStore : public Store {
   absl::StatusOr<v1::ResultAck> CommitResult(const v1::AttemptResult& result, absl::Time now) final;
   absl::StatusOr<std::vector<RunningAttempt>> Running() final;
   absl::StatusOr<std::map<std::string, uint32_t>> RunningBySubmitter() override;
+  absl::Status DropBatch(absl::string_view batch_id) final;
   absl::StatusOr<v1::TokenInfo> RevokeToken(absl::string_view id, absl::Time now) final;
   absl::StatusOr<v1::TokenInfo> RedeemToken(absl::string_view hash, absl::Time now) final;
   absl::StatusOr<v1::Batch> GetBatch(absl::string_view batch_id) final;
@@ -90,6 +91,9 @@ class RecordStore : public Store {
   // Digests of inputs at which some attempt failed.
   virtual absl::StatusOr<bool> HasFailed(absl::string_view inputs_digest) = 0;
   virtual absl::Status PutFailed(absl::string_view inputs_digest) = 0;
+
+  // With all that belongs to it.
+  virtual absl::Status EraseBatch(absl::string_view batch_id) = 0;
 
   // By id or by hash, whichever is not empty; nobody else changes it before this transaction ends.
   virtual absl::StatusOr<std::optional<TokenRecord>> LockToken(absl::string_view id,

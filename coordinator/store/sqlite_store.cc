@@ -54,6 +54,8 @@ class SqliteStore final : public RecordStore {
   absl::StatusOr<std::vector<TokenRecord>> ListTokens() override;
   absl::Status AddAudit(const v1::AuditEntry& entry) override;
   absl::StatusOr<AuditPage> ListAudit(size_t page_size, uint64_t before) override;
+  absl::Status DropWorker(absl::string_view name) override;
+  absl::Status DropAudit(absl::Time before) override;
 
  protected:
   absl::StatusOr<std::optional<BatchRecord>> FindBatch(absl::string_view batch_id) override;
@@ -71,6 +73,7 @@ class SqliteStore final : public RecordStore {
   absl::Status PutSeconds(absl::string_view model, absl::string_view target, double seconds) override;
   absl::StatusOr<bool> HasFailed(absl::string_view inputs_digest) override;
   absl::Status PutFailed(absl::string_view inputs_digest) override;
+  absl::Status EraseBatch(absl::string_view batch_id) override;
   absl::StatusOr<std::optional<TokenRecord>> LockToken(absl::string_view id, absl::string_view hash) override;
   absl::Status PutToken(const TokenRecord& token) override;
 
@@ -501,6 +504,28 @@ absl::StatusOr<AuditPage> SqliteStore::ListAudit(size_t page_size, uint64_t befo
     last = static_cast<uint64_t>(rows.Int(0));
     ASSAY_RETURN_IF_ERROR(Parse(rows.Bytes(1), page.entries.emplace_back()));
   }
+}
+
+absl::Status SqliteStore::EraseBatch(absl::string_view batch_id) {
+  for (const char* sql : {"DELETE FROM answers WHERE job_id IN (SELECT job_id FROM jobs WHERE batch_id = ?)",
+                          "DELETE FROM events WHERE batch_id = ?", "DELETE FROM jobs WHERE batch_id = ?",
+                          "DELETE FROM batches WHERE batch_id = ?"}) {
+    ASSAY_ASSIGN_OR_RETURN(Statement statement, database_->Prepare(sql));
+    ASSAY_RETURN_IF_ERROR(statement.BindText(batch_id).Run());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SqliteStore::DropWorker(absl::string_view name) {
+  ASSAY_ASSIGN_OR_RETURN(Statement statement,
+                         database_->Prepare("DELETE FROM workers WHERE name = ?"
+                                            " AND name NOT IN (SELECT worker FROM cordons)"));
+  return statement.BindText(name).Run();
+}
+
+absl::Status SqliteStore::DropAudit(absl::Time before) {
+  ASSAY_ASSIGN_OR_RETURN(Statement statement, database_->Prepare("DELETE FROM audit WHERE time < ?"));
+  return statement.Bind(Micros(before)).Run();
 }
 
 }  // namespace

@@ -250,6 +250,14 @@ class Store {
   // `before`: the `next` of the page before, 0 for the first.
   virtual absl::StatusOr<AuditPage> ListAudit(size_t page_size, uint64_t before) = 0;
 
+  // Forgets a batch that has ended, with its jobs, events and answers. NOT_FOUND; FAILED_PRECONDITION: it has
+  // not ended.
+  virtual absl::Status DropBatch(absl::string_view batch_id) = 0;
+  // Forgets a worker that is not cordoned; one that is, or is not known, stays as it is.
+  virtual absl::Status DropWorker(absl::string_view name) = 0;
+  // Forgets the entries from before then.
+  virtual absl::Status DropAudit(absl::Time before) = 0;
+
   // Batches that got events since it was last called.
   virtual std::set<std::string> TakeTouched() = 0;
 };

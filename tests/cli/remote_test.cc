@@ -82,6 +82,31 @@ TEST(Submit, TriesAgainWithTheSameRequestIdWhileUnavailable) {
   EXPECT_EQ(submits[0].target().device(), v1::AUTO);
 }
 
+TEST(Submit, AsksTheNextCoordinatorWithTheSameRequestIdWhereOneDoesNotAnswer) {
+  FakeCoordinator first, second;
+  first.unavailable_submits = 1000;  // it may have taken the batch, and died before it said so
+  const Ended ended = RunAssay({"submit", "--batch-file", FileWith("x.json", "{}"), "--address",
+                                first.address() + "," + second.address()});
+  EXPECT_EQ(ended.exit_code, 0) << ended.err;
+  ASSERT_EQ(first.submits().size(), 1u);
+  ASSERT_EQ(second.submits().size(), 1u);
+  EXPECT_EQ(first.submits()[0].request_id(), second.submits()[0].request_id());
+}
+
+TEST(Watch, GoesOnAtTheNextCoordinatorAfterTheLastEventSeen) {
+  FakeCoordinator first, second;
+  for (FakeCoordinator* one : {&first, &second}) {
+    one->jobs = {DoneJob("bert", v1::PASSED), DoneJob("vit", v1::PASSED), DoneJob("mamba", v1::PASSED)};
+  }
+  first.break_watch_after = 2;
+  const Ended ended =
+      RunAssay({"watch", "b1", "--address", first.address() + "," + second.address(), "--color", "never"});
+  EXPECT_EQ(ended.exit_code, 0) << ended.err;
+  ASSERT_EQ(first.watches().size(), 1u);
+  ASSERT_EQ(second.watches().size(), 1u);
+  EXPECT_EQ(second.watches()[0].after_sequence(), 2u);
+}
+
 TEST(Submit, GivesUpInTheEnd) {
   FakeCoordinator coordinator;
   coordinator.unavailable_submits = 1000;

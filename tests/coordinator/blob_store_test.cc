@@ -1,51 +1,13 @@
-// Keys of blobs, over both stores, and what only a folder can do.
+// Blobs in memory and in a folder, and what only a folder can do.
 #include "coordinator/blob_store.h"
 
 #include <filesystem>
-#include <functional>
-#include <set>
-#include <thread>
-#include <vector>
 
-#include "common/digest.h"
 #include "common/file.h"
-#include "common/id.h"
-#include "tests/matchers.h"
+#include "tests/coordinator/blob_conformance.h"
 
 namespace assay::coordinator {
 namespace {
-
-namespace fs = std::filesystem;
-using ::testing::Eq;
-using ::testing::Optional;
-
-struct StoreKind {
-  std::string name;
-  std::function<std::unique_ptr<BlobStore>(const fs::path&)> open;
-};
-
-class BlobStoreTest : public ::testing::TestWithParam<StoreKind> {
- protected:
-  void SetUp() override {
-    dir_ = fs::path(::testing::TempDir()) / absl::StrCat("blobs-", NewUuid());
-    store_ = GetParam().open(dir_);
-    ASSERT_NE(store_, nullptr);
-  }
-  void TearDown() override { fs::remove_all(dir_); }
-
-  // Its digest.
-  std::string Put(const std::string& content) {
-    const std::string digest = Sha256Hex(content);
-    auto sink = store_->Create(digest, content.size());
-    EXPECT_THAT(sink, IsOk());
-    EXPECT_THAT((*sink)->Append(content), IsOk());
-    EXPECT_THAT((*sink)->Finish(), IsOk());
-    return digest;
-  }
-
-  fs::path dir_;
-  std::unique_ptr<BlobStore> store_;
-};
 
 INSTANTIATE_TEST_SUITE_P(Stores, BlobStoreTest,
                          ::testing::Values(StoreKind{"Memory",
@@ -56,47 +18,6 @@ INSTANTIATE_TEST_SUITE_P(Stores, BlobStoreTest,
                                                        return store.ok() ? *std::move(store) : nullptr;
                                                      }}),
                          [](const auto& info) { return info.param.name; });
-
-TEST_P(BlobStoreTest, TheFirstBlobOfAKeyStaysItsBlob) {
-  const std::string key = Sha256Hex("key"), first = Put("first"), second = Put("second");
-  EXPECT_THAT(store_->Lookup(key), IsOkAndHolds(Eq(std::nullopt)));
-  EXPECT_THAT(store_->Bind(key, first), IsOkAndHolds(first));
-  EXPECT_THAT(store_->Bind(key, second), IsOkAndHolds(first));
-  EXPECT_THAT(store_->Bind(key, first), IsOkAndHolds(first));
-  EXPECT_THAT(store_->Lookup(key), IsOkAndHolds(Optional(first)));
-  EXPECT_THAT(store_->Lookup(Sha256Hex("other key")), IsOkAndHolds(Eq(std::nullopt)));
-}
-
-TEST_P(BlobStoreTest, RefusesKeysThatAreNoDigestsAndBlobsThatAreNotThere) {
-  const std::string blob = Put("blob");
-  for (const std::string key : {"", "key", "../../../etc/passwd"}) {
-    EXPECT_THAT(store_->Lookup(key), StatusIs(absl::StatusCode::kInvalidArgument));
-    EXPECT_THAT(store_->Bind(key, blob), StatusIs(absl::StatusCode::kInvalidArgument));
-  }
-  EXPECT_THAT(store_->Bind(Sha256Hex("key"), Sha256Hex("nothing")), StatusIs(absl::StatusCode::kNotFound));
-  EXPECT_THAT(store_->Bind(Sha256Hex("key"), "../blob"), StatusIs(absl::StatusCode::kInvalidArgument));
-  EXPECT_THAT(store_->Lookup(Sha256Hex("key")), IsOkAndHolds(Eq(std::nullopt)));
-}
-
-TEST_P(BlobStoreTest, ManyWhoBindAKeyAtOnceAgreeOnItsBlob) {
-  const std::string key = Sha256Hex("key");
-  std::vector<std::string> digests(8), bound(8);
-  for (size_t i = 0; i < digests.size(); ++i) digests[i] = Put(absl::StrCat("blob ", i));
-  std::vector<std::thread> threads;
-  for (size_t i = 0; i < digests.size(); ++i) {
-    threads.emplace_back([&, i] { bound[i] = store_->Bind(key, digests[i]).value_or("refused"); });
-  }
-  for (std::thread& thread : threads) thread.join();
-  EXPECT_EQ(std::set<std::string>(bound.begin(), bound.end()).size(), 1);
-  EXPECT_THAT(store_->Lookup(key), IsOkAndHolds(Optional(bound[0])));
-}
-
-TEST_P(BlobStoreTest, TakesWhatFitsAndSaysHowMuchThatIs) {
-  EXPECT_THAT(store_->Create(Sha256Hex("huge"), kMaxBlobBytes + 1),
-              StatusIs(absl::StatusCode::kResourceExhausted));
-  const bool in_memory = GetParam().name == "Memory";
-  EXPECT_EQ(store_->Create(Sha256Hex("large"), kMaxMemoryBlobBytes + 1).ok(), !in_memory);
-}
 
 class FolderBlobStoreTest : public ::testing::Test {
  protected:
@@ -146,6 +67,43 @@ TEST_F(FolderBlobStoreTest, AKeysFileThatIsBrokenIsNoKeyAndIsWrittenAgain) {
   EXPECT_THAT(store_->Lookup(key_), IsOkAndHolds(Eq(std::nullopt)));
   EXPECT_THAT(store_->Bind(key_, digest_), IsOkAndHolds(digest_));
   EXPECT_THAT(store_->Lookup(key_), IsOkAndHolds(Optional(digest_)));
+}
+
+// As if it had been stored two days ago.
+void Age(const fs::path& path) {
+  fs::last_write_time(path, fs::file_time_type::clock::now() - std::chrono::hours(48));
+}
+
+TEST_F(FolderBlobStoreTest, WhatNobodyNamesOrTouchedForLongIsSweptWithItsKeys) {
+  for (const std::string content : {"blob", "named", "looked up", "stored again", "fresh"}) Put(content);
+  const std::string looked_up = Sha256Hex("looked up"), other_key = Sha256Hex("other key");
+  ASSERT_THAT(store_->Bind(key_, digest_), IsOk());
+  ASSERT_THAT(store_->Bind(other_key, looked_up), IsOk());
+  for (const std::string content : {"blob", "named", "looked up", "stored again"}) {
+    const std::string digest = Sha256Hex(content);
+    Age(dir_ / digest.substr(0, 2) / digest.substr(2, 2) / digest);
+  }
+  EXPECT_THAT(store_->Lookup(other_key), IsOkAndHolds(Optional(looked_up)));
+  Put("stored again");
+  ASSERT_OK_AND_ASSIGN(SweptBlobs swept, store_->Sweep(absl::Hours(24), [](const std::string& digest) {
+    return digest == Sha256Hex("named");
+  }));
+  EXPECT_EQ(swept.blobs, 1);
+  EXPECT_EQ(swept.bytes, 4);
+  EXPECT_THAT(store_->Open(digest_), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(store_->Lookup(key_), IsOkAndHolds(Eq(std::nullopt)));
+  for (const std::string content : {"named", "looked up", "stored again", "fresh"}) {
+    EXPECT_THAT(store_->Open(Sha256Hex(content)), IsOk()) << content;
+  }
+  EXPECT_TRUE(fs::is_empty(dir_ / "incoming"));
+}
+
+TEST_F(FolderBlobStoreTest, AFolderThatIsSharedKeepsTheUploadsOfOthers) {
+  ASSERT_OK_AND_ASSIGN(auto sink, store_->Create(digest_, 4));
+  ASSERT_THAT(OpenFolderBlobStore(dir_, /*shared=*/true), IsOk());
+  ASSERT_THAT(sink->Append("blob"), IsOk());
+  ASSERT_THAT(sink->Finish(), IsOk());
+  EXPECT_THAT(store_->Open(digest_), IsOk());
 }
 
 }  // namespace

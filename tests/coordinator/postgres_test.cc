@@ -272,6 +272,55 @@ TEST_F(PostgresStoreTest, AnOlderSchemaIsBroughtForwardWholeOrNotAtAll) {
   EXPECT_EQ(rows.Bytes(0, 0), "gpu");
 }
 
+// As the first release wrote it: without routes, and without what says who holds a worker.
+TEST_F(PostgresStoreTest, TheFirstReleasesDatabaseIsBroughtForwardWithAllThatItHolds) {
+  const std::string url = server_.NewDatabase();
+  {
+    ASSERT_OK_AND_ASSIGN(auto connection, PostgresConnection::Connect(url, "test"));
+    ASSERT_THAT(MigratePostgres(*connection, {PostgresSchemaSteps().front()}), IsOk());
+    v1::Batch batch;
+    batch.set_batch_id("b1");
+    batch.set_submitter("ada");
+    batch.set_total(1);
+    ASSERT_THAT(
+        connection->Read("INSERT INTO assay.batches (batch_id, request_id, request_digest, last_sequence,"
+                         " batch) VALUES ('b1', 'r', 'd', 0, $1) RETURNING number",
+                         PostgresParameters().Bytes(batch.SerializeAsString())),
+        IsOk());
+    v1::Job job;
+    job.set_job_id("b1.bert");
+    job.set_batch_id("b1");
+    job.mutable_model()->set_name("bert");
+    job.mutable_target()->set_device(v1::CPU);
+    job.mutable_target()->set_dtype(v1::FLOAT32);
+    job.set_state(v1::QUEUED);
+    ASSERT_THAT(
+        connection->Read("INSERT INTO assay.jobs (job_id, batch_id, batch_number, ordinal, state, priority,"
+                         " needs_exporter, device, submitter, expected_seconds, lease_until, setbacks,"
+                         " assigned, job) VALUES ('b1.bert', 'b1', 1, 0, 1, 1, false, $1, 'ada', 3600,"
+                         " '-infinity', 0, '', $2) RETURNING job_id",
+                         PostgresParameters().Int(v1::CPU).Bytes(job.SerializeAsString())),
+        IsOk());
+    WorkerRecord worker;
+    worker.summary.set_name("w1");
+    ASSERT_THAT(connection->Read("INSERT INTO assay.workers (name, instance, summary) VALUES ('w1', 'i', $1)"
+                                 " RETURNING name",
+                                 PostgresParameters().Bytes(worker.summary.SerializeAsString())),
+                IsOk());
+  }
+  ASSERT_OK_AND_ASSIGN(auto store, OpenPostgresStore(url, 3));
+  ASSERT_THAT(store->Begin(), IsOk());
+  EXPECT_THAT(store->Queued(10), IsOkAndHolds(SizeIs(1)));
+  ASSERT_OK_AND_ASSIGN(auto worker, store->FindWorker("w1"));
+  ASSERT_TRUE(worker.has_value());
+  EXPECT_EQ(worker->coordinator, "");
+  EXPECT_EQ(worker->believed_until, absl::InfinitePast());
+  ASSERT_THAT(store->Lease("b1.bert", "w1", kNow, kNow + absl::Seconds(9), Given), IsOk());
+  ASSERT_OK_AND_ASSIGN(v1::ResultAck ack, store->CommitResult(Result("b1.bert", 1, v1::PASSED), kNow));
+  EXPECT_TRUE(ack.counted());
+  ASSERT_THAT(store->Commit(), IsOk());
+}
+
 TEST_F(PostgresStoreTest, SaysWhatCannotBeReached) {
   EXPECT_THAT(OpenPostgresStore("postgres://assay@/no_such_database?host=" + server_.socket() + "/..", 3),
               StatusIs(absl::StatusCode::kUnavailable));
@@ -354,9 +403,13 @@ TEST_F(PostgresServerTest, WhileTheDatabaseIsAwayNothingIsPromised) {
   EXPECT_EQ(Get(batch.batch_id()).job_size(), 1);
 }
 
-TEST_F(PostgresServerTest, ADatabaseNeedsAFolderForTheBlobs) {
+TEST_F(PostgresServerTest, BlobsAreSomewhere) {
   ServerOptions options = Options();
+  options.database.clear();
   options.data_dir.clear();
+  options.blobs = "postgres";
+  EXPECT_THAT(Server::Start(options), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("no database")));
+  options.blobs = "/nowhere";
   EXPECT_THAT(Server::Start(options), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("data folder")));
 }
 

@@ -1,0 +1,43 @@
+// What a coordinator forgets, so that neither database nor blobs grow for ever.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "coordinator/blob_store.h"
+#include "coordinator/content.h"
+#include "coordinator/store/store.h"
+
+namespace assay::coordinator {
+
+// Unset: that keeps nothing by itself. At least one of the first two is set.
+struct Retention {
+  std::optional<uint32_t> keep_runs;       // of each model on each target: the last so many jobs
+  std::optional<absl::Duration> keep_for;  // batches that ended within this time
+  absl::Duration keep_audit = absl::Hours(24 * 365);
+  absl::Duration keep_workers = absl::Hours(24 * 30);  // that have not been seen for so long
+  absl::Duration keep_blobs =
+      absl::Hours(24);  // that nothing names, since they were last stored or looked up
+};
+
+struct Pruned {
+  size_t batches = 0, jobs = 0, workers = 0;
+  SweptBlobs blobs;
+};
+
+// Runs work on the store in a transaction of its own, and waits; an error takes the transaction back.
+using InTransaction = std::function<absl::Status(const std::function<absl::Status(Store&)>& work)>;
+
+// Drops each batch that has ended and of which no job is to be kept, whole: its jobs, events and answers;
+// then the blobs that no job names any more. A job is kept that is among the last runs of its model and
+// target, whose batch ended lately enough, or that coverage rests on; what each report says of coverage stays
+// as it is, which is computed before anything is dropped. Many short transactions: coordinators serve
+// meanwhile. INVALID_ARGUMENT: a retention that keeps nothing.
+absl::StatusOr<Pruned> Prune(const InTransaction& run, BlobStore& blobs, const Content& content,
+                             const Retention& retention);
+
+}  // namespace assay::coordinator

@@ -1,0 +1,223 @@
+// Several coordinators on one PostgreSQL: what one commits, the others' watchers, workers and queues hear of.
+#include <thread>
+
+#include "coordinator/store/postgres_notify.h"
+#include "tests/coordinator/postgres_server.h"
+#include "tests/coordinator/server_fixture.h"
+
+namespace assay::coordinator {
+namespace {
+
+using ::testing::SizeIs;
+
+class SeveralTest : public ServerTest {
+ protected:
+  void SetUp() override {
+    ServerTest::SetUp();
+    auto other = Server::Start(Options());
+    ASSERT_THAT(other, IsOk());
+    other_ = *std::move(other);
+    other_channel_ =
+        grpc::CreateChannel(absl::StrCat("127.0.0.1:", other_->port()), grpc::InsecureChannelCredentials());
+  }
+  void TearDown() override {
+    other_.reset();
+    ServerTest::TearDown();
+  }
+  ServerOptions Options() const override {
+    ServerOptions options = ServerTest::Options();
+    options.data_dir.clear();
+    options.database = url_;
+    options.lease_tick = tick_;
+    options.poll = poll_;
+    return options;
+  }
+  // Of the other coordinator.
+  std::pair<std::vector<v1::BatchEvent>, grpc::Status> WatchOther(const std::string& batch_id) {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::minutes(1));
+    v1::WatchBatchRequest request;
+    request.set_batch_id(batch_id);
+    auto stub = v1::BatchService::NewStub(other_channel_);
+    auto stream = stub->WatchBatch(&context, request);
+    std::vector<v1::BatchEvent> events;
+    v1::BatchEvent event;
+    while (stream->Read(&event)) events.push_back(event);
+    return {events, stream->Finish()};
+  }
+  void Cancel(const std::string& batch_id) {
+    grpc::ClientContext context;
+    v1::CancelBatchRequest request;
+    request.set_batch_id(batch_id);
+    v1::CancelBatchResponse response;
+    grpc::Status status = batches_->CancelBatch(&context, request, &response);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+  }
+
+  // So rare that what a test waits for has come by NOTIFY, or not at all.
+  absl::Duration tick_ = absl::Hours(1), poll_ = absl::Hours(1);
+  const std::string url_ = PostgresServer::Get().NewStore();
+  std::unique_ptr<Server> other_;
+  std::shared_ptr<grpc::Channel> other_channel_;
+};
+
+TEST_F(SeveralTest, AWatcherOfOneSeesWhatAnotherCommits) {
+  const std::string batch = Submit({"bert"});
+  std::pair<std::vector<v1::BatchEvent>, grpc::Status> seen;
+  std::thread watcher([&] { seen = WatchOther(batch); });
+  FakeWorker worker(channel_, HelloOf("w", "i", 1));
+  auto start = worker.AwaitStart();
+  ASSERT_TRUE(start.has_value());
+  ASSERT_TRUE(worker.SendResult(*start, v1::PASSED));
+  ASSERT_TRUE(worker.AwaitAck().has_value());
+  watcher.join();
+  EXPECT_TRUE(seen.second.ok()) << seen.second.error_message();
+  ASSERT_THAT(seen.first, SizeIs(3));
+  for (size_t i = 0; i < seen.first.size(); ++i) EXPECT_EQ(seen.first[i].sequence(), i + 1);
+}
+
+TEST_F(SeveralTest, ABatchSubmittedToOneGoesToTheFreeSlotsOfAnother) {
+  FakeWorker worker(other_channel_, HelloOf("w", "i", 1));
+  ASSERT_TRUE(worker.AwaitWelcome().has_value());
+  const std::string batch = Submit({"bert"});
+  auto start = worker.AwaitStart();
+  ASSERT_TRUE(start.has_value());
+  EXPECT_EQ(start->batch_id(), batch);
+}
+
+TEST_F(SeveralTest, ACancelAtOneStopsWhatRunsAtAnother) {
+  const std::string kept = Submit({"roberta"}), batch = Submit({"bert"});
+  FakeWorker worker(other_channel_, HelloOf("w", "i", 2));
+  ASSERT_TRUE(worker.AwaitStart().has_value());
+  ASSERT_TRUE(worker.AwaitStart().has_value());
+  Cancel(batch);
+  auto abandoned = worker.AwaitAbandon();
+  ASSERT_TRUE(abandoned.has_value());
+  EXPECT_EQ(abandoned->job_id(), batch + ".bert");
+  EXPECT_TRUE(worker.abandons().empty()) << "the other batch goes on";
+}
+
+TEST_F(SeveralTest, AWorkerMovesToAnotherWithWhatItRuns) {
+  const std::string batch = Submit({"bert"});
+  v1::Assignment given;
+  {
+    FakeWorker worker(channel_, HelloOf("w", "i", 1));
+    auto start = worker.AwaitStart();
+    ASSERT_TRUE(start.has_value());
+    given = *start;
+    server_.reset();  // it dies
+  }
+  FakeWorker worker(other_channel_, HelloOf("w", "i", 1, {given.attempt()}));
+  ASSERT_TRUE(worker.AwaitWelcome().has_value());
+  ASSERT_TRUE(worker.SendResult(given, v1::PASSED));
+  auto ack = worker.AwaitAck();
+  ASSERT_TRUE(ack.has_value());
+  EXPECT_TRUE(ack->counted()) << ack->reason();
+}
+
+class DeafTest : public SeveralTest {
+ protected:
+  DeafTest() { poll_ = absl::Milliseconds(20); }
+};
+
+// As a pooler does, which hands each transaction to whatever session is free: what was LISTENed to is lost
+// without a word.
+TEST_F(DeafTest, WhatNotifyLosesThePollFinds) {
+  FakeWorker worker(other_channel_, HelloOf("w", "i", 1));
+  ASSERT_TRUE(worker.AwaitWelcome().has_value());
+  for (int round = 0; round < 3; ++round) {
+    ASSERT_THAT(PostgresServer::Get().Run(url_,
+                                          "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity"
+                                          " WHERE datname = current_database()"
+                                          " AND application_name = 'assay-coordinator bell'"),
+                IsOk());
+    const std::string batch = Submit({"bert"});
+    std::thread watcher([&] { EXPECT_TRUE(WatchOther(batch).second.ok()); });
+    auto start = worker.AwaitStart();
+    ASSERT_TRUE(start.has_value());
+    ASSERT_TRUE(worker.SendResult(*start, v1::PASSED));
+    ASSERT_TRUE(worker.AwaitAck().has_value());
+    watcher.join();
+  }
+}
+
+// What one bell rings, another hears.
+class BellTest : public ::testing::Test {
+ protected:
+  struct Ears {
+    absl::Mutex mutex;
+    std::set<std::string> batches ABSL_GUARDED_BY(mutex);
+    int calls ABSL_GUARDED_BY(mutex) = 0, everything ABSL_GUARDED_BY(mutex) = 0;
+
+    PostgresBell::Heard Listener() {
+      return [this](const std::optional<std::set<std::string>>& heard) {
+        absl::MutexLock lock(&mutex);
+        if (!heard) {
+          ++everything;
+          return;
+        }
+        ++calls;
+        batches.insert(heard->begin(), heard->end());
+      };
+    }
+    void AwaitEverything(int times) {
+      absl::MutexLock lock(&mutex);
+      auto heard = [&] { return everything >= times; };
+      mutex.Await(absl::Condition(&heard));
+    }
+    void AwaitBatches(size_t count) {
+      absl::MutexLock lock(&mutex);
+      auto heard = [&] { return batches.size() >= count; };
+      mutex.Await(absl::Condition(&heard));
+    }
+  };
+  PostgresBell::Options Rarely() const {
+    PostgresBell::Options options;
+    options.poll = absl::Hours(1);
+    return options;
+  }
+  const std::string url_ = PostgresServer::Get().NewStore();
+};
+
+TEST_F(BellTest, ManyRingsAreHeardAsFew) {
+  Ears mine, others;
+  PostgresBell listener(url_, Rarely(), others.Listener());
+  others.AwaitEverything(2);  // the first look, and once it listens
+  PostgresBell ringer(url_, Rarely(), mine.Listener());
+  mine.AwaitEverything(2);
+  for (int i = 0; i < 1000; ++i) ringer.Ring({absl::StrCat("b", i)});
+  others.AwaitBatches(1000);
+  absl::MutexLock lock(&others.mutex);
+  EXPECT_LT(others.calls, 200);
+  absl::MutexLock my_lock(&mine.mutex);
+  EXPECT_THAT(mine.batches, ::testing::IsEmpty()) << "nobody needs to be told of what they did themselves";
+}
+
+TEST_F(BellTest, MoreThanFitsIntoOneNotifyIsALookAtEverything) {
+  Ears mine, others;
+  PostgresBell listener(url_, Rarely(), others.Listener());
+  others.AwaitEverything(2);
+  PostgresBell ringer(url_, Rarely(), mine.Listener());
+  others.AwaitEverything(3);  // whoever comes tells the others to look
+  std::set<std::string> many;
+  for (int i = 0; i < 1000; ++i) many.insert(absl::StrCat("b20261122-063550-", i));
+  ringer.Ring(many);
+  others.AwaitEverything(4);
+}
+
+TEST_F(BellTest, AServerThatCameBackIsListenedToAgain) {
+  Ears mine, others;
+  PostgresBell listener(url_, Rarely(), others.Listener());
+  PostgresBell ringer(url_, Rarely(), mine.Listener());
+  PostgresServer::Get().Kill();
+  PostgresServer::Get().Start();
+  // What is rung before both are back is told as a look at everything.
+  absl::MutexLock lock(&others.mutex);
+  auto heard = [&] { return others.batches.count("b1") > 0; };
+  do {
+    ringer.Ring({"b1"});
+  } while (!others.mutex.AwaitWithTimeout(absl::Condition(&heard), absl::Milliseconds(20)));
+}
+
+}  // namespace
+}  // namespace assay::coordinator

@@ -1,11 +1,9 @@
 #include "worker/agent.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
+#include <functional>
+#include <optional>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -19,16 +17,19 @@
 #include "common/logging.h"
 #include "common/status_macros.h"
 #include "google/protobuf/util/time_util.h"
+#include "worker/acceptance.h"
 #include "worker/attempt_runner.h"
 #include "worker/blob_client.h"
 #include "worker/control_stream.h"
 #include "worker/coordinator_artifacts.h"
 #include "worker/courier.h"
+#include "worker/labels.h"
+#include "worker/node_info.h"
+#include "worker/state_folder.h"
 
 namespace assay::worker {
 namespace {
 
-constexpr uint32_t kProtocol = 1;
 // How long a draining agent waits for a connection that it has not.
 constexpr absl::Duration kReconnectGrace = absl::Seconds(1);
 
@@ -44,36 +45,9 @@ absl::Status Validate(AgentOptions& options, std::vector<std::string>& addresses
   if (options.name.empty()) return absl::InvalidArgumentError("the worker has no name");
   if (options.state_dir.empty()) return absl::InvalidArgumentError("no state folder is named");
   if (options.slots < 1 || options.slots > 1024) return absl::InvalidArgumentError("slots: 1 to 1024");
-  for (const std::string& label : options.labels) {
-    if (label.find('=') == std::string::npos || label.front() == '=') {
-      return absl::InvalidArgumentError(absl::StrCat("label '", label, "' is not key=value"));
-    }
-  }
-  // The test host runs with a working folder of its own choice.
-  std::vector<std::filesystem::path*> paths = {&options.state_dir,
-                                               &options.host_binary,
-                                               &options.checkpoint_root,
-                                               &options.hub.cache_dir,
-                                               &options.exporter.folder,
-                                               &options.exporter.samples,
-                                               &options.exporter.sandbox_binary};
-  for (std::filesystem::path& folder : options.checkpoint_folders) paths.push_back(&folder);
-  for (std::filesystem::path* path : paths) {
-    if (!path->empty()) *path = std::filesystem::absolute(*path);
-  }
+  if (options.gpu_slots > 64) return absl::InvalidArgumentError("GPU slots: 0 to 64");
+  MakePathsAbsolute(options);
   return absl::OkStatus();
-}
-
-absl::StatusOr<Fd> LockFolder(const std::filesystem::path& folder) {
-  std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  const std::filesystem::path path = folder / "lock";
-  Fd lock(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
-  if (!lock.open()) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open ", path.string()));
-  if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
-    return absl::FailedPreconditionError(absl::StrCat("another worker uses ", folder.string()));
-  }
-  return lock;
 }
 
 class RunningAgent final : public Agent, public StreamOwner, public AttemptListener {
@@ -82,6 +56,7 @@ class RunningAgent final : public Agent, public StreamOwner, public AttemptListe
   ~RunningAgent() override { Stop(); }
 
   absl::Status Begin(std::vector<std::string> addresses) {
+    ASSAY_ASSIGN_OR_RETURN(labels_, Labels::Open(options_.labels, options_.label_file));
     ASSAY_ASSIGN_OR_RETURN(spool_, Spool::Open(options_.state_dir / "spool"));
     courier_ = std::make_unique<Courier>(spool_.get());
     ASSAY_ASSIGN_OR_RETURN(
@@ -95,6 +70,18 @@ class RunningAgent final : public Agent, public StreamOwner, public AttemptListe
     artifacts_ = std::make_unique<CoordinatorArtifacts>(
         cache_.get(), [this]() -> ControlStream& { return *stream_; }, options_.fetch_limit);
     ASSAY_ASSIGN_OR_RETURN(runner_, AttemptRunner::Start(options_, cache_.get(), artifacts_.get(), this));
+    acceptance_ = std::make_unique<Acceptance>(
+        options_.state_dir / "acceptance.textproto",
+        [this](v1::Assignment test, std::function<void(v1::TestResult)> done) {
+          runner_->RunApart(std::move(test), std::move(done));
+        },
+        [this](const v1::AcceptanceReport& report) {
+          // Where no coordinator hears it now, the next Hello tells it.
+          if (stream_->protocol() < 2) return;
+          v1::WorkerMessage message;
+          *message.mutable_acceptance() = report;
+          stream_->Send(std::move(message));
+        });
     ControlStreamOptions stream;
     stream.addresses = std::move(addresses);
     stream.min_backoff = options_.min_backoff;
@@ -116,6 +103,11 @@ class RunningAgent final : public Agent, public StreamOwner, public AttemptListe
     }
     spdlog::info("draining: {} attempts run, {} results are not acknowledged", runner_->Running().size(),
                  courier_->owed());
+    stream_->BeatNow();
+  }
+
+  void ReadLabels() override {
+    labels_->Current(/*always=*/true);
     stream_->BeatNow();
   }
 
@@ -143,43 +135,54 @@ class RunningAgent final : public Agent, public StreamOwner, public AttemptListe
 
  private:
   // StreamOwner
-  v1::Hello MakeHello() override {
+  v1::Hello MakeHello(uint32_t protocol) override {
     AwaitBegun();
     v1::Hello hello;
-    hello.set_protocol(kProtocol);
+    hello.set_protocol(protocol);
     hello.set_worker(options_.name);
     hello.set_instance(instance_);
     hello.set_build(absl::StrCat("assay ", BuildVersion()));
     *hello.mutable_time() =
         google::protobuf::util::TimeUtil::NanosecondsToTimestamp(absl::GetCurrentTimeNanos());
-    for (const std::string& label : options_.labels) hello.add_label(label);
-    if (const Exporter* exporter = runner_->exporter(); exporter != nullptr) {
-      hello.add_label(absl::StrCat("exporter=", exporter->identity().transformers));
+    *hello.mutable_node() = node_;
+    for (std::string& build : runner_->TorchBuilds()) hello.mutable_node()->add_torch_build(std::move(build));
+    const std::vector<std::string> labels = LabelsNow();
+    hello.mutable_label()->Assign(labels.begin(), labels.end());
+    for (v1::DeviceSlots& device : runner_->Devices(protocol)) *hello.add_device() = std::move(device);
+    if (std::optional<v1::AcceptanceReport> report = acceptance_->Holding(runner_->DeviceInfos())) {
+      *hello.mutable_acceptance() = *std::move(report);
     }
-    for (v1::DeviceSlots& device : runner_->Devices()) *hello.add_device() = std::move(device);
     for (const AttemptKey& key : Held()) *hello.add_attempt() = RefOf(key);
+    const std::string paused = WhyPaused();
     absl::MutexLock lock(&mutex_);
-    hello.set_draining(draining_);
+    hello.set_draining(draining_ || !paused.empty());
     drain_told_ = drain_answered_ = false;  // nothing was said on this connection
+    told_labels_ = labels;
     return hello;
   }
 
   v1::Heartbeat MakeHeartbeat() override {
     v1::Heartbeat heartbeat;
     for (const AttemptKey& key : Held()) *heartbeat.add_attempt() = RefOf(key);
-    {
-      absl::MutexLock lock(&mutex_);
-      heartbeat.set_draining(draining_);
-      drain_told_ = drain_told_ || draining_;
-    }
-    heartbeat.set_free_slots(heartbeat.draining() ? 0 : runner_->FreeSlots());
+    const std::vector<std::string> labels = LabelsNow();
+    // To a coordinator that does not know of pausing it drains, for a while.
+    heartbeat.set_paused(WhyPaused());
+    bool other_labels;
     absl::Duration limit;
     {
       absl::MutexLock lock(&mutex_);
+      heartbeat.set_draining(draining_ || !heartbeat.paused().empty());
+      drain_told_ = drain_told_ || draining_;
+      other_labels = labels != told_labels_;
       limit = std::max(options_.ack_limit, lease_);
     }
+    heartbeat.set_free_slots(heartbeat.draining() ? 0 : runner_->FreeSlots());
+    if (other_labels) *heartbeat.mutable_labels()->mutable_label() = {labels.begin(), labels.end()};
     if (courier_->Overdue(limit)) {
       spdlog::warn("a result was not acknowledged for {}; connecting again", absl::FormatDuration(limit));
+      stream_->Reconnect();
+    } else if (other_labels && stream_->protocol() < 2) {
+      spdlog::info("connecting again, to tell the changed labels");
       stream_->Reconnect();
     }
     return heartbeat;
@@ -198,6 +201,10 @@ class RunningAgent final : public Agent, public StreamOwner, public AttemptListe
     for (const v1::AttemptRef& ref : desired.abandon()) {
       runner_->Abandon(KeyOf(ref));
       courier_->Drop(KeyOf(ref));
+    }
+    if (desired.drain()) Drain();
+    if (desired.has_accept() && !acceptance_->Sweep(desired.accept(), runner_->DeviceInfos())) {
+      spdlog::warn("acceptance {} is not begun: another sweep is under way", desired.accept().id());
     }
     // While draining too: what was under way when the coordinator heard of it is sooner done here than lost.
     runner_->Take(desired);
@@ -239,6 +246,42 @@ class RunningAgent final : public Agent, public StreamOwner, public AttemptListe
   }
 
   bool AwaitCoordinator(absl::Time deadline) override { return stream_->AwaitConnected(deadline); }
+
+  std::vector<std::string> LabelsNow() {
+    std::vector<std::string> labels = labels_->Current();
+    if (const Exporter* exporter = runner_->exporter(); exporter != nullptr) {
+      labels.push_back(absl::StrCat("exporter=", exporter->identity().transformers));
+    }
+    return labels;
+  }
+
+  // Why nothing new is to be taken for now; empty: it is. Looked at with every heartbeat.
+  std::string WhyPaused() {
+    std::string why = courier_->SpoolTrouble();
+    if (!why.empty()) {
+      courier_->RetrySpool();
+      why = absl::StrCat("results cannot be spooled: ", why);
+    } else {
+      std::error_code error;
+      const std::filesystem::space_info space = std::filesystem::space(options_.state_dir, error);
+      if (error) {
+        why = absl::StrCat("state folder ", options_.state_dir.string(), ": ", error.message());
+      } else if (space.available < options_.min_free_bytes) {
+        why = absl::StrCat("state folder ", options_.state_dir.string(), " is full: ", space.available >> 20,
+                           " MiB are free, ", options_.min_free_bytes >> 20, " are needed");
+      }
+    }
+    absl::MutexLock lock(&mutex_);
+    if (why.empty() != paused_.empty()) {
+      if (why.empty()) {
+        spdlog::info("taking tests again");
+      } else {
+        spdlog::error("taking nothing new: {}", why);
+      }
+    }
+    paused_ = why;
+    return why;
+  }
 
   // What a coordinator must know of. An attempt that finishes is owed before it stops to run: asked in this
   // order, none is missed.
@@ -304,10 +347,13 @@ class RunningAgent final : public Agent, public StreamOwner, public AttemptListe
   const AgentOptions options_;
   const Fd lock_;
   const std::string instance_ = NewUuid();
+  const v1::NodeInfo node_ = DescribeNode();
+  std::unique_ptr<Labels> labels_;
   std::unique_ptr<Spool> spool_;
   std::unique_ptr<Courier> courier_;
   std::unique_ptr<BlobCache> cache_;
   std::unique_ptr<CoordinatorArtifacts> artifacts_;
+  std::unique_ptr<Acceptance> acceptance_;  // outlives the runner, whose threads call it
   std::unique_ptr<AttemptRunner> runner_;
   std::unique_ptr<ControlStream> stream_;
 
@@ -316,6 +362,8 @@ class RunningAgent final : public Agent, public StreamOwner, public AttemptListe
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   bool drain_told_ ABSL_GUARDED_BY(mutex_) = false;      // a heartbeat of this connection said so, and
   bool drain_answered_ ABSL_GUARDED_BY(mutex_) = false;  // a DesiredState came after it
+  std::vector<std::string> told_labels_ ABSL_GUARDED_BY(mutex_);  // in this connection's Hello
+  std::string paused_ ABSL_GUARDED_BY(mutex_);
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   bool over_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Duration lease_ ABSL_GUARDED_BY(mutex_);

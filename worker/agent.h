@@ -20,6 +20,7 @@
 #include "absl/time/time.h"
 #include "hub/hub.h"
 #include "worker/exporter.h"
+#include "worker/gpus.h"
 
 namespace assay::worker {
 
@@ -27,13 +28,24 @@ struct AgentOptions {
   std::string coordinator;            // host:port; several, separated by commas, are tried in turn
   std::string name;                   // stable name of the node
   std::filesystem::path state_dir;    // blob cache and spool; one agent at a time
-  uint32_t slots = 1;                 // tests that run at once on the CPU; a GPU always has one slot
+  uint32_t slots = 1;                 // tests that run at once on the CPU
   std::filesystem::path host_binary;  // assay-host
   bool cpu_only = false;              // leave GPUs alone
-  // GPUs to use, as CUDA_VISIBLE_DEVICES names them; unset: those that this process may see.
-  std::optional<std::vector<std::string>> gpus;
+  // GPUs to use; unset: those that this process may see.
+  std::optional<std::vector<Gpu>> gpus;
+  // Most tests at once on a GPU, each with a host of its own; 0: one for every 8 GiB, 1 to 4. One in any case where
+  // the GPU's memory is not known.
+  uint32_t gpu_slots = 0;
+  // Of a GPU's memory, what is kept from tests, for their processes and others'; unset: half a GiB, and as much again
+  // for each slot.
+  std::optional<uint64_t> gpu_memory_reserve;
+  // A GPU's host that holds more of its memory after a test is replaced. cuBLAS's workspace, which stays, takes up to
+  // 32 MiB a stream.
+  uint64_t gpu_kept_limit = uint64_t{256} << 20;
   // "key=value". Where `exporter` has a folder, "exporter=<version of transformers>" comes by itself.
   std::vector<std::string> labels;
+  // More of them, one a line, that may change while the agent runs (worker/labels.h); empty: none.
+  std::filesystem::path label_file;
 
   // Where checkpoints are. Ids are looked for as <checkpoint_root>/<org>/<name> first (empty: not), then by
   // the hub's client in its cache and on the hub.
@@ -59,7 +71,9 @@ struct AgentOptions {
   absl::Duration ack_limit = absl::Seconds(10);
   // How long a draining agent waits for acknowledgements after its last test; what is left stays spooled.
   absl::Duration drain_limit = absl::Seconds(30);
-  absl::Duration min_backoff = absl::Milliseconds(50);
+  // With less than this free in state_dir the agent takes nothing new.
+  uint64_t min_free_bytes = uint64_t{64} << 20;
+  absl::Duration min_backoff = absl::Milliseconds(250);
   absl::Duration max_backoff = absl::Seconds(5);
 };
 
@@ -76,6 +90,8 @@ class Agent {
 
   // Finish what was taken, take no more, get every acknowledgement, leave. Returns at once.
   virtual void Drain() = 0;
+  // Looks at label_file at once; else it does so with every heartbeat.
+  virtual void ReadLabels() = 0;
   // Until drained or stopped.
   virtual void Wait() = 0;
   // Stop now: hosts are killed, running attempts are left for the coordinator to give to another worker.

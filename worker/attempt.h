@@ -1,6 +1,7 @@
 // One attempt on its way through the runner. For the runner's own files.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -29,6 +30,9 @@ struct AttemptRunner::Attempt {
   std::string checkpoint_dir;
   bool hub_verified = false;
   std::string entry_model_class;
+
+  // Where its result goes if it is no attempt (RunApart); constant.
+  std::function<void(v1::TestResult)> apart;
 
   bool fetched_ahead = false;  // guarded
   bool abandoned = false;      // guarded

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -9,8 +10,8 @@
 #include "common/logging.h"
 #include "common/status_macros.h"
 #include "worker/attempt.h"
-#include "worker/complete.h"
-#include "worker/gpus.h"
+#include "worker/control_stream.h"
+#include "worker/lane.h"
 
 namespace assay::worker {
 namespace {
@@ -29,62 +30,6 @@ v1::TestResult ResultOf(v1::Outcome outcome, std::string message) {
   result.set_message(std::move(message));
   return result;
 }
-
-// One host and its slots.
-class AttemptRunner::Lane final : public HostListener {
- public:
-  Lane(AttemptRunner* runner, uint32_t slots, bool is_gpu) : runner_(runner), slots(slots), is_gpu(is_gpu) {}
-
-  void HostStarted(const v1::HostReady& started) override {
-    for (const std::string& warning : started.warning()) spdlog::warn("test host: {}", warning);
-    {
-      absl::MutexLock lock(&runner_->mutex_);
-      ready = started;
-      up = true;
-    }
-    runner_->listener_->CapacityChanged();
-  }
-  void HostLost(const std::string&) override {
-    {
-      absl::MutexLock lock(&runner_->mutex_);
-      up = false;
-    }
-    runner_->listener_->CapacityChanged();
-  }
-  void TestEvent(const std::string& id, const v1::HostEvent& event) override {
-    runner_->OnTestEvent(id, event);
-  }
-  void TestFinished(const std::string& id, v1::TestResult result) override {
-    runner_->OnTestFinished(*this, id, std::move(result));
-  }
-
-  // True where the host offers a device of this lane's kind.
-  bool HasDevice() const {
-    return std::any_of(ready.device().begin(), ready.device().end(),
-                       [this](const v1::DeviceInfo& device) { return device.kind() == Kind(); });
-  }
-  // The device that tests of this lane run on.
-  v1::DeviceInfo Device() const {
-    for (const v1::DeviceInfo& device : ready.device()) {
-      if (device.kind() == Kind()) return device;
-    }
-    v1::DeviceInfo device;
-    device.set_kind(Kind());
-    return device;
-  }
-
- private:
-  const char* Kind() const { return is_gpu ? "cuda" : "cpu"; }
-  AttemptRunner* const runner_;
-
- public:
-  const uint32_t slots;
-  const bool is_gpu;
-  v1::HostReady ready;  // guarded by AttemptRunner::mutex_, as are the next two
-  bool up = false;
-  uint32_t running = 0;  // tests with the host, abandoned ones included
-  std::unique_ptr<TestHost> host;
-};
 
 AttemptRunner::AttemptRunner(const AgentOptions& options, BlobCache* cache, Artifacts* artifacts,
                              AttemptListener* listener)
@@ -109,55 +54,14 @@ absl::StatusOr<std::unique_ptr<AttemptRunner>> AttemptRunner::Start(const AgentO
 
 AttemptRunner::~AttemptRunner() { Stop(); }
 
-std::unique_ptr<AttemptRunner::Lane> AttemptRunner::StartLane(std::vector<std::string> arguments,
-                                                              std::vector<std::string> environment,
-                                                              uint32_t slots, bool is_gpu) {
-  TestHostOptions host;
-  host.binary = options_.host_binary;
-  host.arguments = std::move(arguments);
-  host.environment = std::move(environment);
-  host.start_limit = options_.host_start_limit;
-  host.grace = options_.host_grace;
-  auto lane = std::make_unique<Lane>(this, slots, is_gpu);
-  lane->host = std::make_unique<TestHost>(std::move(host), lane.get());
-  return lane;
-}
-
-absl::Status AttemptRunner::StartHosts() {
-  std::vector<std::string> environment = ScrubEnvironment(OwnEnvironment());
-  // LibTorch's symbols are bound once, at the host's start; bound lazily, every child would bind them anew.
-  environment.push_back("LD_BIND_NOW=1");
-  lanes_.push_back(StartLane({}, WithVisibleGpus(environment, ""), options_.slots, false));
-  std::vector<std::string> names;
-  if (!options_.cpu_only) names = options_.gpus.has_value() ? *options_.gpus : FindGpus(environment);
-  std::vector<std::unique_ptr<Lane>> gpus;
-  for (const std::string& name : names) {
-    gpus.push_back(StartLane({"--device", "cuda"}, WithVisibleGpus(environment, name), 1, true));
-  }
-  ASSAY_RETURN_IF_ERROR(lanes_.front()->host->WaitUntilReady());
-  for (size_t i = 0; i < gpus.size(); ++i) {
-    absl::Status up = gpus[i]->host->WaitUntilReady();
-    if (up.ok()) {
-      absl::MutexLock lock(&mutex_);
-      if (!gpus[i]->HasDevice()) up = absl::FailedPreconditionError("its test host found no CUDA device");
-    }
-    if (!up.ok()) {
-      spdlog::error("GPU {} is left out: {}", names[i], up.ToString());
-      gpus[i]->host->Stop();
-      continue;
-    }
-    lanes_.push_back(std::move(gpus[i]));
-    has_gpu_ = true;
-  }
-  return absl::OkStatus();
-}
-
 void AttemptRunner::Stop() {
   {
     absl::MutexLock lock(&mutex_);
     stopped_ = true;
   }
-  for (const auto& lane : lanes_) lane->host->Stop();
+  for (const auto& device : devices_) {
+    for (const auto& lane : device->lanes) lane->host->Stop();
+  }
   for (std::thread& thread : threads_) {
     if (thread.joinable()) thread.join();
   }
@@ -184,8 +88,7 @@ void AttemptRunner::Abandon(const AttemptKey& key) {
   attempts_.erase(at);
   attempt->abandoned = true;
   for (auto* waiting : {&to_prepare_, &to_find_, &to_export_}) std::erase(*waiting, attempt);
-  std::erase(ready_cpu_, attempt);
-  std::erase(ready_gpu_, attempt);
+  std::erase(ready_, attempt);
   // Its slot is taken until the host says that it has stopped.
   if (attempt->lane != nullptr) attempt->lane->host->Cancel(attempt->id);
 }
@@ -193,13 +96,18 @@ void AttemptRunner::Abandon(const AttemptKey& key) {
 std::vector<AttemptKey> AttemptRunner::Running() const {
   absl::MutexLock lock(&mutex_);
   std::vector<AttemptKey> keys;
-  for (const auto& [key, attempt] : attempts_) keys.push_back(key);
+  for (const auto& [key, attempt] : attempts_) {
+    if (attempt->apart == nullptr) keys.push_back(key);
+  }
   return keys;
 }
 
 bool AttemptRunner::AwaitIdle() const {
   absl::MutexLock lock(&mutex_);
-  auto over = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopped_ || attempts_.empty(); };
+  auto over = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return stopped_ || std::all_of(attempts_.begin(), attempts_.end(),
+                                   [](const auto& entry) { return entry.second->apart != nullptr; });
+  };
   mutex_.Await(absl::Condition(&over));
   return !stopped_;
 }
@@ -207,21 +115,42 @@ bool AttemptRunner::AwaitIdle() const {
 uint32_t AttemptRunner::FreeSlots() const {
   absl::MutexLock lock(&mutex_);
   int64_t free = 0;
-  for (const auto& lane : lanes_) free += lane->up ? lane->slots : 0;
+  for (const auto& device : devices_) {
+    for (const auto& lane : device->lanes) free += lane->up ? lane->capacity : 0;
+  }
   free -= static_cast<int64_t>(attempts_.size());
   for (const auto& [id, attempt] : with_host_) free -= attempt->abandoned ? 1 : 0;
   return static_cast<uint32_t>(std::max<int64_t>(free, 0));
 }
 
-std::vector<v1::DeviceSlots> AttemptRunner::Devices() const {
+std::vector<v1::DeviceSlots> AttemptRunner::Devices(uint32_t protocol) const {
   absl::MutexLock lock(&mutex_);
-  std::vector<v1::DeviceSlots> devices;
-  for (const auto& lane : lanes_) {
-    devices.emplace_back();
-    *devices.back().mutable_device() = lane->Device();
-    devices.back().set_slots(lane->slots);
+  std::vector<v1::DeviceSlots> slots;
+  for (const auto& device : devices_) {
+    slots.emplace_back();
+    *slots.back().mutable_device() = device->Info();
+    // Who counts by slots alone would give a GPU more than fits together.
+    slots.back().set_slots(device->is_gpu && protocol < 2 ? 1 : device->room.slots());
+    slots.back().set_memory_bytes(device->room.memory_bytes());
   }
-  return devices;
+  return slots;
+}
+
+std::vector<v1::DeviceInfo> AttemptRunner::DeviceInfos() const {
+  std::vector<v1::DeviceInfo> infos;
+  for (const v1::DeviceSlots& device : Devices(kNewestProtocol)) infos.push_back(device.device());
+  return infos;
+}
+
+std::vector<std::string> AttemptRunner::TorchBuilds() const {
+  absl::MutexLock lock(&mutex_);
+  std::set<std::string> builds;
+  for (const auto& device : devices_) {
+    for (const auto& lane : device->lanes) {
+      if (!lane->ready.torch_version().empty()) builds.insert(lane->ready.torch_version());
+    }
+  }
+  return {builds.begin(), builds.end()};
 }
 
 void AttemptRunner::Serve(Queue& queue, void (AttemptRunner::*step)(const std::shared_ptr<Attempt>&)) {
@@ -324,6 +253,19 @@ void AttemptRunner::Prepare(const std::shared_ptr<Attempt>& self) {
     return Finish(self, ResultOf(v1::UNSUPPORTED,
                                  absl::StrCat("there is no program for model ", assignment.model().name())));
   }
+  if (const std::string& id = assignment.device_id(); !id.empty()) {
+    const Device* device = DeviceById(id);
+    if (device == nullptr) {
+      return Finish(self, ResultOf(v1::INFRASTRUCTURE_ERROR,
+                                   absl::StrCat("worker ", options_.name, " has no device ", id)));
+    }
+    const v1::DeviceChoice wanted = test.set_up().device();
+    if ((wanted == v1::CUDA && !device->is_gpu) || (wanted == v1::CPU && device->is_gpu)) {
+      return Finish(self, ResultOf(v1::INFRASTRUCTURE_ERROR,
+                                   absl::StrCat("the test wants ", v1::DeviceChoice_Name(wanted),
+                                                " and was placed on device ", id)));
+    }
+  }
   if (test.set_up().device() == v1::CUDA && !has_gpu_) {
     return Finish(
         self, ResultOf(v1::UNSUPPORTED, absl::StrCat("worker ", options_.name, " offers no CUDA device")));
@@ -338,48 +280,8 @@ void AttemptRunner::Prepare(const std::shared_ptr<Attempt>& self) {
   }
 }
 
-void AttemptRunner::AwaitSlot(const std::shared_ptr<Attempt>& attempt) {
-  const v1::DeviceChoice device = attempt->prepared.test.set_up().device();
-  (device != v1::CPU && has_gpu_ ? ready_gpu_ : ready_cpu_).push_back(attempt);
-  Dispatch();
-}
-
-void AttemptRunner::Dispatch() {
-  for (const auto& lane : lanes_) {
-    auto& ready = lane->is_gpu ? ready_gpu_ : ready_cpu_;
-    while (lane->running < lane->slots && !ready.empty()) {
-      std::shared_ptr<Attempt> attempt = std::move(ready.front());
-      ready.pop_front();
-      Launch(*lane, std::move(attempt));
-    }
-  }
-}
-
-void AttemptRunner::Launch(Lane& lane, std::shared_ptr<Attempt> attempt) {
-  ++lane.running;
-  attempt->lane = &lane;
-  attempt->id = absl::StrCat(++last_id_);
-  v1::RunTest run;
-  run.set_id(attempt->id);
-  *run.mutable_test() = attempt->prepared.test;
-  run.set_program_path(attempt->PathOf(attempt->assignment.program_digest()));
-  for (const v1::Case& c : attempt->prepared.test.case_()) {
-    for (const std::string* digest : {&c.program_digest(), &c.golden_digest()}) {
-      if (digest->empty()) continue;
-      v1::BlobFile& file = *run.add_file();
-      file.set_digest(*digest);
-      file.set_path(attempt->PathOf(*digest));
-    }
-  }
-  run.set_checkpoint_dir(attempt->checkpoint_dir);
-  run.set_hub_verified(attempt->hub_verified);
-  lane.host->Run(std::move(run));
-  // Under the lock, so that it comes before the test's own events.
-  TellStarted(*attempt);
-  with_host_[attempt->id] = std::move(attempt);
-}
-
 void AttemptRunner::TellStarted(const Attempt& attempt) {
+  if (attempt.apart != nullptr) return;
   v1::AttemptEvent event;
   *event.mutable_attempt() = attempt.assignment.attempt();
   event.mutable_started();
@@ -393,7 +295,7 @@ void AttemptRunner::OnTestEvent(const std::string& id, const v1::HostEvent& even
     auto at = with_host_.find(id);
     if (at == with_host_.end() || at->second->abandoned) return;
     if (event.has_log()) at->second->log.Append(event.log().text());
-    if (!event.has_case_result()) return;
+    if (!event.has_case_result() || at->second->apart != nullptr) return;
     *progress.mutable_attempt() = at->second->assignment.attempt();
   }
   *progress.mutable_case_result() = event.case_result();
@@ -401,23 +303,29 @@ void AttemptRunner::OnTestEvent(const std::string& id, const v1::HostEvent& even
   listener_->AttemptProgressed(progress);
 }
 
-void AttemptRunner::OnTestFinished(Lane& lane, const std::string& id, v1::TestResult result) {
-  std::shared_ptr<Attempt> attempt;
-  {
-    absl::MutexLock lock(&mutex_);
-    if (stopped_) return;
-    auto at = with_host_.find(id);
-    if (at == with_host_.end()) return;
-    attempt = std::move(at->second);
-    with_host_.erase(at);
-    --lane.running;
-    Dispatch();
+void AttemptRunner::RunApart(v1::Assignment assignment, std::function<void(v1::TestResult)> done) {
+  auto attempt = std::make_shared<Attempt>();
+  attempt->key = KeyOf(assignment.attempt());
+  attempt->assignment = std::move(assignment);
+  attempt->apart = std::move(done);
+  absl::MutexLock lock(&mutex_);
+  if (!attempts_.emplace(attempt->key, attempt).second) return;
+  to_prepare_.push_back(std::move(attempt));
+}
+
+// What the host says of the device stands, with what only the driver's library knows.
+void AttemptRunner::SayDevice(const Device& device, v1::Provenance& provenance) const {
+  const v1::DeviceInfo info = device.Info();
+  if (device.gpu.simulated) {
+    *provenance.mutable_device() = info;
+    provenance.mutable_device()->set_kind("simulated");
+    return;
   }
-  if (const std::string fault = FaultOfPass(attempt->prepared.test, result); !fault.empty()) {
-    result.set_outcome(v1::INFRASTRUCTURE_ERROR);
-    result.set_message(absl::StrCat("the host's result ", fault));
-  }
-  Finish(attempt, std::move(result));
+  if (provenance.device().kind().empty()) *provenance.mutable_device() = info;
+  provenance.mutable_device()->set_id(info.id());
+  if (!device.is_gpu || provenance.device().kind() != info.kind()) return;
+  provenance.mutable_device()->set_mig_profile(info.mig_profile());
+  provenance.mutable_device()->set_driver(info.driver());
 }
 
 void AttemptRunner::Finish(const std::shared_ptr<Attempt>& attempt, v1::TestResult result) {
@@ -440,9 +348,16 @@ void AttemptRunner::Finish(const std::shared_ptr<Attempt>& attempt, v1::TestResu
       const v1::HostReady& ready = attempt->lane->ready;
       if (provenance.engine_build().empty()) provenance.set_engine_build(ready.engine_build());
       if (provenance.torch_version().empty()) provenance.set_torch_version(ready.torch_version());
-      if (provenance.device().kind().empty()) *provenance.mutable_device() = attempt->lane->Device();
+      SayDevice(*attempt->lane->device, provenance);
     }
     spooled.log = attempt->log.Take();
+  }
+  if (attempt->apart != nullptr) {
+    {
+      absl::MutexLock lock(&mutex_);
+      if (attempts_.erase(attempt->key) == 0 || stopped_) return;
+    }
+    return attempt->apart(std::move(result));
   }
   if (!abandoned) {
     if (FitResult(result)) {

@@ -23,6 +23,7 @@
 #include "worker/checkpoint.h"
 #include "worker/export_stage.h"
 #include "worker/exporter.h"
+#include "worker/gpus.h"
 #include "worker/prepare.h"
 #include "worker/result_limits.h"
 #include "worker/spool.h"
@@ -50,8 +51,9 @@ class AttemptListener {
 // Thread-safe.
 class AttemptRunner {
  public:
-  // Starts the hosts, one for the CPU and one for each GPU, and waits for them. Errors as Agent::Start. A GPU
-  // whose host does not start is left out, with a logged error. All that is pointed to outlives the runner.
+  // Starts the hosts, one for the CPU and one for each slot of a GPU, and waits for the first of each device. Errors
+  // as Agent::Start. A GPU whose host does not start is left out, with a logged error. All that is pointed to
+  // outlives the runner.
   static absl::StatusOr<std::unique_ptr<AttemptRunner>> Start(const AgentOptions& options, BlobCache* cache,
                                                               Artifacts* artifacts,
                                                               AttemptListener* listener);
@@ -68,13 +70,21 @@ class AttemptRunner {
   // How many more attempts could start at once. Attempts beyond that wait here for a slot, in their order,
   // with their blobs fetched and their tests generated.
   uint32_t FreeSlots() const;
-  std::vector<v1::DeviceSlots> Devices() const;
+  // As they are announced to a coordinator of that protocol.
+  std::vector<v1::DeviceSlots> Devices(uint32_t protocol) const;
+  std::vector<v1::DeviceInfo> DeviceInfos() const;
+  std::vector<std::string> TorchBuilds() const;
+  // Runs a test that is no attempt: nothing of it is told to the listener or a coordinator, and its result carries
+  // output digests. `assignment.attempt` is a key of the caller's own, not in use. `done` hears the result, once, on a
+  // thread of the runner, unless the runner is stopped first.
+  void RunApart(v1::Assignment assignment, std::function<void(v1::TestResult)> done);
   // Null where this worker takes no export stages.
   const Exporter* exporter() const { return exporter_.get(); }
   void Stop();
 
  private:
   struct Attempt;
+  struct Device;
   class Lane;
 
   using Queue = std::deque<std::shared_ptr<Attempt>>;
@@ -84,8 +94,11 @@ class AttemptRunner {
   // The hub's client, and the exporter where there is one.
   absl::Status StartCheckpoints();
   absl::Status StartHosts();
-  std::unique_ptr<Lane> StartLane(std::vector<std::string> arguments, std::vector<std::string> environment,
-                                  uint32_t slots, bool is_gpu);
+  std::unique_ptr<Device> StartDevice(const Gpu& gpu, bool is_gpu,
+                                      const std::vector<std::string>& environment);
+  Device* DeviceById(const std::string& id) const;
+  bool CouldRunOn(const Attempt& attempt, const Device& device) const;
+  void SayDevice(const Device& device, v1::Provenance& provenance) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // One thread of those that take the attempts of a queue one step further.
   void Serve(Queue& queue, void (AttemptRunner::*step)(const std::shared_ptr<Attempt>&));
   void PrepareLoop();
@@ -111,16 +124,15 @@ class AttemptRunner {
   std::unique_ptr<CheckpointFinder> finder_;  // constant after Start, as are the next two
   std::unique_ptr<Exporter> exporter_;        // null: no export stages
   std::unique_ptr<ExportStage> stage_;        // likewise
-  std::vector<std::unique_ptr<Lane>> lanes_;  // constant after Start; the CPU's is the first
-  bool has_gpu_ = false;                      // likewise
+  std::vector<std::unique_ptr<Device>> devices_;  // constant after Start; the CPU is the first
+  bool has_gpu_ = false;                          // likewise
 
   mutable absl::Mutex mutex_;
   std::map<AttemptKey, std::shared_ptr<Attempt>> attempts_ ABSL_GUARDED_BY(mutex_);
   Queue to_prepare_ ABSL_GUARDED_BY(mutex_);
   Queue to_find_ ABSL_GUARDED_BY(mutex_);
   Queue to_export_ ABSL_GUARDED_BY(mutex_);
-  Queue ready_cpu_ ABSL_GUARDED_BY(mutex_);
-  Queue ready_gpu_ ABSL_GUARDED_BY(mutex_);
+  Queue ready_ ABSL_GUARDED_BY(mutex_);  // for a slot
   std::unordered_map<std::string, std::shared_ptr<Attempt>> with_host_ ABSL_GUARDED_BY(mutex_);
   uint64_t last_id_ ABSL_GUARDED_BY(mutex_) = 0;
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;

@@ -10,10 +10,10 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
-#include "absl/time/clock.h"
 #include "common/file.h"
 #include "common/status_macros.h"
 #include "host/memory.h"
+#include "worker/steady.h"
 #include "worker/subprocess.h"
 
 namespace assay::worker {
@@ -54,7 +54,7 @@ absl::StatusOr<BoundedEnd> RunBounded(const std::filesystem::path& binary,
   ASSAY_ASSIGN_OR_RETURN(const std::unique_ptr<Subprocess> process,
                          Subprocess::Start(binary, arguments, environment));
   process->input().Close();
-  const absl::Time deadline = absl::Now() + bounds.timeout;
+  const absl::Time deadline = SteadyNow() + bounds.timeout;
   BoundedEnd end;
   using Why = BoundedEnd::Why;
   while (true) {
@@ -67,7 +67,7 @@ absl::StatusOr<BoundedEnd> RunBounded(const std::filesystem::path& binary,
       end.peak_memory_bytes = std::max(end.peak_memory_bytes, bytes);
       if (bytes > bounds.memory_bytes) end.why = Why::kOutOfMemory;
     }
-    if (absl::Now() >= deadline) end.why = Why::kTimedOut;
+    if (SteadyNow() >= deadline) end.why = Why::kTimedOut;
     if (cancelled()) end.why = Why::kCancelled;
     if (end.why != Why::kItself) break;
   }

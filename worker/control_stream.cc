@@ -17,6 +17,8 @@ namespace assay::worker {
 namespace {
 
 constexpr absl::Duration kDefaultHeartbeat = absl::Seconds(1);
+constexpr int kConnectLimitMs = 2'000;
+constexpr int kSilenceLimitMs = 3'000;
 
 // A channel of its own for each connection: a shared one would remember failures, and wait by its own
 // backoff.
@@ -24,6 +26,14 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  // A name may have the addresses of several coordinators: whichever answers, and not all workers the same one.
+  arguments.SetLoadBalancingPolicyName("round_robin");
+  // An address that swallows packets is given up soon …
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectLimitMs);
+  // … and so is a machine that vanished: with a keepalive set, gRPC has the kernel (TCP_USER_TIMEOUT) end a connection
+  // whose packets, of heartbeats as a rule, are not acknowledged for so long. Pings come too seldom to trouble a server.
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 600'000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kSilenceLimitMs);
   return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
 }
 
@@ -37,9 +47,17 @@ struct ControlStream::Connection {
   std::deque<v1::WorkerMessage> outgoing;
   absl::Duration heartbeat = kDefaultHeartbeat;
   bool welcomed = false;
+  uint32_t protocol = 0;  // of Hello, and then of Welcome
   bool beat_now = false;
   bool closing = false;  // nothing more can be read
 };
+
+absl::Duration Backoff::Next(bool welcomed, absl::BitGenRef random) {
+  failed_ = welcomed ? 0 : failed_ + 1;
+  absl::Duration most = spread_;
+  for (size_t round = addresses_; round < failed_ && most < max_; ++round) most *= 2;
+  return std::min(most, std::max(max_, spread_)) * absl::Uniform(random, 0.0, 1.0);
+}
 
 ControlStream::ControlStream(ControlStreamOptions options, StreamOwner* owner)
     : options_(std::move(options)), owner_(owner) {
@@ -52,11 +70,18 @@ void ControlStream::Send(v1::WorkerMessage message) {
   absl::MutexLock lock(&mutex_);
   if (connection_ == nullptr || !connection_->welcomed) return;
   connection_->outgoing.push_back(std::move(message));
+  bell_.Ring();
+}
+
+uint32_t ControlStream::protocol() {
+  absl::MutexLock lock(&mutex_);
+  return connection_ != nullptr && connection_->welcomed ? connection_->protocol : 0;
 }
 
 void ControlStream::BeatNow() {
   absl::MutexLock lock(&mutex_);
   if (connection_ != nullptr) connection_->beat_now = true;
+  bell_.Ring();
 }
 
 void ControlStream::Reconnect() {
@@ -67,6 +92,7 @@ void ControlStream::Reconnect() {
 void ControlStream::Leave() {
   absl::MutexLock lock(&mutex_);
   leaving_ = true;
+  bell_.Ring();
   if (connection_ != nullptr && !connection_->welcomed) connection_->context.TryCancel();
 }
 
@@ -74,6 +100,7 @@ void ControlStream::Stop() {
   {
     absl::MutexLock lock(&mutex_);
     stopped_ = true;
+    bell_.Ring();
     if (connection_ != nullptr) connection_->context.TryCancel();
     for (grpc::ClientContext* call : calls_) call->TryCancel();
   }
@@ -121,25 +148,34 @@ void ControlStream::Loop() {
     ended_ = true;
   };
   absl::BitGen random;
-  absl::Duration backoff = options_.min_backoff;
-  for (size_t turn = 0;; ++turn) {
-    if (Serve(options_.addresses[turn % options_.addresses.size()])) backoff = options_.min_backoff;
-    absl::MutexLock lock(&mutex_);
-    auto over = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return Over(); };
-    // Jitter, so that the workers of a coordinator that comes back do not all come at once.
-    mutex_.AwaitWithTimeout(absl::Condition(&over), backoff * absl::Uniform(random, 0.5, 1.0));
-    if (Over()) return;
-    backoff = std::min(backoff * 2, options_.max_backoff);
+  const size_t count = options_.addresses.size();
+  Backoff backoff(options_.min_backoff, options_.max_backoff, count);
+  // Not all workers begin with the same one.
+  for (size_t turn = absl::Uniform<size_t>(random, 0, count);; ++turn) {
+    const std::string& address = options_.addresses[turn % count];
+    End end = Serve(address, kNewestProtocol);
+    // A coordinator of the release before says so. It may be a newer one the next time.
+    if (end == End::kOtherProtocol) end = Serve(address, kNewestProtocol - 1);
+    const absl::Time again = SteadyNow() + backoff.Next(end == End::kWelcomed, random);
+    while (true) {
+      {
+        absl::MutexLock lock(&mutex_);
+        if (Over()) return;
+      }
+      if (SteadyNow() >= again) break;
+      bell_.Wait(again);
+    }
   }
 }
 
-bool ControlStream::Serve(const std::string& address) {
+ControlStream::End ControlStream::Serve(const std::string& address, uint32_t protocol) {
   Connection connection;
+  connection.protocol = protocol;
   connection.channel = MakeChannel(address);
   auto stub = v1::WorkerService::NewStub(connection.channel);
   {
     absl::MutexLock lock(&mutex_);
-    if (Over()) return false;
+    if (Over()) return End::kNotThere;
     connection_ = &connection;
     // With its metadata corked the call starts with the first write: nothing here waits for the network.
     connection.context.set_initial_metadata_corked(true);
@@ -156,8 +192,10 @@ bool ControlStream::Serve(const std::string& address) {
           if (message.welcome().heartbeat_ms() > 0) {
             connection.heartbeat = absl::Milliseconds(message.welcome().heartbeat_ms());
           }
+          connection.protocol = std::clamp<uint32_t>(message.welcome().protocol(), 1, protocol);
           connection.welcomed = true;
         }
+        bell_.Ring();
         owner_->Welcomed(message.welcome());
         break;
       case v1::CoordinatorMessage::kDesired:
@@ -165,6 +203,9 @@ bool ControlStream::Serve(const std::string& address) {
         break;
       case v1::CoordinatorMessage::kAck:
         owner_->Acknowledged(message.ack());
+        break;
+      case v1::CoordinatorMessage::kAcks:
+        for (const v1::ResultAck& ack : message.acks().ack()) owner_->Acknowledged(ack);
         break;
       default:
         spdlog::warn("coordinator {} sent a message of a kind this worker does not know", address);
@@ -174,13 +215,19 @@ bool ControlStream::Serve(const std::string& address) {
   {
     absl::MutexLock lock(&mutex_);
     connection.closing = true;
+    bell_.Ring();
     welcomed = connection.welcomed;
     connection_ = nullptr;
   }
   writer.join();
   const absl::Status ended = FromGrpc(connection.stream->Finish());
   absl::MutexLock lock(&mutex_);
-  if (Over()) return welcomed;
+  if (Over()) return End::kNotThere;
+  if (absl::IsFailedPrecondition(ended) && !welcomed && protocol > kNewestProtocol - 1) {
+    spdlog::info("coordinator {} does not serve this worker's protocol: {}; trying the one before", address,
+                 ended.ToString());
+    return End::kOtherProtocol;
+  }
   if (absl::IsInvalidArgument(ended) || absl::IsFailedPrecondition(ended) ||
       absl::IsPermissionDenied(ended) || absl::IsUnauthenticated(ended)) {
     spdlog::error("coordinator {} refuses this worker: {}", address, ended.ToString());
@@ -189,34 +236,35 @@ bool ControlStream::Serve(const std::string& address) {
   } else {
     spdlog::info("coordinator {} is not there: {}", address, ended.ToString());
   }
-  return welcomed;
+  return welcomed ? End::kWelcomed : End::kNotThere;
 }
 
 void ControlStream::WriteLoop(Connection& connection) {
   v1::WorkerMessage first;
-  *first.mutable_hello() = owner_->MakeHello();
+  *first.mutable_hello() = owner_->MakeHello(connection.protocol);
   if (!connection.stream->Write(first)) return;
 
-  absl::MutexLock lock(&mutex_);
-  auto answered = [&connection] { return connection.welcomed || connection.closing; };
-  if (!mutex_.AwaitWithTimeout(absl::Condition(&answered), options_.welcome_limit)) {
-    spdlog::warn("coordinator did not answer a Hello within {}",
-                 absl::FormatDuration(options_.welcome_limit));
-    connection.context.TryCancel();
-    return;
-  }
-  absl::Time next_beat = absl::Now() + connection.heartbeat;
-  auto something = [this, &connection]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return connection.closing || !connection.outgoing.empty() || connection.beat_now || leaving_;
-  };
+  const absl::Time welcome_deadline = SteadyNow() + options_.welcome_limit;
+  absl::Time next_beat = absl::InfiniteFuture();
   while (true) {
-    mutex_.AwaitWithDeadline(absl::Condition(&something), next_beat);
-    if (connection.closing) return;
-    const std::deque<v1::WorkerMessage> messages = std::exchange(connection.outgoing, {});
-    const bool leave = leaving_;
-    const bool beat = std::exchange(connection.beat_now, false) || absl::Now() >= next_beat;
-    mutex_.Unlock();
-    absl::Cleanup relock = [this] { mutex_.Lock(); };
+    std::deque<v1::WorkerMessage> messages;
+    bool leave = false, beat = false;
+    {
+      absl::MutexLock lock(&mutex_);
+      if (connection.closing) return;
+      const absl::Time now = SteadyNow();
+      if (connection.welcomed) {
+        next_beat = std::min(next_beat, now + connection.heartbeat);
+        messages = std::exchange(connection.outgoing, {});
+        leave = leaving_;
+        beat = std::exchange(connection.beat_now, false) || now >= next_beat;
+      } else if (now >= welcome_deadline) {
+        spdlog::warn("coordinator did not answer a Hello within {}",
+                     absl::FormatDuration(options_.welcome_limit));
+        connection.context.TryCancel();
+        return;
+      }
+    }
     for (size_t i = 0; i < messages.size(); ++i) {
       // Those that wait together travel together.
       grpc::WriteOptions options;
@@ -226,12 +274,15 @@ void ControlStream::WriteLoop(Connection& connection) {
     if (beat) {
       v1::WorkerMessage message;
       *message.mutable_heartbeat() = owner_->MakeHeartbeat();
-      next_beat = absl::Now() + connection.heartbeat;
+      next_beat = SteadyNow() + connection.heartbeat;
       if (!connection.stream->Write(message)) return;
     }
     if (leave && messages.empty()) {
       connection.stream->WritesDone();
       return;
+    }
+    if (messages.empty() && !beat) {
+      bell_.Wait(next_beat == absl::InfiniteFuture() ? welcome_deadline : next_beat);
     }
   }
 }

@@ -10,12 +10,14 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/random/bit_gen_ref.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "assay/v1/worker.pb.h"
 #include "grpcpp/channel.h"
 #include "grpcpp/client_context.h"
+#include "worker/steady.h"
 
 namespace assay::worker {
 
@@ -23,16 +25,37 @@ namespace assay::worker {
 class StreamOwner {
  public:
   virtual ~StreamOwner() = default;
-  virtual v1::Hello MakeHello() = 0;
+  // As a coordinator of that protocol understands it.
+  virtual v1::Hello MakeHello(uint32_t protocol) = 0;
   virtual v1::Heartbeat MakeHeartbeat() = 0;
   virtual void Welcomed(const v1::Welcome& welcome) = 0;
   virtual void Desired(const v1::DesiredState& desired) = 0;
   virtual void Acknowledged(const v1::ResultAck& ack) = 0;
 };
 
+// The newest protocol that this worker speaks.
+inline constexpr uint32_t kNewestProtocol = 2;
+
+// Pauses between connections, so that the workers of a coordinator that goes do not all come to the next one in the
+// same instant: uniformly distributed from 0 to `spread`, which is less than the 500 ms for which a coordinator keeps
+// the attempts of a worker whose stream broke; when every address was tried once in vain, to twice as much each time,
+// up to `max`. Not thread-safe.
+class Backoff {
+ public:
+  Backoff(absl::Duration spread, absl::Duration max, size_t addresses)
+      : spread_(spread), max_(max), addresses_(addresses) {}
+  // After a connection that was welcomed, or was not.
+  absl::Duration Next(bool welcomed, absl::BitGenRef random);
+
+ private:
+  const absl::Duration spread_, max_;
+  const size_t addresses_;
+  size_t failed_ = 0;  // in a row
+};
+
 struct ControlStreamOptions {
-  std::vector<std::string> addresses;  // host:port, not empty
-  absl::Duration min_backoff = absl::Milliseconds(50);
+  std::vector<std::string> addresses;  // host:port, not empty; a name may stand for several machines
+  absl::Duration min_backoff = absl::Milliseconds(250);  // Backoff's spread
   absl::Duration max_backoff = absl::Seconds(2);
   absl::Duration welcome_limit = absl::Seconds(10);  // from the call to Welcome
 };
@@ -45,6 +68,8 @@ class ControlStream {
 
   // Sends it if a coordinator has welcomed this worker; else it is dropped: Hello will tell all that matters.
   void Send(v1::WorkerMessage message);
+  // Of the stream that stands; 0: none does.
+  uint32_t protocol();
   // A heartbeat at once, after what was sent before; several wishes make one heartbeat.
   void BeatNow();
   // Breaks the stream, to connect again.
@@ -67,8 +92,9 @@ class ControlStream {
   struct Connection;
 
   void Loop();
-  // One connection, until it ends. True where the worker was welcomed.
-  bool Serve(const std::string& address);
+  enum class End { kNotThere, kOtherProtocol, kWelcomed };
+  // One connection, until it ends.
+  End Serve(const std::string& address, uint32_t protocol);
   void WriteLoop(Connection& connection);
   bool Over() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopped_ || leaving_; }
 
@@ -81,6 +107,8 @@ class ControlStream {
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
   bool leaving_ ABSL_GUARDED_BY(mutex_) = false;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
+
+  Bell bell_;  // something to do for the thread that waits: of a connection's writer, or of the loop between two
 
   absl::Mutex join_mutex_;
   std::thread thread_;

@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -38,20 +39,32 @@ class Courier {
   size_t owed() const;
   // True where a result was sent more than `limit` ago and nothing came back: the connection may be dead.
   bool Overdue(absl::Duration limit) const;
+  // Why a result that is still owed is in memory alone; empty: the disk has all of them.
+  std::string SpoolTrouble() const;
+  // Tries again to write those that the disk did not take.
+  void RetrySpool();
   // Until nothing is owed (true), or the deadline has passed or Stop() was called.
   bool AwaitNothingOwed(absl::Time deadline) const;
   void Stop();
 
  private:
   struct Debt {
-    absl::Time sent = absl::InfiniteFuture();
+    absl::Time sent = absl::InfiniteFuture();  // SteadyNow()
     bool queued = true;
+    bool refused = false;  // by the disk
     std::shared_ptr<const SpooledResult> unspooled;  // until the disk has it, or where the disk refused it
   };
 
   void Loop();
+  // What the queue gives at once, so that several results travel in one message.
+  std::vector<AttemptKey> TakeQueued() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // One try; what could not be sent stays owed.
-  void Carry(const AttemptKey& key);
+  void Carry(const std::vector<AttemptKey>& keys);
+  // The result as it is sent, written to the spool and with its log uploaded; nullopt: it cannot be sent now.
+  std::optional<v1::AttemptResult> Ready(const AttemptKey& key);
+  // Null: it is not owed any more.
+  std::shared_ptr<const SpooledResult> Spooled(const AttemptKey& key);
+  void SendBatch(std::vector<v1::AttemptResult> results);
 
   Spool* const spool_;
   ControlStream* stream_ = nullptr;
@@ -59,6 +72,7 @@ class Courier {
   mutable absl::Mutex mutex_;
   std::map<AttemptKey, Debt> debts_ ABSL_GUARDED_BY(mutex_);
   std::deque<AttemptKey> queue_ ABSL_GUARDED_BY(mutex_);
+  std::string spool_trouble_ ABSL_GUARDED_BY(mutex_);  // of the newest write that failed
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread thread_;
 };

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <iostream>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -11,7 +12,9 @@
 #include "common/build_info.h"
 #include "common/exit_code.h"
 #include "common/logging.h"
+#include "worker/acceptance.h"
 #include "worker/agent.h"
+#include "worker/local_accept.h"
 
 namespace {
 
@@ -21,6 +24,19 @@ std::string HostName() {
   return name;
 }
 
+int Accept(const assay::worker::LocalAcceptOptions& options) {
+  ::signal(SIGPIPE, SIG_IGN);
+  const auto report = assay::worker::AcceptLocally(options);
+  if (!report.ok()) {
+    std::cerr << "assay-worker: " << report.status().message() << "\n";
+    return absl::IsNotFound(report.status()) || absl::IsInvalidArgument(report.status())
+               ? assay::kExitUsage
+               : assay::kExitInfrastructure;
+  }
+  std::cout << assay::worker::FormatReport(*report) << "\n";
+  return report->state() == assay::v1::AcceptanceReport::ACCEPTED ? assay::kExitOk : assay::kExitTestsFailed;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -28,8 +44,9 @@ int main(int argc, char** argv) {
   options.coordinator = "127.0.0.1:7420";
   options.name = HostName();
   std::string state_dir = "assay-worker-state", host_binary, checkpoint_root, log_level = "info", log_format = "text";
-  std::string hub_cache, exporter, samples, sandbox_binary;
+  std::string label_file, hub_cache, exporter, samples, sandbox_binary;
   std::vector<std::string> checkpoint_folders;
+  std::optional<double> gpu_reserve_gib;
   double cache_gib = 2, disk_budget_gib = 0, export_memory_gib = 0;
   double export_timeout_s = absl::ToDoubleSeconds(options.exporter.timeout);
   CLI::App app("assay-worker takes attempts from a coordinator and runs their tests on this node.");
@@ -66,12 +83,35 @@ int main(int argc, char** argv) {
   app.add_flag("--allow-pickle", options.exporter.allow_pickle,
                "pickled weights are converted by this exporter, in its sandbox");
   app.add_option("--label", options.labels, "key=value; may be repeated");
+  app.add_option("--label-file", label_file,
+                 "labels, one a line, that may change at run time: read again when it changes and on SIGHUP");
+  app.add_option("--gpu-slots", options.gpu_slots,
+                 "most tests at once on a GPU, as far as its memory goes; 0: one for every 8 GiB, 1 to 4")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 64));
+  app.add_option("--gpu-memory-reserve", gpu_reserve_gib,
+                 "GiB of each GPU that tests leave alone; default: 0.5, and 0.5 for each slot")
+      ->check(CLI::Range(0.0, 1e4));
   app.add_flag("--cpu-only", options.cpu_only, "leave GPUs alone");
   app.add_option("--cache-gib", cache_gib, "budget of the blob cache")
       ->capture_default_str()
       ->check(CLI::Range(0.001, 1e6));
   app.add_option("--log-level", log_level, "debug, info, warn, error")->capture_default_str();
   app.add_option("--log-format", log_format, "text or json, an object a line")->capture_default_str();
+  assay::worker::LocalAcceptOptions accept;
+  std::string content;
+  CLI::App* accept_command = app.add_subcommand(
+      "accept", "Runs known goldens on each device of this node, several times each, without a coordinator. Exit code 0: "
+                "accepted; 3: rejected");
+  accept_command->fallthrough();
+  accept_command->add_option("--content", content, "folder with templates/ and models/")
+      ->envname("ASSAY_CONTENT_DIR")
+      ->required();
+  accept_command->add_option("--model", accept.models,
+                             "of the catalogue; may be repeated; default: one of each architecture type");
+  accept_command->add_option("--repetitions", accept.repetitions, "of each test on each device")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1000));
   app.set_version_flag("--version", assay::VersionLine("assay-worker"));
   try {
     app.parse(argc, argv);
@@ -83,8 +123,10 @@ int main(int argc, char** argv) {
     return assay::kExitUsage;
   }
   options.state_dir = state_dir;
+  options.label_file = label_file;
   options.checkpoint_root = checkpoint_root;
   const auto bytes = [](double gib) { return static_cast<uint64_t>(gib * (uint64_t{1} << 30)); };
+  if (gpu_reserve_gib.has_value()) options.gpu_memory_reserve = bytes(*gpu_reserve_gib);
   options.cache_bytes = bytes(cache_gib);
   options.checkpoint_folders.assign(checkpoint_folders.begin(), checkpoint_folders.end());
   if (!hub_cache.empty()) options.hub.cache_dir = hub_cache;
@@ -100,11 +142,17 @@ int main(int argc, char** argv) {
     options.host_binary = std::filesystem::read_symlink("/proc/self/exe", error).parent_path() / "assay-host";
   }
 
+  if (accept_command->parsed()) {
+    accept.agent = std::move(options);
+    accept.content = content;
+    return Accept(accept);
+  }
+
   // Signals are waited for, not handled: blocked here, before any other thread is started.
   ::signal(SIGPIPE, SIG_IGN);
   sigset_t signals;
   sigemptyset(&signals);
-  for (int signal : {SIGTERM, SIGINT, SIGUSR1}) sigaddset(&signals, signal);
+  for (int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1}) sigaddset(&signals, signal);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
 
   auto agent = assay::worker::Agent::Start(std::move(options));
@@ -122,6 +170,8 @@ int main(int argc, char** argv) {
     sigwait(&signals, &signal);
     if (signal == SIGUSR1) {
       drained = true;
+    } else if (signal == SIGHUP) {
+      (*agent)->ReadLabels();
     } else if (++stops == 1) {
       (*agent)->Drain();
     } else {

@@ -11,8 +11,8 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "common/logging.h"
+#include "worker/steady.h"
 
 namespace assay::worker {
 namespace {
@@ -51,6 +51,14 @@ void TestHost::Run(v1::RunTest request) {
   {
     absl::MutexLock lock(&mutex_);
     commands_.emplace_back(std::move(request));
+  }
+  Wake();
+}
+
+void TestHost::Replace(std::string why) {
+  {
+    absl::MutexLock lock(&mutex_);
+    commands_.emplace_back(Replacement{std::move(why)});
   }
   Wake();
 }
@@ -120,8 +128,8 @@ void TestHost::Loop() {
     TakeCommands();
     if (failed_starts >= options_.start_attempts) EndPending(why);
 
-    const absl::Time again = absl::Now() + backoff;
-    for (absl::Time now = absl::Now(); now < again && !Stopped(); now = absl::Now()) {
+    const absl::Time again = SteadyNow() + backoff;
+    for (absl::Time now = SteadyNow(); now < again && !Stopped(); now = SteadyNow()) {
       pollfd wake{wake_.get(), POLLIN, 0};
       ::poll(&wake, 1, static_cast<int>(absl::ToInt64Milliseconds(again - now)) + 1);
       TakeCommands();
@@ -139,13 +147,18 @@ std::string TestHost::Serve(bool& ready) {
   Subprocess& process = **started;
   frames_ = FrameReader();
   outgoing_.clear();
-  const absl::Time start_deadline = absl::Now() + options_.start_limit;
+  replace_.clear();
+  const absl::Time start_deadline = SteadyNow() + options_.start_limit;
 
   while (true) {
     TakeCommands();
     if (Stopped()) return "was stopped";
-    const absl::Time now = absl::Now();
-    if (ready) SendPending();
+    const absl::Time now = SteadyNow();
+    if (!replace_.empty() && running_.empty()) {
+      process.KillAndReap();
+      return replace_;
+    }
+    if (ready && replace_.empty()) SendPending();
     if (!ready && now >= start_deadline) {
       process.KillAndReap();
       return absl::StrCat("was not ready after ", absl::FormatDuration(options_.start_limit));
@@ -159,11 +172,6 @@ std::string TestHost::Serve(bool& ready) {
     }
 
     const absl::Time next = ready ? NextDeadline() : std::min(start_deadline, NextDeadline());
-    int timeout = -1;
-    if (next != absl::InfiniteFuture()) {
-      timeout =
-          static_cast<int>(std::clamp<int64_t>(absl::ToInt64Milliseconds(next - now) + 1, 0, 3'600'000));
-    }
     pollfd fds[] = {
         {wake_.get(), POLLIN, 0},
         {process.events().get(), POLLIN, 0},
@@ -171,7 +179,7 @@ std::string TestHost::Serve(bool& ready) {
         {process.ended().get(), POLLIN, 0},
         {outgoing_.empty() ? -1 : process.input().get(), POLLOUT, 0},
     };
-    if (::poll(fds, std::size(fds), timeout) < 0) continue;  // EINTR
+    if (::poll(fds, std::size(fds), PollTimeout(next, now)) < 0) continue;  // EINTR
     if (fds[2].revents != 0) ReadOutput(process);
     if (fds[1].revents != 0 || fds[3].revents != 0) {
       const absl::Status read = ReadEvents(process, ready);
@@ -210,6 +218,8 @@ void TestHost::TakeCommands() {
     for (Command& command : commands) {
       if (auto* run = std::get_if<v1::RunTest>(&command)) {
         pending_.push_back(std::move(*run));
+      } else if (auto* replace = std::get_if<Replacement>(&command)) {
+        replace_ = std::move(replace->why);
       } else {
         TakeCancel(std::get<std::string>(command));
       }
@@ -220,7 +230,7 @@ void TestHost::TakeCommands() {
 void TestHost::TakeCancel(const std::string& id) {
   if (auto found = running_.find(id); found != running_.end()) {
     if (std::exchange(found->second.cancelled, true)) return;
-    found->second.deadline = absl::Now() + options_.grace;
+    found->second.deadline = SteadyNow() + options_.grace;
     v1::HostRequest request;
     request.mutable_cancel()->set_id(id);
     AppendFrame(request, outgoing_);
@@ -239,7 +249,7 @@ void TestHost::SendPending() {
     const uint32_t timeout_ms = run.test().limits().timeout_ms();
     Running state;
     state.limit = timeout_ms > 0 ? absl::Milliseconds(timeout_ms) : options_.default_timeout;
-    state.deadline = absl::Now() + state.limit + options_.grace;
+    state.deadline = SteadyNow() + state.limit + options_.grace;
     running_[run.id()] = std::move(state);
     v1::HostRequest request;
     *request.mutable_run() = std::move(run);

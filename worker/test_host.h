@@ -63,18 +63,24 @@ class TestHost {
   void Run(v1::RunTest request);
   // Ends in TestFinished with CANCELLED, unless the test's own result was quicker. Unknown id: nothing.
   void Cancel(std::string id);
+  // Ends the process once no test runs in it, and starts another; tests given meanwhile wait for that one. `why` is
+  // logged, and told to HostLost().
+  void Replace(std::string why);
   // Kills the process. Tests that run end without TestFinished.
   void Stop();
 
  private:
   struct Running {
-    absl::Time deadline;
+    absl::Time deadline;  // SteadyNow()
     absl::Duration limit;
     std::string last_case;
     bool cancelled = false;
     bool overdue = false;
   };
-  using Command = std::variant<v1::RunTest, std::string /* id to cancel */>;
+  struct Replacement {
+    std::string why;
+  };
+  using Command = std::variant<v1::RunTest, std::string /* id to cancel */, Replacement>;
 
   void Loop();
   // One life of the process. Why it ended; `ready` tells whether it got as far as HostReady.
@@ -110,6 +116,7 @@ class TestHost {
   std::map<std::string, Running> running_;
   std::deque<v1::RunTest> pending_;  // not yet with the process
   std::string outgoing_;
+  std::string replace_;  // why the process is to be replaced; empty: it is not
   FrameReader frames_;
   std::string output_tail_;
 

@@ -21,6 +21,16 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
 
+Gpu TestGpu(const std::string& id, uint64_t memory_bytes = 0) {
+  Gpu gpu;
+  gpu.info.set_kind("cuda");
+  gpu.info.set_id(id);
+  gpu.info.set_name("a GPU");
+  gpu.info.set_memory_bytes(memory_bytes);
+  gpu.visible = id;
+  return gpu;
+}
+
 class AgentTest : public ::testing::Test {
  protected:
   AgentTest() : folder_(::testing::TempDir() + "/agent_test." + std::to_string(::getpid())) {
@@ -90,7 +100,7 @@ class AgentTest : public ::testing::Test {
 TEST_F(AgentTest, IntroducesItself) {
   StartAgent();
   const v1::Hello hello = coordinator_.AwaitHello(1);
-  EXPECT_EQ(hello.protocol(), 1);
+  EXPECT_EQ(hello.protocol(), 2);
   EXPECT_EQ(hello.worker(), "node");
   EXPECT_THAT(hello.instance(), Not(IsEmpty()));
   ASSERT_EQ(hello.label_size(), 1);
@@ -176,7 +186,7 @@ TEST_F(AgentTest, WithoutAGpuACudaTestIsUnsupported) {
 TEST_F(AgentTest, EveryGpuHasAHostAndTakesTheTestsThatLeaveTheDeviceOpen) {
   AgentOptions options = Options();
   options.cpu_only = false;
-  options.gpus = {"0", "MIG-7"};
+  options.gpus = {{TestGpu("GPU-0"), TestGpu("MIG-7")}};
   StartAgent(options);
   const v1::Hello hello = coordinator_.AwaitHello(1);
   ASSERT_EQ(hello.device_size(), 3);

@@ -1,5 +1,6 @@
 #include "tests/worker/fake_coordinator.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -15,6 +16,13 @@ namespace {
 constexpr absl::Duration kLong = absl::Minutes(1);
 constexpr size_t kChunk = size_t{64} << 10;
 
+v1::CoordinatorMessage AckOf(const v1::AttemptResult& result) {
+  v1::CoordinatorMessage ack;
+  *ack.mutable_ack()->mutable_attempt() = result.attempt();
+  ack.mutable_ack()->set_counted(true);
+  return ack;
+}
+
 }  // namespace
 
 class FakeCoordinator::Workers final : public v1::WorkerService::Service {
@@ -29,11 +37,16 @@ class FakeCoordinator::Workers final : public v1::WorkerService::Service {
     }
     {
       absl::MutexLock lock(&o.mutex_);
+      if (o.protocol_ == 1 && message.hello().protocol() != 1) {
+        ++o.refused_;
+        return grpc::Status(grpc::StatusCode::FAILED_PRECONDITION, "only protocol 1 is served here");
+      }
       o.hellos_.push_back(message.hello());
       v1::CoordinatorMessage welcome;
       welcome.mutable_welcome()->set_coordinator("fake");
       welcome.mutable_welcome()->set_heartbeat_ms(o.heartbeat_ms_);
       welcome.mutable_welcome()->set_lease_ms(3 * o.heartbeat_ms_);
+      if (o.protocol_ > 1) welcome.mutable_welcome()->set_protocol(o.protocol_);
       stream->Write(welcome);
       o.stream_ = stream;
       for (const v1::CoordinatorMessage& untold : std::exchange(o.untold_, {})) stream->Write(untold);
@@ -55,15 +68,26 @@ class FakeCoordinator::Workers final : public v1::WorkerService::Service {
         case v1::WorkerMessage::kEvent:
           o.events_[KeyOf(message.event().attempt())].push_back(message.event());
           break;
-        case v1::WorkerMessage::kResult: {
-          o.results_[KeyOf(message.result().attempt())].push_back(message.result());
-          if (!o.acknowledge_) break;
-          v1::CoordinatorMessage ack;
-          *ack.mutable_ack()->mutable_attempt() = message.result().attempt();
-          ack.mutable_ack()->set_counted(true);
-          stream->Write(ack);
+        case v1::WorkerMessage::kResult:
+          o.Take(message.result());
+          if (o.acknowledge_) stream->Write(AckOf(message.result()));
+          break;
+        case v1::WorkerMessage::kResults: {
+          EXPECT_EQ(o.protocol_, 2);
+          EXPECT_LT(message.ByteSizeLong(), size_t{1} << 20);
+          o.most_together_ = std::max(o.most_together_, message.results().result_size());
+          v1::CoordinatorMessage acks;
+          for (const v1::AttemptResult& result : message.results().result()) {
+            o.Take(result);
+            *acks.mutable_acks()->add_ack() = AckOf(result).ack();
+          }
+          if (o.acknowledge_) stream->Write(acks);
           break;
         }
+        case v1::WorkerMessage::kAcceptance:
+          EXPECT_EQ(o.protocol_, 2);
+          o.reports_.push_back(message.acceptance());
+          break;
         default:
           ADD_FAILURE() << "unexpected: " << message.ShortDebugString();
       }
@@ -215,6 +239,39 @@ void FakeCoordinator::AwaitHeldDownload() {
 void FakeCoordinator::RefuseUploads(bool refuse) {
   absl::MutexLock lock(&mutex_);
   refuse_uploads_ = refuse;
+}
+
+void FakeCoordinator::Take(const v1::AttemptResult& result) {
+  results_[KeyOf(result.attempt())].push_back(result);
+}
+
+void FakeCoordinator::Speak(uint32_t protocol) {
+  absl::MutexLock lock(&mutex_);
+  protocol_ = protocol;
+}
+
+int FakeCoordinator::most_together() const {
+  absl::MutexLock lock(&mutex_);
+  return most_together_;
+}
+
+int FakeCoordinator::refused() const {
+  absl::MutexLock lock(&mutex_);
+  return refused_;
+}
+
+void FakeCoordinator::Want(const v1::DesiredState& desired) {
+  v1::CoordinatorMessage message;
+  *message.mutable_desired() = desired;
+  Tell(std::move(message));
+}
+
+v1::AcceptanceReport FakeCoordinator::AwaitReport(size_t count) {
+  absl::MutexLock lock(&mutex_);
+  auto there = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return reports_.size() >= count; };
+  if (mutex_.AwaitWithTimeout(absl::Condition(&there), kLong)) return reports_[count - 1];
+  ADD_FAILURE() << "no acceptance report number " << count;
+  return {};
 }
 
 void FakeCoordinator::Tell(v1::CoordinatorMessage message) {

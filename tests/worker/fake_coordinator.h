@@ -43,6 +43,14 @@ class FakeCoordinator {
   void Abandon(const AttemptKey& key);
   // While off, results are taken and not answered.
   void Acknowledge(bool on);
+  // The protocol that is spoken, 2 unless told otherwise; one of protocol 1 refuses workers of another, as the first
+  // release does.
+  void Speak(uint32_t protocol);
+  int refused() const;
+  // The most results that came in one message.
+  int most_together() const;
+  void Want(const v1::DesiredState& desired);
+  v1::AcceptanceReport AwaitReport(size_t count = 1);  // the count-th, from 1
   void SetHeartbeat(uint32_t heartbeat_ms);
   // While off, a draining worker's heartbeats are taken and not answered.
   void AnswerDrain(bool on);
@@ -65,6 +73,7 @@ class FakeCoordinator {
   using Stream = grpc::ServerReaderWriter<v1::CoordinatorMessage, v1::WorkerMessage>;
 
   void Tell(v1::CoordinatorMessage message);
+  void Take(const v1::AttemptResult& result) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   mutable absl::Mutex mutex_;
   std::map<std::string, std::string> blobs_ ABSL_GUARDED_BY(mutex_);
@@ -76,6 +85,10 @@ class FakeCoordinator {
   int held_downloads_ ABSL_GUARDED_BY(mutex_) = 0;
   bool refuse_uploads_ ABSL_GUARDED_BY(mutex_) = false;
   bool acknowledge_ ABSL_GUARDED_BY(mutex_) = true;
+  uint32_t protocol_ ABSL_GUARDED_BY(mutex_) = 2;
+  int refused_ ABSL_GUARDED_BY(mutex_) = 0;
+  int most_together_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::vector<v1::AcceptanceReport> reports_ ABSL_GUARDED_BY(mutex_);
   uint32_t heartbeat_ms_ ABSL_GUARDED_BY(mutex_) = 60'000;
   Stream* stream_ ABSL_GUARDED_BY(mutex_) = nullptr;
   std::deque<v1::CoordinatorMessage> untold_ ABSL_GUARDED_BY(mutex_);

@@ -28,6 +28,7 @@
 #include "engine/diagnosis.h"
 #include "engine/evidence.h"
 #include "engine/loaded_checkpoint.h"
+#include "engine/output_digest.h"
 #include "engine/plan.h"
 #include "engine/program.h"
 #include "engine/tolerance.h"
@@ -235,6 +236,11 @@ class TestRun {
     for (at::Tensor& input : inputs) input = engine::Place(input, placement_);
     ASSAY_ASSIGN_OR_RETURN(std::vector<at::Tensor> outputs, plan->Run(inputs));
 
+    for (size_t i = 0; options_.want_output_digests && i < outputs.size(); ++i) {
+      v1::OutputDigest& digest = *done.add_output_digest();
+      digest.set_name(program.manifest().outputs(static_cast<int>(i)).name());
+      digest.set_digest(DigestOf(outputs[i]));
+    }
     BoundCase bound{program, material.golden(), *plan, done.weights(), Seed(program), inputs, outputs};
     if (material.has_checkpoint_golden()) bound.checkpoint = &material.checkpoint;
     if (done.has_load()) bound.load = &done.load();

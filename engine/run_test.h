@@ -32,6 +32,8 @@ struct RunOptions {
   std::map<std::string, std::string> files = {};
   // Every file of checkpoint_dir that is loaded has the SHA-256 that the hub gives for it.
   bool hub_verified = false;
+  // Results then carry CaseResult.output_digest.
+  bool want_output_digests = false;
   // In bytes, of the node; 0: the kernel is asked. A checkpoint that needs more is refused before it is run.
   uint64_t available_memory = 0;
 };

@@ -62,15 +62,32 @@ class PipeSink final : public engine::TestSink {
   uint64_t resident_peak_ = 0;
 };
 
+void MeasureDevice(const ChildOptions& options, v1::TestResult& result) {
+  if (!options.device.give_back) return;
+  try {
+    const engine::DeviceMemory memory = options.device.give_back();
+    result.set_device_peak_memory_bytes(memory.peak_bytes);
+    result.set_device_kept_memory_bytes(memory.kept_bytes);
+  } catch (const std::exception& error) {
+    if (result.outcome() != v1::PASSED && result.outcome() != v1::SKIPPED) return;
+    // Work that was still under way failed: what was seen of it proves nothing. Not a success, so that this
+    // process is replaced.
+    result.set_outcome(v1::CRASHED);
+    result.set_message(absl::StrCat("the device failed after the test: ", error.what()));
+  }
+}
+
 v1::TestResult RunOne(const ChildOptions& options, const v1::RunTest& request, PipeSink& sink) {
   engine::RunOptions run;
   run.program_path = request.program_path();
   run.checkpoint_dir = request.checkpoint_dir();
   for (const v1::BlobFile& file : request.file()) run.files[file.digest()] = file.path();
   run.hub_verified = request.hub_verified();
+  run.want_output_digests = request.want_output_digests();
   run.allow_cuda = options.allow_cuda;
   v1::TestResult result;
   try {
+    if (options.device.start) options.device.start();
     result = options.runner(request.test(), run, sink);
   } catch (const std::bad_alloc&) {
     result.set_outcome(v1::OUT_OF_MEMORY);
@@ -80,6 +97,7 @@ v1::TestResult RunOne(const ChildOptions& options, const v1::RunTest& request, P
     result.set_outcome(v1::CRASHED);
     result.set_message(absl::StrCat("exception: ", error.what()));
   }
+  MeasureDevice(options, result);
   return result;
 }
 

@@ -6,6 +6,7 @@
 
 #include "assay/v1/host.pb.h"
 #include "assay/v1/result.pb.h"
+#include "engine/device_memory.h"
 #include "engine/run_test.h"
 #include "host/protection.h"
 
@@ -18,11 +19,18 @@ using Runner =
 // Who runs here, for a HostReady; engine::Describe but in tests.
 using Describer = std::function<v1::Provenance(v1::DeviceChoice)>;
 
+// What the process holds of its GPU; engine/device_memory.h but in tests.
+struct DeviceMeter {
+  std::function<void()> start;                      // before a test
+  std::function<engine::DeviceMemory()> give_back;  // after it; throws where the device is in error
+};
+
 struct ChildOptions {
   Runner runner;
   Describer describe;  // of resident children
   ProtectionFor protection = ProtectionFor::kCpu;
   bool allow_cuda = false;
+  DeviceMeter device;  // of resident children; empty: there is none to measure
   // Where events go (v1::HostEvent without an id, length-delimited).
   int events_fd = -1;
   // Resident children read length-delimited v1::RunTest from here until it ends, and begin with a HostReady

@@ -8,6 +8,7 @@
 #include "common/build_info.h"
 #include "common/exit_code.h"
 #include "common/logging.h"
+#include "engine/device_memory.h"
 #include "engine/run_test.h"
 #include "host/memory_group.h"
 #include "host/protection.h"
@@ -80,6 +81,7 @@ int main(int argc, char** argv) {
   processes.runner = engine::RunTest;
   processes.describe = engine::Describe;
   processes.allow_cuda = device == "cuda";
+  if (processes.allow_cuda) processes.device = {engine::StartDeviceMemory, engine::GiveBackDeviceMemory};
   if (!cgroup.empty()) {
     if (absl::Status prepared = host::PrepareDelegated(cgroup); prepared.ok()) {
       processes.cgroup = cgroup;

@@ -144,6 +144,7 @@ TestProcesses::Child* TestProcesses::Fork(const v1::RunTest* request) {
                      options_.describe,
                      options_.allow_cuda ? ProtectionFor::kCuda : ProtectionFor::kCpu,
                      options_.allow_cuda,
+                     request ? DeviceMeter() : options_.device,
                      /*events_fd=*/3,
                      /*requests_fd=*/request ? -1 : 4};
     RunChild(run, request);

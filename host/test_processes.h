@@ -25,6 +25,7 @@ struct ProcessOptions {
   // forked before this process touches CUDA, and again after a test that did not end well.
   bool resident = false;
   bool allow_cuda = false;
+  DeviceMeter device;  // of the resident child
   // Used where a test's Limits say 0.
   uint32_t default_timeout_ms = 60'000;
   uint64_t default_memory_bytes = uint64_t{4} << 30;

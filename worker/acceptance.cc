@@ -38,7 +38,8 @@ bool ComparedWithGolden(const v1::TestResult& result) {
 std::string FaultOf(const v1::TestResult& result) {
   if (result.outcome() != v1::PASSED) return result.message().empty() ? "did not pass" : result.message();
   if (!ComparedWithGolden(result)) return "was compared with no golden";
-  if (DigestsOf(result).empty()) return "its host told no digests of its outputs: worker and host are of different builds";
+  if (DigestsOf(result).empty())
+    return "its host told no digests of its outputs: worker and host are of different builds";
   return "";
 }
 
@@ -54,6 +55,25 @@ std::string Difference(const v1::TestResult& first, uint32_t first_number, const
   }
   return absl::StrCat("repetition ", number, " gave other bits than repetition ", first_number, " (", outputs,
                       ")");
+}
+
+// The first of those repetitions without a fault whose bits came most often; null: there is none.
+const std::pair<const uint32_t, v1::TestResult>* Usual(const std::map<uint32_t, v1::TestResult>& results) {
+  const std::pair<const uint32_t, v1::TestResult>* usual = nullptr;
+  size_t most = 0;
+  for (const auto& one : results) {
+    if (!FaultOf(one.second).empty()) continue;
+    const auto digests = DigestsOf(one.second);
+    const auto same =
+        static_cast<size_t>(std::count_if(results.begin(), results.end(), [&](const auto& other) {
+          return FaultOf(other.second).empty() && DigestsOf(other.second) == digests;
+        }));
+    if (same > most) {
+      usual = &one;
+      most = same;
+    }
+  }
+  return usual;
 }
 
 bool Means(v1::DeviceChoice choice, const v1::DeviceInfo& device) {
@@ -96,7 +116,7 @@ v1::AcceptanceReport SweepFindings::Report() const {
   if (planned_.empty()) find("", "", 0, v1::SKIPPED, "no test was run: none is for a device of this node");
   for (const auto& [key, planned] : planned_) {
     if (devices.insert(key.second).second) *report.add_device() = planned.device;
-    const std::pair<const uint32_t, v1::TestResult>* first = nullptr;
+    const std::pair<const uint32_t, v1::TestResult>* usual = Usual(planned.results);
     for (const auto& repetition : planned.results) {
       const auto& [number, result] = repetition;
       report.set_runs(report.runs() + 1);
@@ -104,10 +124,7 @@ v1::AcceptanceReport SweepFindings::Report() const {
         find(key.first, key.second, number, result.outcome(), fault);
         continue;
       }
-      if (first == nullptr) {
-        first = &repetition;
-      } else if (const std::string fault = Difference(first->second, first->first, result, number);
-                 !fault.empty()) {
+      if (const std::string fault = Difference(usual->second, usual->first, result, number); !fault.empty()) {
         find(key.first, key.second, number, v1::FAILED, fault);
       }
     }
@@ -180,10 +197,9 @@ bool Acceptance::Sweep(const v1::AcceptanceRequest& request, const std::vector<v
   spdlog::info("acceptance {}: {} runs on {} devices", request.id(), runs.size(), devices.size());
   for (Run& run : runs) {
     const std::string device_id = run.assignment.device_id();
-    run_(std::move(run.assignment), [this, id = request.id(), model = run.model, device_id,
-                                     repetition = run.repetition](v1::TestResult result) {
-      Ended(id, model, device_id, repetition, std::move(result));
-    });
+    run_(std::move(run.assignment),
+         [this, id = request.id(), model = run.model, device_id, repetition = run.repetition](
+             v1::TestResult result) { Ended(id, model, device_id, repetition, std::move(result)); });
   }
   return true;
 }
@@ -224,10 +240,9 @@ std::optional<v1::AcceptanceReport> Acceptance::Holding(const std::vector<v1::De
 }
 
 std::string FormatReport(const v1::AcceptanceReport& report) {
-  std::string text =
-      absl::StrFormat("acceptance %s: %s, %d runs on %d devices in %.1f s", report.id(),
-                      v1::AcceptanceReport::State_Name(report.state()), report.runs(), report.device_size(),
-                      report.seconds());
+  std::string text = absl::StrFormat("acceptance %s: %s, %d runs on %d devices in %.1f s", report.id(),
+                                     v1::AcceptanceReport::State_Name(report.state()), report.runs(),
+                                     report.device_size(), report.seconds());
   for (const v1::AcceptanceFinding& finding : report.finding()) {
     absl::StrAppend(&text, "\n  ", finding.model().empty() ? "-" : finding.model(), " on ",
                     finding.device_id().empty() ? "-" : finding.device_id(), ", repetition ",

@@ -1,5 +1,5 @@
-// Node acceptance: known goldens on each device, each several times, before a node is trusted with work. A golden that
-// does not come out, or does not come out bit for bit the same each time, is a fault of the node.
+// Node acceptance: known goldens on each device, each several times, before a node is trusted with work. A
+// golden that does not come out, or does not come out bit for bit the same each time, is a fault of the node.
 #pragma once
 
 #include <cstdint>
@@ -26,10 +26,11 @@ class SweepFindings {
   // `model` was to be run on `device` `repetitions` times.
   void Plan(const std::string& model, const v1::DeviceInfo& device, uint32_t repetitions);
   // The result of one repetition, from 1.
-  void Add(const std::string& model, const std::string& device_id, uint32_t repetition, v1::TestResult result);
+  void Add(const std::string& model, const std::string& device_id, uint32_t repetition,
+           v1::TestResult result);
   bool Complete() const { return open_ == 0; }
-  // ACCEPTED only where something was planned, and every repetition PASSED against a golden and gave the bits of the
-  // first one; else REJECTED, with what was found. id, time and seconds are the caller's.
+  // ACCEPTED only where something was planned, and every repetition PASSED against a golden and gave the same
+  // bits; else REJECTED, with what was found. id, time and seconds are the caller's.
   v1::AcceptanceReport Report() const;
 
  private:
@@ -45,16 +46,17 @@ class SweepFindings {
 // Runs sweeps, one at a time, and keeps the newest report. Thread-safe.
 class Acceptance {
  public:
-  // Runs a test apart from all attempts and calls `done` with its result, once, or never where everything stops.
+  // Runs a test apart from all attempts and calls `done` with its result, once, or never where everything
+  // stops.
   using RunApart = std::function<void(v1::Assignment, std::function<void(v1::TestResult)> done)>;
   using Told = std::function<void(const v1::AcceptanceReport&)>;
 
-  // Reports are kept in `file`, and `told` hears each new one, on the thread that ended its last test. `run` and
-  // `told` outlive everything that `run` was given.
+  // Reports are kept in `file`, and `told` hears each new one, on the thread that ended its last test. `run`
+  // and `told` outlive everything that `run` was given.
   Acceptance(std::filesystem::path file, RunApart run, Told told);
 
-  // Runs every test `repetitions` times (0: 3) on each of `devices` that its target means; a target without a device
-  // means all. False where another sweep is under way: then nothing happens.
+  // Runs every test `repetitions` times (0: 3) on each of `devices` that its target means; a target without a
+  // device means all. False where another sweep is under way: then nothing happens.
   bool Sweep(const v1::AcceptanceRequest& request, const std::vector<v1::DeviceInfo>& devices);
 
   // The newest report, where it speaks of exactly these devices, drivers included.
@@ -67,8 +69,8 @@ class Acceptance {
     SweepFindings findings;
   };
   void Read();
-  void Ended(const std::string& id, const std::string& model, const std::string& device_id, uint32_t repetition,
-             v1::TestResult result);
+  void Ended(const std::string& id, const std::string& model, const std::string& device_id,
+             uint32_t repetition, v1::TestResult result);
 
   const std::filesystem::path file_;
   const RunApart run_;

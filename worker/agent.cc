@@ -155,7 +155,7 @@ class RunningAgent final : public Agent, public StreamOwner, public AttemptListe
     for (const AttemptKey& key : Held()) *hello.add_attempt() = RefOf(key);
     const std::string paused = WhyPaused();
     absl::MutexLock lock(&mutex_);
-    hello.set_draining(draining_ || !paused.empty());
+    hello.set_draining(draining_ || !paused.empty());  // until the first heartbeat, which tells them apart
     drain_told_ = drain_answered_ = false;  // nothing was said on this connection
     told_labels_ = labels;
     return hello;
@@ -165,18 +165,20 @@ class RunningAgent final : public Agent, public StreamOwner, public AttemptListe
     v1::Heartbeat heartbeat;
     for (const AttemptKey& key : Held()) *heartbeat.add_attempt() = RefOf(key);
     const std::vector<std::string> labels = LabelsNow();
-    // To a coordinator that does not know of pausing it drains, for a while.
     heartbeat.set_paused(WhyPaused());
+    // To a coordinator that does not know of pausing it drains, for a while.
+    const bool as_drain = !heartbeat.paused().empty() && stream_->protocol() < 2;
     bool other_labels;
     absl::Duration limit;
     {
       absl::MutexLock lock(&mutex_);
-      heartbeat.set_draining(draining_ || !heartbeat.paused().empty());
+      heartbeat.set_draining(draining_ || as_drain);
       drain_told_ = drain_told_ || draining_;
       other_labels = labels != told_labels_;
       limit = std::max(options_.ack_limit, lease_);
     }
-    heartbeat.set_free_slots(heartbeat.draining() ? 0 : runner_->FreeSlots());
+    const bool takes = !heartbeat.draining() && heartbeat.paused().empty();
+    heartbeat.set_free_slots(takes ? runner_->FreeSlots() : 0);
     if (other_labels) *heartbeat.mutable_labels()->mutable_label() = {labels.begin(), labels.end()};
     if (courier_->Overdue(limit)) {
       spdlog::warn("a result was not acknowledged for {}; connecting again", absl::FormatDuration(limit));

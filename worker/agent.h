@@ -33,14 +33,14 @@ struct AgentOptions {
   bool cpu_only = false;              // leave GPUs alone
   // GPUs to use; unset: those that this process may see.
   std::optional<std::vector<Gpu>> gpus;
-  // Most tests at once on a GPU, each with a host of its own; 0: one for every 8 GiB, 1 to 4. One in any case where
-  // the GPU's memory is not known.
+  // Most tests at once on a GPU, each with a host of its own; 0: one for every 8 GiB, 1 to 4. One in any case
+  // where the GPU's memory is not known.
   uint32_t gpu_slots = 0;
-  // Of a GPU's memory, what is kept from tests, for their processes and others'; unset: half a GiB, and as much again
-  // for each slot.
+  // Of a GPU's memory, what is kept from tests, for their processes and others'; unset: half a GiB, and as
+  // much again for each slot.
   std::optional<uint64_t> gpu_memory_reserve;
-  // A GPU's host that holds more of its memory after a test is replaced. cuBLAS's workspace, which stays, takes up to
-  // 32 MiB a stream.
+  // A GPU's host that holds more of its memory after a test is replaced. cuBLAS's workspace, which stays,
+  // takes up to 32 MiB a stream.
   uint64_t gpu_kept_limit = uint64_t{256} << 20;
   // "key=value". Where `exporter` has a folder, "exporter=<version of transformers>" comes by itself.
   std::vector<std::string> labels;

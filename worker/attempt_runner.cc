@@ -12,6 +12,7 @@
 #include "worker/attempt.h"
 #include "worker/control_stream.h"
 #include "worker/lane.h"
+#include "worker/steady.h"
 
 namespace assay::worker {
 namespace {
@@ -196,17 +197,17 @@ void AttemptRunner::PrepareLoop() {
 
 absl::StatusOr<std::vector<Blob>> AttemptRunner::Fetch(const Attempt& attempt,
                                                        const std::vector<std::string>& digests) {
-  const absl::Time give_up = absl::Now() + options_.fetch_limit;
+  const absl::Time give_up = SteadyNow() + options_.fetch_limit;
   for (absl::Duration pause = absl::Milliseconds(20);; pause = std::min(pause * 2, absl::Seconds(2))) {
     absl::StatusOr<std::vector<Blob>> blobs = cache_->Get(digests);
     if (blobs.ok() || !absl::IsUnavailable(blobs.status())) return blobs;
     // A coordinator that restarts is no reason to fail an attempt.
-    if (!listener_->AwaitCoordinator(give_up)) return blobs;
+    if (!listener_->AwaitCoordinator(absl::Now() + (give_up - SteadyNow()))) return blobs;
     absl::MutexLock lock(&mutex_);
     auto over = [this, &attempt]()
                     ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopped_ || attempt.abandoned; };
-    if (mutex_.AwaitWithDeadline(absl::Condition(&over), std::min(absl::Now() + pause, give_up)) ||
-        absl::Now() >= give_up) {
+    if (mutex_.AwaitWithTimeout(absl::Condition(&over), std::min(pause, give_up - SteadyNow())) ||
+        SteadyNow() >= give_up) {
       return blobs;
     }
   }

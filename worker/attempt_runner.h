@@ -51,9 +51,9 @@ class AttemptListener {
 // Thread-safe.
 class AttemptRunner {
  public:
-  // Starts the hosts, one for the CPU and one for each slot of a GPU, and waits for the first of each device. Errors
-  // as Agent::Start. A GPU whose host does not start is left out, with a logged error. All that is pointed to
-  // outlives the runner.
+  // Starts the hosts, one for the CPU and one for each slot of a GPU, and waits for the first of each device.
+  // Errors as Agent::Start. A GPU whose host does not start is left out, with a logged error. All that is
+  // pointed to outlives the runner.
   static absl::StatusOr<std::unique_ptr<AttemptRunner>> Start(const AgentOptions& options, BlobCache* cache,
                                                               Artifacts* artifacts,
                                                               AttemptListener* listener);
@@ -74,9 +74,9 @@ class AttemptRunner {
   std::vector<v1::DeviceSlots> Devices(uint32_t protocol) const;
   std::vector<v1::DeviceInfo> DeviceInfos() const;
   std::vector<std::string> TorchBuilds() const;
-  // Runs a test that is no attempt: nothing of it is told to the listener or a coordinator, and its result carries
-  // output digests. `assignment.attempt` is a key of the caller's own, not in use. `done` hears the result, once, on a
-  // thread of the runner, unless the runner is stopped first.
+  // Runs a test that is no attempt: nothing of it is told to the listener or a coordinator, and its result
+  // carries output digests. `assignment.attempt` is a key of the caller's own, not in use. `done` hears the
+  // result, once, on a thread of the runner, unless the runner is stopped first.
   void RunApart(v1::Assignment assignment, std::function<void(v1::TestResult)> done);
   // Null where this worker takes no export stages.
   const Exporter* exporter() const { return exporter_.get(); }
@@ -98,7 +98,8 @@ class AttemptRunner {
                                       const std::vector<std::string>& environment);
   Device* DeviceById(const std::string& id) const;
   bool CouldRunOn(const Attempt& attempt, const Device& device) const;
-  void SayDevice(const Device& device, v1::Provenance& provenance) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void SayDevice(const Device& device, v1::Provenance& provenance) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // One thread of those that take the attempts of a queue one step further.
   void Serve(Queue& queue, void (AttemptRunner::*step)(const std::shared_ptr<Attempt>&));
   void PrepareLoop();
@@ -121,9 +122,9 @@ class AttemptRunner {
   BlobCache* const cache_;
   Artifacts* const artifacts_;
   AttemptListener* const listener_;
-  std::unique_ptr<CheckpointFinder> finder_;  // constant after Start, as are the next two
-  std::unique_ptr<Exporter> exporter_;        // null: no export stages
-  std::unique_ptr<ExportStage> stage_;        // likewise
+  std::unique_ptr<CheckpointFinder> finder_;      // constant after Start, as are the next two
+  std::unique_ptr<Exporter> exporter_;            // null: no export stages
+  std::unique_ptr<ExportStage> stage_;            // likewise
   std::vector<std::unique_ptr<Device>> devices_;  // constant after Start; the CPU is the first
   bool has_gpu_ = false;                          // likewise
 

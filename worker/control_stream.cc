@@ -26,12 +26,14 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  // A name may have the addresses of several coordinators: whichever answers, and not all workers the same one.
+  // A name may have the addresses of several coordinators: whichever answers, and not all workers the same
+  // one.
   arguments.SetLoadBalancingPolicyName("round_robin");
   // An address that swallows packets is given up soon …
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectLimitMs);
-  // … and so is a machine that vanished: with a keepalive set, gRPC has the kernel (TCP_USER_TIMEOUT) end a connection
-  // whose packets, of heartbeats as a rule, are not acknowledged for so long. Pings come too seldom to trouble a server.
+  // … and so is a machine that vanished: with a keepalive set, gRPC has the kernel (TCP_USER_TIMEOUT) end a
+  // connection whose packets, of heartbeats as a rule, are not acknowledged for so long. Pings come too
+  // seldom to trouble a server.
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 600'000);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kSilenceLimitMs);
   return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);

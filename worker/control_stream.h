@@ -36,10 +36,10 @@ class StreamOwner {
 // The newest protocol that this worker speaks.
 inline constexpr uint32_t kNewestProtocol = 2;
 
-// Pauses between connections, so that the workers of a coordinator that goes do not all come to the next one in the
-// same instant: uniformly distributed from 0 to `spread`, which is less than the 500 ms for which a coordinator keeps
-// the attempts of a worker whose stream broke; when every address was tried once in vain, to twice as much each time,
-// up to `max`. Not thread-safe.
+// Pauses between connections, so that the workers of a coordinator that goes do not all come to the next one
+// in the same instant: uniformly distributed from 0 to `spread`, which is less than the 500 ms for which a
+// coordinator keeps the attempts of a worker whose stream broke; when every address was tried once in vain,
+// to twice as much each time, up to `max`. Not thread-safe.
 class Backoff {
  public:
   Backoff(absl::Duration spread, absl::Duration max, size_t addresses)
@@ -108,7 +108,8 @@ class ControlStream {
   bool leaving_ ABSL_GUARDED_BY(mutex_) = false;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
 
-  Bell bell_;  // something to do for the thread that waits: of a connection's writer, or of the loop between two
+  Bell bell_;  // something to do for the thread that waits: of a connection's writer, or of the loop between
+               // two
 
   absl::Mutex join_mutex_;
   std::thread thread_;

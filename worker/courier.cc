@@ -16,7 +16,6 @@ constexpr size_t kMostTogether = 64;
 
 }  // namespace
 
-
 Courier::Courier(Spool* spool) : spool_(spool) {
   absl::MutexLock lock(&mutex_);
   for (const AttemptKey& key : spool_->Keys()) {

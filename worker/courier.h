@@ -51,7 +51,7 @@ class Courier {
   struct Debt {
     absl::Time sent = absl::InfiniteFuture();  // SteadyNow()
     bool queued = true;
-    bool refused = false;  // by the disk
+    bool refused = false;                            // by the disk
     std::shared_ptr<const SpooledResult> unspooled;  // until the disk has it, or where the disk refused it
   };
 

@@ -82,7 +82,8 @@ absl::StatusOr<std::vector<Gpu>> Choose(const std::vector<NvmlGpu>& found,
                        : absl::StartsWith(gpu.info.id(), name) || absl::StartsWith(gpu.gpu_id, name);
     });
     if (at == found.end()) {
-      spdlog::warn("CUDA_VISIBLE_DEVICES names {}, which is not there; what comes after it is not visible", name);
+      spdlog::warn("CUDA_VISIBLE_DEVICES names {}, which is not there; what comes after it is not visible",
+                   name);
       break;
     }
     gpus.push_back(FromNvml(*at));
@@ -115,9 +116,10 @@ absl::StatusOr<std::vector<Gpu>> FindGpus(const std::vector<std::string>& enviro
     return std::vector<Gpu>();
   }
   if (!absl::IsNotFound(found.status())) return found.status();
-  spdlog::warn("no NVML ({}): GPUs are told by their device files alone, without memory, model or slices; "
-               "each runs one test at a time",
-               std::string(found.status().message()));
+  spdlog::warn(
+      "no NVML ({}): GPUs are told by their device files alone, without memory, model or slices; "
+      "each runs one test at a time",
+      std::string(found.status().message()));
   std::vector<std::string> names;
   for (size_t i = 0; i < files; ++i) names.push_back(absl::StrCat(i));
   std::vector<Gpu> gpus;

@@ -15,8 +15,8 @@ namespace assay::worker {
 struct Gpu {
   v1::DeviceInfo info;  // kind and id are set; the rest as far as it is known without CUDA
   std::string visible;  // what CUDA_VISIBLE_DEVICES calls it
-  // There is none: its tests run on the CPU, and what comes of them says "simulated" and never covers. Only tests of
-  // Assay itself make such GPUs; no option of the product does.
+  // There is none: its tests run on the CPU, and what comes of them says "simulated" and never covers. Only
+  // tests of Assay itself make such GPUs; no option of the product does.
   bool simulated = false;
 };
 
@@ -26,9 +26,9 @@ struct GpuPlaces {
   std::filesystem::path devices = "/dev";
 };
 
-// What the driver's management library tells, or, on a node with device files and without that library, one GPU for
-// each file ("0", "1", …: no memory, model or slices are known then, and the log says so). CUDA_VISIBLE_DEVICES in
-// `environment` chooses among them as CUDA reads it. Empty: there is no GPU.
+// What the driver's management library tells, or, on a node with device files and without that library, one
+// GPU for each file ("0", "1", …: no memory, model or slices are known then, and the log says so).
+// CUDA_VISIBLE_DEVICES in `environment` chooses among them as CUDA reads it. Empty: there is no GPU.
 //   FAILED_PRECONDITION  CUDA_VISIBLE_DEVICES chooses by number among different GPUs without
 //                        CUDA_DEVICE_ORDER=PCI_BUS_ID: what it means is known to CUDA alone.
 //   UNAVAILABLE          there are GPUs and the driver does not answer.

@@ -35,9 +35,8 @@ bool SameFile(const struct stat& a, const struct stat& b) {
 }  // namespace
 
 absl::Status CheckLabel(absl::string_view label) {
-  const bool printable = std::none_of(label.begin(), label.end(), [](char c) {
-    return absl::ascii_iscntrl(static_cast<unsigned char>(c));
-  });
+  const bool printable = std::none_of(
+      label.begin(), label.end(), [](char c) { return absl::ascii_iscntrl(static_cast<unsigned char>(c)); });
   if (label.find('=') == absl::string_view::npos || label.front() == '=' || !printable || !IsUtf8(label) ||
       label.size() > kMaxLabelBytes) {
     return absl::InvalidArgumentError(absl::StrCat("label '", label, "' is not key=value"));

@@ -22,15 +22,15 @@ absl::Status CheckLabel(absl::string_view label);
 // Thread-safe.
 class Labels {
  public:
-  // `fixed` stay; those of `file`, a line each ('#' begins a comment), come after them. A label of the file replaces a
-  // fixed one of the same key. No file: its name is empty.
+  // `fixed` stay; those of `file`, a line each ('#' begins a comment), come after them. A label of the file
+  // replaces a fixed one of the same key. No file: its name is empty.
   //   INVALID_ARGUMENT  a label is none, with file and line.
   //   NOT_FOUND         the file is not there.
   static absl::StatusOr<std::unique_ptr<Labels>> Open(std::vector<std::string> fixed,
                                                       std::filesystem::path file);
 
-  // Reads the file again where it has changed since (by its identity, time and size), or `always`. A file that cannot
-  // be read, or has something that is no label in it, changes nothing and is logged once.
+  // Reads the file again where it has changed since (by its identity, time and size), or `always`. A file
+  // that cannot be read, or has something that is no label in it, changes nothing and is logged once.
   std::vector<std::string> Current(bool always = false);
 
  private:

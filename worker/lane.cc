@@ -18,16 +18,15 @@ namespace {
 // A slot of its own for every so much of a GPU's memory, where nobody says how many.
 constexpr uint64_t kBytesPerSlot = uint64_t{8} << 30;
 constexpr uint32_t kMostSlots = 4;
-// What a process takes of a GPU before it has a tensor there (its context, the libraries' code): about half a GiB by
-// NVIDIA's documentation and others' experience; not yet measured here.
+// What a process takes of a GPU before it has a tensor there (its context, the libraries' code): about half a
+// GiB by NVIDIA's documentation and others' experience; not yet measured here.
 constexpr uint64_t kContextBytes = uint64_t{1} << 29;
 
 uint32_t SlotsOf(const Gpu& gpu, uint32_t wanted) {
   // Without its memory nobody can say what fits beside what.
   if (gpu.info.memory_bytes() == 0) return 1;
   if (wanted > 0) return wanted;
-  return static_cast<uint32_t>(
-      std::clamp<uint64_t>(gpu.info.memory_bytes() / kBytesPerSlot, 1, kMostSlots));
+  return static_cast<uint32_t>(std::clamp<uint64_t>(gpu.info.memory_bytes() / kBytesPerSlot, 1, kMostSlots));
 }
 
 // Of the GPU's memory, what its tests may take together.
@@ -152,8 +151,8 @@ void AttemptRunner::AwaitSlot(const std::shared_ptr<Attempt>& attempt) {
 }
 
 void AttemptRunner::Dispatch() {
-  // In their order: what finds no room keeps those behind it off the devices that it could use, so that a test
-  // that needs a whole GPU is not passed by small ones for ever.
+  // In their order: what finds no room keeps those behind it off the devices that it could use, so that a
+  // test that needs a whole GPU is not passed by small ones for ever.
   std::set<const Device*> kept;
   for (auto at = ready_.begin(); at != ready_.end() && kept.size() < devices_.size();) {
     Attempt& attempt = **at;

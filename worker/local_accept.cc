@@ -38,13 +38,15 @@ class LocalContent {
       std::set<std::string> types;
       for (const auto& [name, entry] : catalogue) {
         std::error_code error;
-        if (fs::exists(program_of(name), error) && types.insert(entry.arch_type()).second) models.push_back(name);
+        if (fs::exists(program_of(name), error) && types.insert(entry.arch_type()).second)
+          models.push_back(name);
       }
     }
     for (const std::string& model : models) {
       const auto entry = catalogue.find(model);
       if (entry == catalogue.end()) {
-        return absl::NotFoundError(absl::StrCat("model ", model, " is not in ", (dir / "models/catalogue").string()));
+        return absl::NotFoundError(
+            absl::StrCat("model ", model, " is not in ", (dir / "models/catalogue").string()));
       }
       const auto resolved = templates.find(entry->second.template_());
       if (resolved == templates.end()) {
@@ -113,7 +115,7 @@ absl::StatusOr<v1::AcceptanceReport> AcceptLocally(const LocalAcceptOptions& opt
   NoListener listener;
   absl::Mutex mutex;
   std::optional<v1::AcceptanceReport> report;
-  std::unique_ptr<AttemptRunner> runner;  // ends before what its threads call
+  std::unique_ptr<AttemptRunner> runner;
   Acceptance acceptance(
       agent.state_dir / "acceptance.textproto",
       [&runner](v1::Assignment test, std::function<void(v1::TestResult)> done) {
@@ -133,7 +135,7 @@ absl::StatusOr<v1::AcceptanceReport> AcceptLocally(const LocalAcceptOptions& opt
     auto ended = [&report] { return report.has_value(); };
     mutex.Await(absl::Condition(&ended));
   }
-  runner->Stop();
+  runner->Stop();  // its threads call what goes next
   return *report;
 }
 

@@ -43,7 +43,8 @@ int main(int argc, char** argv) {
   assay::worker::AgentOptions options;
   options.coordinator = "127.0.0.1:7420";
   options.name = HostName();
-  std::string state_dir = "assay-worker-state", host_binary, checkpoint_root, log_level = "info", log_format = "text";
+  std::string state_dir = "assay-worker-state", host_binary, checkpoint_root, log_level = "info",
+              log_format = "text";
   std::string label_file, hub_cache, exporter, samples, sandbox_binary;
   std::vector<std::string> checkpoint_folders;
   std::optional<double> gpu_reserve_gib;
@@ -92,6 +93,10 @@ int main(int argc, char** argv) {
   app.add_option("--gpu-memory-reserve", gpu_reserve_gib,
                  "GiB of each GPU that tests leave alone; default: 0.5, and 0.5 for each slot")
       ->check(CLI::Range(0.0, 1e4));
+#ifdef ASSAY_SIMULATED_DEVICES
+  std::string devices;
+  app.add_option("--devices", devices, "GPUs that are not there (assay.v1.SimulatedGpus in text format)");
+#endif
   app.add_flag("--cpu-only", options.cpu_only, "leave GPUs alone");
   app.add_option("--cache-gib", cache_gib, "budget of the blob cache")
       ->capture_default_str()
@@ -100,9 +105,10 @@ int main(int argc, char** argv) {
   app.add_option("--log-format", log_format, "text or json, an object a line")->capture_default_str();
   assay::worker::LocalAcceptOptions accept;
   std::string content;
-  CLI::App* accept_command = app.add_subcommand(
-      "accept", "Runs known goldens on each device of this node, several times each, without a coordinator. Exit code 0: "
-                "accepted; 3: rejected");
+  CLI::App* accept_command = app.add_subcommand("accept",
+                                                "Runs known goldens on each device of this node, several "
+                                                "times each, without a coordinator. Exit code 0: "
+                                                "accepted; 3: rejected");
   accept_command->fallthrough();
   accept_command->add_option("--content", content, "folder with templates/ and models/")
       ->envname("ASSAY_CONTENT_DIR")
@@ -141,6 +147,17 @@ int main(int argc, char** argv) {
     std::error_code error;
     options.host_binary = std::filesystem::read_symlink("/proc/self/exe", error).parent_path() / "assay-host";
   }
+
+#ifdef ASSAY_SIMULATED_DEVICES
+  if (!devices.empty()) {
+    auto gpus = assay::worker::ReadSimulatedGpus(devices);
+    if (!gpus.ok()) {
+      std::cerr << "assay-worker: " << gpus.status().message() << "\n";
+      return assay::kExitUsage;
+    }
+    options.gpus = *std::move(gpus);
+  }
+#endif
 
   if (accept_command->parsed()) {
     accept.agent = std::move(options);

@@ -20,10 +20,10 @@ namespace {
 // Flags of /proc/cpuinfo (arm64: Features) by which oneDNN, MKL and LibTorch choose their kernels.
 const std::set<std::string>& TellingFeatures() {
   static const auto* const features = new std::set<std::string>{
-      "sse4_2",      "avx",         "avx2",        "fma",      "f16c",     "avx_vnni", "avx512f",
-      "avx512bw",    "avx512dq",    "avx512vl",    "avx512_bf16", "avx512_fp16", "avx512_vnni",
-      "amx_tile",    "amx_bf16",    "amx_int8",    "amx_fp16", "asimd",    "asimdhp",  "asimddp",
-      "bf16",        "i8mm",        "sve",         "sve2",     "svebf16",  "sme"};
+      "sse4_2",   "avx",      "avx2",     "fma",         "f16c",        "avx_vnni",    "avx512f",
+      "avx512bw", "avx512dq", "avx512vl", "avx512_bf16", "avx512_fp16", "avx512_vnni", "amx_tile",
+      "amx_bf16", "amx_int8", "amx_fp16", "asimd",       "asimdhp",     "asimddp",     "bf16",
+      "i8mm",     "sve",      "sve2",     "svebf16",     "sme"};
   return *features;
 }
 

@@ -12,8 +12,8 @@
 namespace assay::worker {
 namespace {
 
-// From NVML's API reference (https://docs.nvidia.com/deploy/nvml-api/): only what is called here, by the versioned
-// names that keep their form. A handle is a pointer to something opaque, a result an int.
+// From NVML's API reference (https://docs.nvidia.com/deploy/nvml-api/): only what is called here, by the
+// versioned names that keep their form. A handle is a pointer to something opaque, a result an int.
 using Handle = void*;
 constexpr int kSuccess = 0;
 constexpr int kInvalidArgument = 2;  // also: an index of a slice beyond the last

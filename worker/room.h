@@ -5,8 +5,8 @@
 
 namespace assay::worker {
 
-// Tests share a device while a slot is free and, on a GPU, while what they need of its memory fits together. A GPU
-// test whose need is not known (0), or is more than the GPU has, has it alone.
+// Tests share a device while a slot is free and, on a GPU, while what they need of its memory fits together.
+// A GPU test whose need is not known (0), or is more than the GPU has, has it alone.
 class Room {
  public:
   // memory_bytes 0: not known, so that on a GPU every test runs alone.

@@ -24,14 +24,10 @@ absl::StatusOr<Fd> LockFolder(const std::filesystem::path& folder) {
 }
 
 void MakePathsAbsolute(AgentOptions& options) {
-  std::vector<std::filesystem::path*> paths = {&options.state_dir,
-                                               &options.host_binary,
-                                               &options.label_file,
-                                               &options.checkpoint_root,
-                                               &options.hub.cache_dir,
-                                               &options.exporter.folder,
-                                               &options.exporter.samples,
-                                               &options.exporter.sandbox_binary};
+  std::vector<std::filesystem::path*> paths = {&options.state_dir,        &options.host_binary,
+                                               &options.label_file,       &options.checkpoint_root,
+                                               &options.hub.cache_dir,    &options.exporter.folder,
+                                               &options.exporter.samples, &options.exporter.sandbox_binary};
   for (std::filesystem::path& folder : options.checkpoint_folders) paths.push_back(&folder);
   for (std::filesystem::path* path : paths) {
     if (!path->empty()) *path = std::filesystem::absolute(*path);

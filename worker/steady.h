@@ -25,7 +25,8 @@ inline int PollTimeout(absl::Time deadline, absl::Time now = SteadyNow()) {
   return static_cast<int>(std::clamp<int64_t>(absl::ToInt64Milliseconds(deadline - now) + 1, 0, 3'600'000));
 }
 
-// Something to wait for with a limit in steady time, which absl::Mutex has not: its limits are dates. Thread-safe.
+// Something to wait for with a limit in steady time, which absl::Mutex has not: its limits are dates.
+// Thread-safe.
 class Bell {
  public:
   Bell() : event_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}

@@ -63,8 +63,8 @@ class TestHost {
   void Run(v1::RunTest request);
   // Ends in TestFinished with CANCELLED, unless the test's own result was quicker. Unknown id: nothing.
   void Cancel(std::string id);
-  // Ends the process once no test runs in it, and starts another; tests given meanwhile wait for that one. `why` is
-  // logged, and told to HostLost().
+  // Ends the process once no test runs in it, and starts another; tests given meanwhile wait for that one.
+  // `why` is logged, and told to HostLost().
   void Replace(std::string why);
   // Kills the process. Tests that run end without TestFinished.
   void Stop();

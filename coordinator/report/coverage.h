@@ -29,7 +29,7 @@ struct TargetResult {
   // The newest that tried a checkpoint, where what came after it tried none and passed. May be null.
   const v1::Job* real_job = nullptr;
   bool flaky = false;           // test_job passed, after a failure at the same inputs
-  bool full_precision = false;  // float32. Other dtypes are shown, and cover no model
+  bool full_precision = false;  // float32, and no simulated device. Others are shown, and cover no model
   // Of test_job. Needs a test that ran to its end, a program, and test_model_with_mock PASSED with mock
   // weights, every check of it holding; the golden that was compared shows in an error within its tolerance.
   bool mock_passed = false;

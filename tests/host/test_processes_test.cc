@@ -317,6 +317,40 @@ TEST_F(TestProcessesTest, AResidentProcessIsReplacedAfterAFailure) {
   EXPECT_NE(Result("pid").message(), Result("again").message());
 }
 
+TEST_F(TestProcessesTest, AResidentProcessTellsWhatItTookOfTheDeviceAndWhatItKept) {
+  options_.resident = true;
+  // What a test took is known to be this test's: each begins anew.
+  static int measured = 0;
+  options_.device = {[] { measured = 5; },
+                     [] {
+                       return engine::DeviceMemory{uint64_t{1000} + measured++, 64};
+                     }};
+  v1::RunTest second = Request("pid");
+  second.set_id("again");
+  Processes().Start(Request("pid"));
+  Processes().Start(second);
+  FinishAll();
+  for (const char* id : {"pid", "again"}) {
+    EXPECT_EQ(Result(id).device_peak_memory_bytes(), 1005);
+    EXPECT_EQ(Result(id).device_kept_memory_bytes(), 64);
+  }
+}
+
+// A kernel's error often comes to light only when somebody waits for the device.
+TEST_F(TestProcessesTest, ADeviceThatFailsAfterAPassMakesItNoPassAndAnotherProcess) {
+  options_.resident = true;
+  options_.device = {[] {},
+                     []() -> engine::DeviceMemory { throw std::runtime_error("an illegal memory access"); }};
+  v1::RunTest second = Request("pid");
+  second.set_id("again");
+  Processes().Start(Request("pid"));
+  Processes().Start(second);
+  FinishAll();
+  EXPECT_EQ(Result("pid").outcome(), v1::CRASHED);
+  EXPECT_EQ(Result("pid").message(), "the device failed after the test: an illegal memory access");
+  EXPECT_EQ(Result("again").outcome(), v1::CRASHED);
+}
+
 TEST_F(TestProcessesTest, ATestThatWaitsForTheResidentProcessCanBeCancelled) {
   options_.resident = true;
   Processes().Start(Request("hang"));

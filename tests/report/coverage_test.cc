@@ -65,6 +65,12 @@ std::vector<Recorded> AllRecorded() {
   std::vector<Recorded> all;
   all.push_back({"NeverRun", {}, {}});
   all.push_back({"Passed", {PassedJob("1", "olmo", 1)}, kMockCovered});
+  all.push_back({"PassedOnASimulatedDevice",
+                 {With(PassedJob("1", "olmo", 1),
+                       [](v1::Job& job) {
+                         job.mutable_result()->mutable_provenance()->mutable_device()->set_kind("simulated");
+                       })},
+                 kNothing});
   for (v1::Outcome outcome : {v1::FAILED, v1::CRASHED, v1::TIMED_OUT, v1::OUT_OF_MEMORY, v1::UNSUPPORTED,
                               v1::INFRASTRUCTURE_ERROR, v1::CANCELLED, v1::SKIPPED}) {
     all.push_back({v1::Outcome_Name(outcome).c_str(), {FailedJob("1", "olmo", 1, outcome)}, kNothing});

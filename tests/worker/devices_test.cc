@@ -1,4 +1,5 @@
-// GPUs as NVML, device files and files of simulated ones tell them, the room on a device, and the node around it.
+// GPUs as NVML, device files and files of simulated ones tell them, the room on a device, and the node around
+// it.
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -95,7 +96,8 @@ TEST_F(DevicesTest, CudaVisibleDevicesChooses) {
   EXPECT_THAT(names({"CUDA_VISIBLE_DEVICES=GPU-b"}), ElementsAre("GPU-bbbb"));
   EXPECT_THAT(names({"CUDA_VISIBLE_DEVICES=1,0", "CUDA_DEVICE_ORDER=PCI_BUS_ID"}),
               ElementsAre("GPU-bbbb", "GPU-aaaa"));
-  EXPECT_THAT(names({"CUDA_VISIBLE_DEVICES=1,-1,0", "CUDA_DEVICE_ORDER=PCI_BUS_ID"}), ElementsAre("GPU-bbbb"));
+  EXPECT_THAT(names({"CUDA_VISIBLE_DEVICES=1,-1,0", "CUDA_DEVICE_ORDER=PCI_BUS_ID"}),
+              ElementsAre("GPU-bbbb"));
   EXPECT_THAT(names({"CUDA_VISIBLE_DEVICES=GPU-b,GPU-x,GPU-a"}), ElementsAre("GPU-bbbb"))
       << "after one that is not there nothing is visible";
   EXPECT_THAT(Find({"CUDA_VISIBLE_DEVICES=0"}),
@@ -139,9 +141,11 @@ TEST_F(DevicesTest, ASimulatedGpuSaysSo) {
   EXPECT_EQ(gpus[0].info.name(), "SIMULATED H100 (its tests run on the CPU)");
   EXPECT_EQ(gpus[0].visible, "") << "its host sees no GPU";
   std::ofstream(folder_ / "gpus") << "gpu { name: \"H100\" }\n";
-  EXPECT_THAT(ReadSimulatedGpus(folder_ / "gpus"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("id")));
+  EXPECT_THAT(ReadSimulatedGpus(folder_ / "gpus"),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("id")));
   std::ofstream(folder_ / "gpus") << "gpu { colour: \"red\" }\n";
-  EXPECT_THAT(ReadSimulatedGpus(folder_ / "gpus"), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("gpus:1")));
+  EXPECT_THAT(ReadSimulatedGpus(folder_ / "gpus"),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("gpus:1")));
 }
 
 TEST(Room, SmallTestsShareAGpuAndABigOneHasItAlone) {
@@ -183,7 +187,8 @@ TEST(Room, ACpuCountsSlotsAlone) {
 TEST_F(DevicesTest, DescribesTheNode) {
   std::filesystem::create_directories(folder_ / "proc");
   std::filesystem::create_directories(folder_ / "etc");
-  std::ofstream(folder_ / "etc/os-release") << "NAME=\"Debian\"\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n";
+  std::ofstream(folder_ / "etc/os-release")
+      << "NAME=\"Debian\"\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n";
   std::ofstream(folder_ / "proc/meminfo") << "MemTotal:       32768000 kB\nMemFree: 1 kB\n";
   std::ofstream(folder_ / "proc/cpuinfo") << "processor\t: 0\nflags\t\t: fpu avx2 amx_bf16 vme avx512f\n";
   const v1::NodeInfo node = DescribeNode(folder_);

@@ -343,6 +343,22 @@ v1::Heartbeat FakeCoordinator::AwaitHeartbeat(const std::function<bool(const v1:
   return found;
 }
 
+size_t FakeCoordinator::heartbeats() const {
+  absl::MutexLock lock(&mutex_);
+  return heartbeats_.size();
+}
+
+void FakeCoordinator::AwaitHeartbeats(size_t count) {
+  absl::MutexLock lock(&mutex_);
+  auto there = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return heartbeats_.size() >= count; };
+  EXPECT_TRUE(mutex_.AwaitWithTimeout(absl::Condition(&there), kLong)) << "no heartbeat number " << count;
+}
+
+v1::Heartbeat FakeCoordinator::LastHeartbeat() const {
+  absl::MutexLock lock(&mutex_);
+  return heartbeats_.empty() ? v1::Heartbeat() : heartbeats_.back();
+}
+
 v1::AttemptEvent FakeCoordinator::AwaitEvent(const AttemptKey& key) {
   absl::MutexLock lock(&mutex_);
   auto there = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !events_[key].empty(); };

@@ -43,8 +43,8 @@ class FakeCoordinator {
   void Abandon(const AttemptKey& key);
   // While off, results are taken and not answered.
   void Acknowledge(bool on);
-  // The protocol that is spoken, 2 unless told otherwise; one of protocol 1 refuses workers of another, as the first
-  // release does.
+  // The protocol that is spoken, 2 unless told otherwise; one of protocol 1 refuses workers of another, as
+  // the first release does.
   void Speak(uint32_t protocol);
   int refused() const;
   // The most results that came in one message.
@@ -60,6 +60,9 @@ class FakeCoordinator {
   v1::Hello AwaitHello(size_t count);  // the count-th Hello, from 1
   v1::AttemptResult AwaitResult(const AttemptKey& key, size_t times = 1);
   v1::Heartbeat AwaitHeartbeat(const std::function<bool(const v1::Heartbeat&)>& wanted);
+  size_t heartbeats() const;
+  void AwaitHeartbeats(size_t count);
+  v1::Heartbeat LastHeartbeat() const;
   v1::AttemptEvent AwaitEvent(const AttemptKey& key);
   // Until a worker has ended its stream in good order.
   void AwaitGoodbye();

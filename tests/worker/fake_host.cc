@@ -7,6 +7,8 @@
 //   garbage   bytes that are no frame             unframed a frame that is no HostEvent
 //   stranger  an event of a test that does not run
 //   echo      PASSED, with what it was given as message
+//   keep      PASSED, and keeps 1 GiB of its GPU's memory
+//   flip      PASSED; a third run in this process gives another bit in its output, as silent corruption would
 //   lie       PASSED, without the last check of its last case
 //   big       a result of 3 MiB
 #include <fcntl.h>
@@ -54,7 +56,9 @@ void Emit(const v1::HostEvent& event) {
   WriteBytes(bytes);
 }
 
+std::set<std::string> wants_digests;         // ids
 std::map<std::string, v1::ModelTest> tests;  // by id
+std::map<std::string, int> runs;             // of tests that flip, by name
 
 // A PASSED that holds all that its test asks; what an honest host sends.
 void FillIn(const v1::ModelTest& test, v1::TestResult& result) {
@@ -67,11 +71,13 @@ void FillIn(const v1::ModelTest& test, v1::TestResult& result) {
       got.add_check()->set_name(check.name());
       got.mutable_check()->rbegin()->set_outcome(v1::PASSED);
     }
+    if (got.outcome() == v1::PASSED) got.set_evidence(v1::GOLDEN);
   }
 }
 
 void Finish(const std::string& id, v1::Outcome outcome, const std::string& message = "", bool lie = false,
-            const std::string& program = "") {
+            const std::string& program = "", const std::string& output = "same bits",
+            uint64_t kept_bytes = 0) {
   v1::HostEvent event;
   event.set_id(id);
   event.mutable_result()->set_outcome(outcome);
@@ -79,7 +85,13 @@ void Finish(const std::string& id, v1::Outcome outcome, const std::string& messa
   {
     std::lock_guard lock(mutex);
     if (outcome == v1::PASSED) FillIn(tests[id], *event.mutable_result());
+    for (v1::CaseResult& one : *event.mutable_result()->mutable_case_()) {
+      if (wants_digests.count(id) == 0 || one.outcome() != v1::PASSED) continue;
+      one.add_output_digest()->set_name("logits");
+      one.mutable_output_digest(0)->set_digest(output);
+    }
   }
+  event.mutable_result()->set_device_kept_memory_bytes(kept_bytes);
   if (lie) event.mutable_result()->mutable_case_()->rbegin()->mutable_check()->RemoveLast();
   event.mutable_result()->mutable_provenance()->mutable_device()->set_kind(device);
   event.mutable_result()->mutable_provenance()->set_program_digest(program);
@@ -94,9 +106,10 @@ void StartCase(const std::string& id, const std::string& name) {
 }
 
 std::string Given(const v1::RunTest& run) {
-  std::string text =
-      absl::StrCat("device=", device, "\nprogram=", run.program_path(), "\ncheckpoint=", run.checkpoint_dir(),
-                   "\nhub_verified=", run.hub_verified(), "\n");
+  std::string text = absl::StrCat("device=", device, "\npid=", ::getpid(),
+                                  "\nset_up=", v1::DeviceChoice_Name(run.test().set_up().device()),
+                                  "\nprogram=", run.program_path(), "\ncheckpoint=", run.checkpoint_dir(),
+                                  "\nhub_verified=", run.hub_verified(), "\n");
   for (const v1::BlobFile& file : run.file())
     absl::StrAppend(&text, "file ", file.digest(), " ", file.path(), "\n");
   for (const std::string& entry : assay::worker::OwnEnvironment())
@@ -109,6 +122,7 @@ void Run(const v1::RunTest& run) {
   {
     std::lock_guard lock(mutex);
     tests[id] = run.test();
+    if (run.want_output_digests()) wants_digests.insert(id);
   }
   const std::string kind = run.test().name().substr(0, run.test().name().find('_'));
   if (kind == "quiet") return Finish(id, v1::PASSED);
@@ -143,6 +157,15 @@ void Run(const v1::RunTest& run) {
     Finish("nobody", v1::PASSED);
   } else if (kind == "echo") {
     Finish(id, v1::PASSED, Given(run));
+  } else if (kind == "keep") {
+    Finish(id, v1::PASSED, absl::StrCat("pid=", ::getpid()), false, "", "same bits", uint64_t{1} << 30);
+  } else if (kind == "flip") {
+    int run_number;
+    {
+      std::lock_guard lock(mutex);
+      run_number = ++runs[run.test().name()];
+    }
+    Finish(id, v1::PASSED, "", false, "", run_number == 3 ? "one other bit" : "same bits");
   } else if (kind == "lie") {
     Finish(id, v1::PASSED, "", true);
   } else if (kind == "stray") {

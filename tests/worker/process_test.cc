@@ -8,6 +8,7 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 
 #include "tests/matchers.h"
 #include "tests/worker/content.h"
@@ -30,13 +31,20 @@ class WorkerProcessTest : public ::testing::Test {
     std::filesystem::remove_all(folder_);
   }
 
-  void StartWorker() {
-    ASSERT_OK_AND_ASSIGN(
-        worker_, Subprocess::Start(bin_ / "assay-worker",
-                                   {"--coordinator", coordinator_.address(), "--name", "node", "--state-dir",
-                                    (folder_ / "state").string(), "--host-binary",
-                                    (bin_ / "fake-host").string(), "--cpu-only"},
-                                   OwnEnvironment()));
+  void StartProgram(const std::string& program, const std::vector<std::string>& arguments,
+                    const std::vector<std::string>& environment = OwnEnvironment()) {
+    worker_.reset();
+    ASSERT_OK_AND_ASSIGN(worker_, Subprocess::Start(bin_ / program, arguments, environment));
+  }
+  std::vector<std::string> Arguments() const {
+    return {"--coordinator", coordinator_.address(),       "--name",        "node",
+            "--state-dir",   (folder_ / "state").string(), "--host-binary", (bin_ / "fake-host").string(),
+            "--cpu-only"};
+  }
+  void StartWorker(const std::vector<std::string>& more = {}) {
+    std::vector<std::string> arguments = Arguments();
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    StartProgram("assay-worker", arguments);
   }
   // What the process ends with, as in wait(2).
   int AwaitEnd() {
@@ -140,6 +148,107 @@ TEST_F(WorkerProcessTest, AWrongOptionIsAUsageError) {
   ASSERT_OK_AND_ASSIGN(worker_,
                        Subprocess::Start(bin_ / "assay-worker", {"--slots", "many"}, OwnEnvironment()));
   EXPECT_EQ(WEXITSTATUS(AwaitEnd()), 2);
+}
+
+TEST_F(WorkerProcessTest, ReadsItsLabelsAgainOnSighup) {
+  std::ofstream(folder_ / "labels") << "zone=a\n";
+  StartWorker({"--label-file", (folder_ / "labels").string()});
+  coordinator_.AwaitHello(1);
+  coordinator_.AwaitHeartbeat([](const v1::Heartbeat& beat) { return !beat.has_labels(); });
+  std::ofstream(folder_ / "labels") << "zone=west\n";
+  ::kill(worker_->pid(), SIGHUP);  // the next heartbeat by itself is a minute away
+  const v1::Heartbeat beat =
+      coordinator_.AwaitHeartbeat([](const v1::Heartbeat& b) { return b.has_labels(); });
+  ASSERT_EQ(beat.labels().label_size(), 1);
+  EXPECT_EQ(beat.labels().label(0), "zone=west");
+}
+
+// Nobody who runs the product can make a worker offer what is not there.
+TEST_F(WorkerProcessTest, TheProductHasNoSimulatedGpus) {
+  std::ofstream(folder_ / "gpus") << "gpu { id: \"GPU-1\" name: \"H100\" memory_bytes: 85899345920 }\n";
+  StartWorker({"--devices", (folder_ / "gpus").string()});
+  EXPECT_EQ(WEXITSTATUS(AwaitEnd()), 2);
+  StartProgram("assay-worker-simulated",
+               {"--devices", (folder_ / "gpus").string(), "--coordinator", coordinator_.address(),
+                "--state-dir", (folder_ / "state").string(), "--host-binary", (bin_ / "fake-host").string()});
+  const v1::Hello hello = coordinator_.AwaitHello(1);
+  ASSERT_EQ(hello.device_size(), 2);
+  EXPECT_EQ(hello.device(1).device().name(), "SIMULATED H100 (its tests run on the CPU)");
+}
+
+TEST_F(WorkerProcessTest, AcceptsItsNodeWithoutACoordinator) {
+  const auto accept = [this](const std::vector<std::string>& arguments) {
+    std::vector<std::string> words = {"accept",
+                                      "--content",
+                                      (folder_ / "content").string(),
+                                      "--cpu-only",
+                                      "--state-dir",
+                                      (folder_ / "state").string(),
+                                      "--host-binary",
+                                      (bin_ / "fake-host").string()};
+    words.insert(words.end(), arguments.begin(), arguments.end());
+    StartProgram("assay-worker", words);
+    return WEXITSTATUS(AwaitEnd());
+  };
+  for (const char* folder : {"templates", "models/catalogue", "models/programs"}) {
+    std::filesystem::create_directories(folder_ / "content" / folder);
+  }
+  std::string base(kTemplate);
+  base.replace(base.find("gpt2"), 4, "base");
+  std::ofstream(folder_ / "content/templates/base.textproto") << "abstract: true " << base;
+  std::ofstream(folder_ / "content/templates/gpt2.textproto")
+      << "name: \"gpt2\" base: \"base\" description: \"decoders\"";
+  for (const std::string model : {"pass_a", "flip"}) {
+    std::ofstream(folder_ / "content/models/catalogue" / (model + ".textproto")) << CatalogueText(model);
+    std::ofstream(folder_ / "content/models/programs" / (model + ".assay")) << "program";
+  }
+  EXPECT_EQ(accept({"--model", "pass_a"}), 0);
+  // The worker that starts next tells it.
+  StartWorker();
+  EXPECT_EQ(coordinator_.AwaitHello(1).acceptance().state(), v1::AcceptanceReport::ACCEPTED);
+  ::kill(worker_->pid(), SIGTERM);
+  AwaitEnd();
+  // Fault: silent corruption in the third repetition.
+  EXPECT_EQ(accept({"--model", "flip"}), 3);
+  EXPECT_EQ(accept({"--model", "flip", "--repetitions", "2"}), 0) << "two repetitions do not see it";
+  EXPECT_EQ(accept({"--model", "nowhere"}), 2);
+}
+
+// Fault: the clock is set, an hour ahead and an hour back, while a test runs.
+TEST_F(WorkerProcessTest, AClockThatJumpsNeitherEndsATestNorStopsHeartbeats) {
+  const auto jump = [this](int64_t seconds) {
+    std::fstream file(folder_ / "offset", std::ios::in | std::ios::out | std::ios::binary);
+    file.write(reinterpret_cast<const char*>(&seconds), sizeof(seconds));
+  };
+  std::ofstream(folder_ / "offset") << std::string(sizeof(int64_t), '\0');
+  std::vector<std::string> environment = OwnEnvironment();
+  environment.push_back("LD_PRELOAD=" + (bin_.parent_path() / "lib/libassay_clock_jump.so").string());
+  environment.push_back("ASAN_OPTIONS=verify_asan_link_order=0");  // of a build with sanitizers
+  environment.push_back("ASSAY_CLOCK_OFFSET=" + (folder_ / "offset").string());
+  coordinator_.SetHeartbeat(20);
+  StartProgram("assay-worker", Arguments(), environment);
+  const int64_t before = coordinator_.AwaitHello(1).time().seconds();
+  const v1::Assignment held = Assign("hold");
+  coordinator_.Start(held);
+  coordinator_.AwaitEvent(KeyOf(held.attempt()));
+  for (const int64_t hours : {1, -1}) {
+    jump(3600 * hours);
+    // Whatever waited for a date in between would wait an hour now, or be over at once.
+    const size_t told = coordinator_.heartbeats();
+    coordinator_.AwaitHeartbeats(told + 5);
+    EXPECT_EQ(coordinator_.LastHeartbeat().attempt_size(), 1) << "the test goes on";
+    EXPECT_EQ(coordinator_.Results(KeyOf(held.attempt())), 0);
+    // That the clock did jump shows in the next Hello.
+    coordinator_.GoAway();
+    coordinator_.ComeBack();
+    const v1::Hello hello = coordinator_.AwaitHello(hours > 0 ? 2 : 3);
+    EXPECT_GT(hours * (hello.time().seconds() - before), 3000);
+    EXPECT_EQ(hello.attempt_size(), 1);
+  }
+  coordinator_.Abandon(KeyOf(held.attempt()));
+  const v1::Assignment next = Assign("pass");
+  coordinator_.Start(next);
+  EXPECT_EQ(coordinator_.AwaitResult(KeyOf(next.attempt())).result().outcome(), v1::PASSED);
 }
 
 }  // namespace

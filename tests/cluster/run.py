@@ -4,7 +4,6 @@ import argparse
 import collections
 import json
 import pathlib
-import random
 import sys
 import time
 
@@ -55,11 +54,11 @@ def run(cluster, options):
         cluster.watch(batch, first=i)
 
     def done(goal):
-        return until(lambda: sum(j["state"] == "DONE" for j in cluster.jobs(batches)) >= goal, f"{goal} results")
+        return until(lambda: sum(j["state"] == "DONE" for j in cluster.seen().values()) >= goal, f"{goal} results")
 
-    steps = ["coordinator"] * options.kill_coordinators + ["worker"] * options.kill_workers
-    if not options.keep_database:
-        steps.append("database")
+    steps = ["coordinator"] * options.kill_coordinators
+    steps += [] if options.keep_database else ["database"]
+    steps += ["worker"] * options.kill_workers
     for number, step in enumerate(steps):
         done(len(plan) * (number + 1) // (len(steps) + 2))
         if step == "coordinator":
@@ -67,7 +66,7 @@ def run(cluster, options):
             cluster.kill(cluster.coordinators, name)
             say(f"killed {name}")
         elif step == "worker":
-            kill_a_worker(cluster, batches, say)
+            kill_a_worker(cluster, say)
         else:
             cluster.postgres.stop()
             say("PostgreSQL crashed")
@@ -82,35 +81,31 @@ def run(cluster, options):
     say("results by worker: " + ", ".join(f"{name} {count}" for name, count in sorted(took_part.items())))
 
 
-def kill_a_worker(cluster, batches, say):
-    """One that has something to lose, where there is one; then waits until that runs elsewhere."""
-    running = collections.defaultdict(list)
+def kill_a_worker(cluster, say):
+    """One that holds something; then waits until that is given up."""
+    held = collections.defaultdict(dict)
 
-    def somebody_runs():
-        running.clear()
-        for job in cluster.jobs(batches):
+    def somebody_holds_something():
+        held.clear()
+        for id, job in cluster.seen().items():
             if job["state"] == "RUNNING" and job["worker"] in cluster.workers:
-                running[job["worker"]].append(job)
-            if job["state"] != "DONE":
-                running["left"].append(job)
-        return len(running) > 1 or not running["left"]
+                held[job["worker"]][id] = int(job["attempt"])
+        return held
 
-    until(somebody_runs, "a worker that runs something")
-    running.pop("left")
-    name = random.choice(sorted(running)) if running else next(iter(cluster.workers))
-    lost = {job["job_id"]: int(job["attempt"]) for job in running.get(name, [])}
+    until(somebody_holds_something, "a worker that holds a job", patience=60)
+    name = max(sorted(held), key=lambda worker: len(held[worker]))
     cluster.kill(cluster.workers, name)
     killed = time.monotonic()
-    say(f"killed {name}, which held {len(lost)} jobs")
+    say(f"killed {name}, which held {len(held[name])} jobs")
 
     def given_up():
-        jobs = {job["job_id"]: job for job in cluster.jobs(batches)}
+        jobs = cluster.seen()
         return all(jobs[id]["state"] in ("QUEUED", "DONE") or int(jobs[id]["attempt"]) > attempt
-                   for id, attempt in lost.items())
+                   for id, attempt in held[name].items())
 
     until(given_up, "the killed worker's jobs to be given up")
     took = time.monotonic() - killed
-    say(f"its jobs were queued again, or run elsewhere, within {took:.1f} s")
+    say(f"its jobs had ended, were queued again or ran elsewhere {took:.1f} s later")
     if took > 5:
         raise Failed(f"a dead worker kept its jobs for {took:.1f} s")
 

@@ -85,6 +85,35 @@ v1::Program Hungry() {
   return program;
 }
 
+TEST(Serve, TellsDigestsOfOutputsWhereAskedTo) {
+  HostProcess host, resident({"--resident"});
+  host.Next();
+  resident.Next();
+  const WrittenTest written = WriteTest(RealProgram("bert"), kChecks);
+  v1::HostRequest asked = Request("asked", written);
+  asked.mutable_run()->set_want_output_digests(true);
+  host.Send(asked);
+  resident.Send(asked);
+  const v1::TestResult first = host.ResultOf("asked"), second = resident.ResultOf("asked");
+  EXPECT_EQ(first.outcome(), v1::PASSED) << first.message();
+  ASSERT_GT(first.case_(0).output_digest_size(), 0);
+  EXPECT_TRUE(IsDigest(first.case_(0).output_digest(0).digest()));
+  EXPECT_FALSE(first.case_(0).output_digest(0).name().empty());
+  ASSERT_EQ(second.case_(0).output_digest_size(), first.case_(0).output_digest_size());
+  for (int i = 0; i < first.case_(0).output_digest_size(); ++i) {
+    EXPECT_EQ(second.case_(0).output_digest(i).digest(), first.case_(0).output_digest(i).digest());
+  }
+  // Other weights give other bits.
+  v1::HostRequest other = asked;
+  other.mutable_run()->set_id("other");
+  other.mutable_run()->mutable_test()->mutable_set_up()->set_seed(1234);
+  host.Send(other);
+  EXPECT_NE(host.ResultOf("other").case_(0).output_digest(0).digest(),
+            first.case_(0).output_digest(0).digest());
+  host.Send(Request("not asked", written));
+  EXPECT_EQ(host.ResultOf("not asked").case_(0).output_digest_size(), 0);
+}
+
 TEST(Serve, SaysWhoItIsThenRunsATestAndTellsItsCases) {
   HostProcess host;
   v1::HostEvent ready = host.Next();

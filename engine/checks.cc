@@ -28,6 +28,11 @@ namespace {
 
 using Tensors = std::vector<at::Tensor>;
 
+constexpr char kOldGolden[] =
+    "the golden does not say what error is legitimate at this dtype: judged by a constant of the dtype, "
+    "which "
+    "is coarser; export it again";
+
 // One check at work. Names were validated before.
 class Check {
  public:
@@ -79,9 +84,9 @@ class Check {
   std::string OutputName(int output) const {
     return absl::StrCat("'", manifest_.outputs(output).name(), "'");
   }
-  // How much of an output is rounding: not known where no reference ran.
-  double Rounding(int output) const {
-    return output < bound_.golden.outputs_size() ? bound_.golden.outputs(output).float64_error() : 0;
+  // Null where no reference ran.
+  const v1::GoldenOutput* GoldenOf(int output) const {
+    return output < bound_.golden.outputs_size() ? &bound_.golden.outputs(output) : nullptr;
   }
 
   absl::StatusOr<Tensors> RunWith(int input, at::Tensor value) const {
@@ -93,19 +98,34 @@ class Check {
   // Compares one output (or a part of it) with what it should be.
   absl::Status Near(const at::Tensor& a, const at::Tensor& b, int output, const v1::Tolerance& asked,
                     absl::string_view where, Finding& finding) const {
-    ASSAY_ASSIGN_OR_RETURN(Factors factors, FactorsFor(asked, bound_.plan.placement()));
+    ASSAY_ASSIGN_OR_RETURN(const Bound bound, BoundFor(asked, bound_.plan.placement(), GoldenOf(output), b));
+    return Near(a, b, output, bound, where, finding).status();
+  }
+
+  absl::StatusOr<Difference> Near(const at::Tensor& a, const at::Tensor& b, int output, const Bound& bound,
+                                  absl::string_view where, Finding& finding) const {
     auto difference = Compare(a, b);
     if (!difference.ok()) {
       finding.Break(absl::StrCat("output ", OutputName(output), where, ": ", difference.status().message()));
-      return absl::OkStatus();
+      return Difference{};
     }
-    double allowed = b.is_floating_point() ? Allowed(factors, b, Rounding(output)) : 0;
-    finding.Measure(difference->error, allowed);
-    if (!(difference->error <= allowed)) {
-      finding.Break(absl::StrFormat("output %s%s: %s; off by %.3g, allowed %.3g", OutputName(output), where,
-                                    Describe(*difference, b.sizes()), difference->error, allowed));
+    finding.Measure(difference->error, bound.max);
+    if (!(difference->error <= bound.max)) {
+      Beyond(bound,
+             absl::StrFormat("output %s%s: %s; off by %.3g, allowed %.3g", OutputName(output), where,
+                             Describe(*difference, b.sizes()), difference->error, bound.max),
+             finding);
     }
-    return absl::OkStatus();
+    return *difference;
+  }
+
+  // A NaN or an infinity where the reference has none is no rounding: checks for it are `finite`'s.
+  static void Beyond(const Bound& bound, std::string what, Finding& finding) {
+    if (bound.not_comparable.empty()) {
+      finding.Break(std::move(what));
+    } else {
+      finding.BreakWithoutProof(absl::StrCat(what, "; not comparable at this dtype: ", bound.not_comparable));
+    }
   }
 
   absl::StatusOr<Finding> Golden(const v1::Check::Golden& golden) {
@@ -126,8 +146,22 @@ class Check {
       return finding;
     }
     for (size_t i = 0; i < expected.size(); ++i) {
-      ASSAY_RETURN_IF_ERROR(
-          Near(bound_.outputs[i], expected[i], static_cast<int>(i), golden.tolerance(), "", finding));
+      const int output = static_cast<int>(i);
+      ASSAY_ASSIGN_OR_RETURN(const Bound bound, BoundFor(golden.tolerance(), bound_.plan.placement(),
+                                                         GoldenOf(output), expected[i]));
+      ASSAY_ASSIGN_OR_RETURN(const Difference difference,
+                             Near(bound_.outputs[i], expected[i], output, bound, "", finding));
+      if (bound.derived && expected[i].is_floating_point()) {
+        finding.MeasureRms(difference.rms, bound.rms);
+        if (!(difference.rms <= bound.rms)) {
+          Beyond(bound,
+                 absl::StrFormat("output %s: off by %.3g in the mean square, allowed %.3g",
+                                 OutputName(output), difference.rms, bound.rms),
+                 finding);
+        }
+      } else if (!bound.derived && !golden.tolerance().has_scale() && !golden.tolerance().has_rounding()) {
+        finding.note = kOldGolden;
+      }
     }
     return finding;
   }
@@ -202,8 +236,8 @@ class Check {
     }
     for (size_t i = 0; i < again.size(); ++i) {
       if (bound_.plan.placement().device.is_cuda()) {
-        ASSAY_RETURN_IF_ERROR(
-            Near(again[i], bound_.outputs[i], static_cast<int>(i), {}, " of a second run", finding));
+        ASSAY_RETURN_IF_ERROR(Near(again[i], bound_.outputs[i], static_cast<int>(i), v1::Tolerance(),
+                                   " of a second run", finding));
         continue;
       }
       at::Tensor a = again[i].contiguous(), b = bound_.outputs[i].contiguous();
@@ -259,9 +293,11 @@ class Check {
   // and dtype, so that the coarseness of a short dtype is no noise: float32's bound serves all.
   absl::Status Moved(const at::Tensor& a, const at::Tensor& b, int output, absl::string_view where,
                      Finding& finding) const {
-    ASSAY_ASSIGN_OR_RETURN(Factors factors, FactorsFor({}, Placement{bound_.plan.placement().device}));
-    ASSAY_ASSIGN_OR_RETURN(Difference difference, Compare(a, b));
-    double noise = b.is_floating_point() ? Allowed(factors, b, Rounding(output)) : 0;
+    ASSAY_ASSIGN_OR_RETURN(const Factors factors, FactorsFor({}, Placement{bound_.plan.placement().device}));
+    ASSAY_ASSIGN_OR_RETURN(const Difference difference, Compare(a, b));
+    const v1::GoldenOutput* golden = GoldenOf(output);
+    const double rounding = golden != nullptr ? golden->float64_error() : 0;
+    const double noise = b.is_floating_point() ? Allowed(factors, b, rounding) : 0;
     if (difference.error > noise && std::isfinite(difference.error)) return absl::OkStatus();
     finding.Break(
         absl::StrFormat("output %s does not move %s: it differs by %.3g, which is no more than noise",
@@ -465,12 +501,17 @@ v1::CheckResult RunCheck(const v1::Check& check, const BoundCase& bound) {
     result.set_message(finding->nothing);
     return result;
   }
-  result.set_outcome(finding->held ? v1::PASSED : v1::FAILED);
+  result.set_outcome(finding->held ? v1::PASSED : finding->not_comparable ? v1::UNSUPPORTED : v1::FAILED);
   result.set_message(finding->message);
   if (finding->measured) {
     result.set_error(finding->error);
     result.set_tolerance(finding->tolerance);
   }
+  if (finding->rms_measured) {
+    result.set_rms_error(finding->rms_error);
+    result.set_rms_tolerance(finding->rms_tolerance);
+  }
+  result.set_note(finding->note);
   return result;
 }
 

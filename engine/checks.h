@@ -31,8 +31,9 @@ struct BoundCase {
 };
 
 // FAILED where the check does not hold or cannot be applied to this program: never a silent pass. SKIPPED
-// where the checkpoint's golden has nothing for it (answers). A run that fails on the way gives its own
-// outcome (OUT_OF_MEMORY, UNSUPPORTED, FAILED). No exceptions.
+// where the checkpoint's golden has nothing for it (answers). UNSUPPORTED where rounding to the dtype alone
+// may have done it (LegitimateError.not_comparable). A run that fails on the way gives its own outcome
+// (OUT_OF_MEMORY, UNSUPPORTED, FAILED). No exceptions.
 v1::CheckResult RunCheck(const v1::Check& check, const BoundCase& bound);
 
 // RESOURCE_EXHAUSTED: OUT_OF_MEMORY. UNIMPLEMENTED: UNSUPPORTED. CANCELLED: CANCELLED. UNAVAILABLE:

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "engine/tolerance.h"
 #include "engine/validate.h"
 
 namespace assay::engine {
@@ -15,6 +16,26 @@ namespace {
 template <typename... Parts>
 absl::Status Invalid(const Parts&... parts) {
   return absl::InvalidArgumentError(absl::StrCat(parts...));
+}
+
+// The largest legitimate error that a golden may name, in its largest number.
+double MostShare(v1::ScalarType dtype, double max_share) {
+  if (dtype == v1::BFLOAT16) return kMaxHalfUnits * UnitRoundoff(at::ScalarType::BFloat16);
+  return dtype == v1::HALF ? kMaxHalfUnits * UnitRoundoff(at::ScalarType::Half) : max_share;
+}
+
+absl::Status CheckLegitimate(const v1::OutputSpec& spec, const v1::GoldenOutput& output, double largest,
+                             double max_share) {
+  for (const v1::LegitimateError& error : output.legitimate()) {
+    const double most = MostShare(error.dtype(), max_share) * largest;
+    // The mean square is never more than the largest, so that this bounds both.
+    if (!(error.max() <= most)) {
+      return Invalid("golden output ", spec.name(), ": it calls an error of ", error.max(), " in ",
+                     DtypeName(error.dtype()), " legitimate, of at most ", most,
+                     ": faults would pass for rounding");
+    }
+  }
+  return absl::OkStatus();
 }
 
 absl::Status CheckOutput(const v1::OutputSpec& spec, const v1::GoldenOutput& output, double max_share) {
@@ -38,7 +59,7 @@ absl::Status CheckOutput(const v1::OutputSpec& spec, const v1::GoldenOutput& out
     return Invalid("golden output ", spec.name(), ": float64_error ", output.float64_error(), " of at most ",
                    max_share * largest, ": no float32 run is rounded so much");
   }
-  return absl::OkStatus();
+  return CheckLegitimate(spec, output, largest, max_share);
 }
 
 template <typename See>

@@ -16,7 +16,8 @@ absl::Status ValidateModel(const v1::ModelTest& test, const v1::Program& program
 // - the golden has no floating point output, or one that is empty, constant, NaN or infinite, so that a dead
 //   model would agree with it;
 // - the golden calls more of an output rounding (`max_rounding_share` of its largest number, from
-//   engine/tolerance.h) than any float32 run has, so that everything would agree;
+//   engine/tolerance.h) than any float32 run has, or more of it legitimate at a narrower dtype than
+//   kMaxHalfUnits, so that everything would agree;
 // - a floating point output is computed from no input or from no weight.
 // `program` has passed ValidateProgram; `golden` is of it. Where the golden has inputs only, the program
 // alone is judged: whoever compares with such a golden must refuse.

@@ -14,6 +14,12 @@ struct Finding {
   double error = 0;
   double tolerance = 0;
   bool measured = false;  // error and tolerance say something
+  double rms_error = 0;
+  double rms_tolerance = 0;
+  bool rms_measured = false;  // likewise
+  // Set with held == false: rounding alone could have done it, so that it proves no fault.
+  bool not_comparable = false;
+  std::string note;  // how it was judged, where not by the rule of the day
   // Why there was nothing to check: neither held nor broken.
   std::string nothing;
 
@@ -26,9 +32,25 @@ struct Finding {
     }
     measured = true;
   }
+  void MeasureRms(double found, double allowed) {
+    bool worse =
+        !rms_measured || found * std::max(rms_tolerance, 1e-300) > rms_error * std::max(allowed, 1e-300);
+    if (worse) {
+      rms_error = found;
+      rms_tolerance = allowed;
+    }
+    rms_measured = true;
+  }
   void Break(std::string why) {
-    if (held) message = std::move(why);
+    // What proves a fault outweighs what does not.
+    if (held || not_comparable) message = std::move(why);
     held = false;
+    not_comparable = false;
+  }
+  void BreakWithoutProof(std::string why) {
+    if (!held) return;
+    Break(std::move(why));
+    not_comparable = true;
   }
 };
 

@@ -1,6 +1,5 @@
 #include "engine/run_test.h"
 
-#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <c10/util/Exception.h>
 #include <dlfcn.h>
@@ -27,8 +26,10 @@
 #include "engine/cuda_device.h"
 #include "engine/diagnosis.h"
 #include "engine/evidence.h"
+#include "engine/exact_math.h"
 #include "engine/loaded_checkpoint.h"
 #include "engine/output_digest.h"
+#include "engine/output_summary.h"
 #include "engine/plan.h"
 #include "engine/program.h"
 #include "engine/tolerance.h"
@@ -41,6 +42,7 @@ namespace {
 using SteadyClock = std::chrono::steady_clock;
 
 constexpr char kNoWeights[] = "NO_WEIGHTS";
+constexpr char kNotComparable[] = "NOT_COMPARABLE";
 
 double SecondsSince(SteadyClock::time_point start) {
   return std::chrono::duration<double>(SteadyClock::now() - start).count();
@@ -89,12 +91,8 @@ absl::StatusOr<Placement> Place(const v1::SetUp& set_up, const RunOptions& optio
     default:
       return absl::InvalidArgumentError(absl::StrCat("set_up.device is ", set_up.device()));
   }
-  if (cuda) {
-    placement.device = at::Device(at::DeviceType::CUDA, 0);
-    // TensorFloat-32 keeps 10 bits of a number's mantissa: float32 is to mean float32.
-    at::globalContext().setAllowTF32CuDNN(false);
-    at::globalContext().setAllowTF32CuBLAS(false);
-  }
+  if (cuda) placement.device = at::Device(at::DeviceType::CUDA, 0);
+  ASSAY_RETURN_IF_ERROR(DemandExactMath());
   return placement;
 }
 
@@ -244,6 +242,9 @@ class TestRun {
     BoundCase bound{program, material.golden(), *plan, done.weights(), Seed(program), inputs, outputs};
     if (material.has_checkpoint_golden()) bound.checkpoint = &material.checkpoint;
     if (done.has_load()) bound.load = &done.load();
+    ASSAY_ASSIGN_OR_RETURN(const std::vector<v1::OutputSummary> summaries,
+                           SummarizeOutputs(program.manifest(), material.golden(), placement_, outputs));
+    done.mutable_output()->Assign(summaries.begin(), summaries.end());
     for (v1::AnswerResult& answer : AnswersOf(bound, c)) *done.add_answer() = std::move(answer);
     v1::Outcome outcome = v1::PASSED;
     bool any_held = false;
@@ -256,6 +257,8 @@ class TestRun {
         if (outcome == v1::PASSED || (outcome != v1::FAILED && checked.outcome() == v1::FAILED)) {
           outcome = checked.outcome();
           done.set_message(absl::StrCat(check.name(), ": ", checked.message()));
+          const bool unproven = checked.outcome() == v1::UNSUPPORTED && checked.has_error();
+          done.set_reason(unproven ? kNotComparable : "");
         }
         if (check.has_golden() && checked.has_error()) Diagnose(bound, done);
       } else if (check.has_golden() && checked.outcome() == v1::PASSED) {

@@ -174,6 +174,27 @@ absl::Status CheckManifest(const v1::Manifest& manifest) {
   return absl::OkStatus();
 }
 
+// One a dtype, with errors that are errors. What is too much is ValidateEvidence's to say.
+absl::Status CheckLegitimate(absl::string_view what, const v1::GoldenOutput& output) {
+  absl::flat_hash_set<int> seen;
+  for (const v1::LegitimateError& error : output.legitimate()) {
+    if (error.dtype() != v1::FLOAT && error.dtype() != v1::BFLOAT16 && error.dtype() != v1::HALF) {
+      return Invalid(what, ": a legitimate error in ", DtypeName(error.dtype()));
+    }
+    if (!seen.insert(error.dtype()).second) {
+      return Invalid(what, ": two legitimate errors in ", DtypeName(error.dtype()));
+    }
+    // Written so that NaN is refused. The mean of squares is never above the largest, but for its last bits.
+    const bool sound = error.rms() >= 0 && error.max() >= 0 && error.rms() <= error.max() * (1 + 1e-9) &&
+                       std::isfinite(error.max());
+    if (!sound) {
+      return Invalid(what, ": a legitimate error in ", DtypeName(error.dtype()), " of ", error.max(),
+                     " at most and ", error.rms(), " in the mean square");
+    }
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status ValidateGolden(const v1::Program& program, const v1::Golden& golden, GoldenForm form) {
@@ -216,6 +237,7 @@ absl::Status ValidateGolden(const v1::Program& program, const v1::Golden& golden
         !(output.float64_error() >= 0 && std::isfinite(output.float64_error()))) {
       return Invalid(what, ": float64_error ", output.float64_error());
     }
+    ASSAY_RETURN_IF_ERROR(CheckLegitimate(what, output));
   }
   for (const v1::NodeTrace& trace : golden.trace()) {
     if (trace.node() >= static_cast<uint32_t>(program.graph().nodes_size())) {

@@ -57,6 +57,10 @@ int main(int argc, char** argv) {
       ->check(CLI::ExistingDirectory);
   run->add_option("--device", device, "cpu or cuda, for tests that leave the choice open")
       ->check(CLI::IsMember({"cpu", "cuda"}));
+  std::string dtype;
+  run->add_option("--dtype", dtype, "float32, bfloat16 or float16, instead of what the tests say")
+      ->check(CLI::IsMember({"float32", "bfloat16", "float16"}));
+  run->add_option("--results", files.results, "File that gets every result as a line of JSON");
   run->add_option("--jobs,-j", files.jobs, "Tests at a time on the CPU")->check(CLI::Range(1, 1024));
   run->add_flag("--in-process", files.in_process, "Without child processes, for a debugger");
   run->add_flag("--resident", resident, "One child process for all tests on the CPU too, as on CUDA");
@@ -94,6 +98,9 @@ int main(int argc, char** argv) {
 
   if (run->parsed()) {
     files.device = device == "cuda" ? v1::CUDA : v1::CPU;
+    if (dtype == "float32") files.dtype = v1::FLOAT32;
+    if (dtype == "bfloat16") files.dtype = v1::DTYPE_BFLOAT16;
+    if (dtype == "float16") files.dtype = v1::FLOAT16;
     files.processes = processes;
     Leave(host::RunFiles(files));
   }

@@ -4,6 +4,7 @@
 
 #include <cstdio>
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <set>
 #include <utility>
@@ -21,6 +22,7 @@
 #include "common/status_macros.h"
 #include "common/textproto.h"
 #include "engine/run_test.h"
+#include "google/protobuf/util/json_util.h"
 #include "host/signals.h"
 
 namespace assay::host {
@@ -69,6 +71,7 @@ absl::StatusOr<v1::RunTest> ReadTest(const std::string& file, const RunFilesOpti
   if (!IsPlainPath(test.name()) || absl::StrContains(test.name(), '/')) {
     return absl::InvalidArgumentError(absl::StrCat(file, ": name '", test.name(), "' is no file name"));
   }
+  if (options.dtype != v1::DTYPE_UNSPECIFIED) test.mutable_set_up()->set_dtype(options.dtype);
   request.set_id(file);
   if (test.set_up().device() == v1::AUTO && options.device != v1::DEVICE_CHOICE_UNSPECIFIED) {
     test.mutable_set_up()->set_device(options.device);
@@ -168,6 +171,37 @@ class Printer {
   std::map<v1::Outcome, int> counts_;
 };
 
+// Results as JSON, a line each, as they come.
+class ResultFile {
+ public:
+  absl::Status Open(const std::string& path) {
+    if (path.empty()) return absl::OkStatus();
+    file_.open(path, std::ios::trunc);
+    return Check(path);
+  }
+
+  // An error is kept for Close.
+  void Add(const v1::ModelTest& test, const v1::TestResult& result) {
+    if (!file_.is_open()) return;
+    std::string json;
+    google::protobuf::util::JsonPrintOptions print;
+    print.preserve_proto_field_names = true;
+    const auto made = google::protobuf::util::MessageToJsonString(result, &json, print);
+    if (!made.ok()) file_.setstate(std::ios::failbit);
+    // The name is a plain file name (ReadTest): nothing in it needs an escape.
+    file_ << "{\"test\": \"" << test.name() << "\", \"result\": " << json << "}\n" << std::flush;
+  }
+
+  absl::Status Check(const std::string& path) {
+    if (!file_.is_open() && path.empty()) return absl::OkStatus();
+    if (file_.good()) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat("--results: ", path, " cannot be written"));
+  }
+
+ private:
+  std::ofstream file_;
+};
+
 class SilentSink final : public engine::TestSink {
  public:
   void CaseStarted(absl::string_view) override {}
@@ -191,20 +225,33 @@ int RunFiles(const RunFilesOptions& options) {
   }
 
   Printer printer(options.verbose);
+  ResultFile results;
+  const auto finish = [&](bool interrupted) -> int {
+    const int code = printer.Finish(interrupted);
+    const absl::Status written = results.Check(options.results);
+    if (written.ok()) return code;
+    fprintf(stderr, "%s\n", std::string(written.message()).c_str());
+    return kExitUsage;
+  };
+  if (!results.Open(options.results).ok()) return finish(false);
   if (options.in_process) {
     for (const v1::RunTest& request : requests) {
       SilentSink sink;
       engine::RunOptions run{request.program_path(), request.checkpoint_dir(), options.processes.allow_cuda};
       for (const v1::BlobFile& file : request.file()) run.files[file.digest()] = file.path();
-      printer.Print(request.test(), options.processes.runner(request.test(), run, sink));
+      const v1::TestResult result = options.processes.runner(request.test(), run, sink);
+      printer.Print(request.test(), result);
+      results.Add(request.test(), result);
     }
-    return printer.Finish(false);
+    return finish(false);
   }
 
   std::map<std::string, const v1::ModelTest*> by_id;
   for (const v1::RunTest& request : requests) by_id[request.id()] = &request.test();
   TestProcesses processes(options.processes, [&](const v1::HostEvent& event) {
-    if (event.has_result()) printer.Print(*by_id.at(event.id()), event.result());
+    if (!event.has_result()) return;
+    printer.Print(*by_id.at(event.id()), event.result());
+    results.Add(*by_id.at(event.id()), event.result());
   });
   size_t next = 0;
   std::vector<pollfd> fds;
@@ -215,10 +262,10 @@ int RunFiles(const RunFilesOptions& options) {
     fds.assign({{StopSignals(), POLLIN, 0}});
     processes.AppendPollFds(fds);
     poll(fds.data(), fds.size(), processes.NextTimeout());
-    if (fds[0].revents != 0) return printer.Finish(true);
+    if (fds[0].revents != 0) return finish(true);
     processes.Step();
   }
-  return printer.Finish(false);
+  return finish(false);
 }
 
 }  // namespace assay::host

@@ -18,7 +18,10 @@ struct RunFilesOptions {
   std::string blobs;
   std::vector<std::string> files;
   v1::DeviceChoice device = v1::DEVICE_CHOICE_UNSPECIFIED;  // for tests that leave the choice open (AUTO)
-  int jobs = 1;                                             // tests at a time
+  v1::Dtype dtype = v1::DTYPE_UNSPECIFIED;                  // instead of every test's own
+  // A file that gets one line of JSON a test: {"test": NAME, "result": TestResult}. Empty: none.
+  std::string results;
+  int jobs = 1;  // tests at a time
   // In this very process, one after another: for a debugger. A crash is then a crash.
   bool in_process = false;
   bool verbose = false;  // every check, not only those that did not hold
@@ -26,8 +29,8 @@ struct RunFilesOptions {
 };
 
 // One line a test on standard output, then one with the counts. Exit code: 0 all passed (a skipped case is no
-// failure), 2 a file is no test, 3 some test did not pass, 4 nothing was run or all was skipped, 8
-// interrupted.
+// failure), 2 a file is no test, or `results` cannot be written, 3 some test did not pass, 4 nothing was run
+// or all was skipped, 8 interrupted.
 int RunFiles(const RunFilesOptions& options);
 
 }  // namespace assay::host

@@ -1,6 +1,7 @@
 #include "nlohmann/json.hpp"
 
 #include "absl/strings/str_cat.h"
+#include "coordinator/report/parity.h"
 #include "coordinator/report/renderers.h"
 #include "coordinator/report/words.h"
 
@@ -202,6 +203,18 @@ Json ModelJson(const ModelCoverage& model, bool tracked) {
   return json;
 }
 
+Json ParityJson(const ParityCheck& check) {
+  return {{"model", check.first->model().name()},
+          {"dtype", v1::Dtype_Name(check.first->result().provenance().dtype())},
+          {"case", check.case_name},
+          {"job_ids", {check.first->job_id(), check.second->job_id()}},
+          {"devices", {DeviceWord(*check.first), DeviceWord(*check.second)}},
+          {"parity", ParityWord(check.parity)},
+          {"error", check.error},
+          {"allowed", check.allowed},
+          {"message", check.message}};
+}
+
 }  // namespace
 
 std::string RenderJson(const Scope& scope) {
@@ -234,6 +247,8 @@ std::string RenderJson(const Scope& scope) {
   for (const ModelCoverage& model : coverage.models) models.push_back(ModelJson(model, true));
   Json& untracked = root["untracked"] = Json::array();
   for (const ModelCoverage& model : coverage.untracked) untracked.push_back(ModelJson(model, false));
+  Json& parity = root["parity"] = Json::array();
+  for (const ParityCheck& check : CompareDevices(scope.jobs)) parity.push_back(ParityJson(check));
   Json& remarks = root["remarks"] = Json::array();
   for (const Remark& remark : scope.remarks) {
     remarks.push_back({{"model", remark.model}, {"kind", remark.kind}, {"text", remark.text}});

@@ -2,6 +2,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "coordinator/report/escape.h"
+#include "coordinator/report/parity.h"
 #include "coordinator/report/renderers.h"
 #include "coordinator/report/words.h"
 
@@ -255,6 +256,29 @@ void AppendCriteria(const Scope& scope, std::string& out) {
   out += "\n";
 }
 
+// Nothing where no model ran on two kinds of device.
+void AppendParity(const Scope& scope, std::string& out) {
+  const std::vector<ParityCheck> checks = CompareDevices(scope.jobs);
+  if (checks.empty()) return;
+  out +=
+      "## Parity of devices\n\nThe outputs of one device held against those of another, by a few figures of "
+      "each "
+      "(samples, mean, norm, largest magnitude). That each agrees with its golden is the stronger statement, "
+      "and "
+      "is in the table of models.\n\n"
+      "| model | dtype | case | devices | outputs | nearest to what is allowed "
+      "|\n|---|---|---|---|---|---|\n";
+  for (const ParityCheck& check : checks) {
+    out += Row({MarkdownText(check.first->model().name()),
+                v1::Dtype_Name(check.first->result().provenance().dtype()), MarkdownText(check.case_name),
+                MarkdownText(absl::StrCat(DeviceWord(*check.first), " and ", DeviceWord(*check.second))),
+                check.parity == Parity::kDiffer ? absl::StrCat("**", ParityWord(check.parity), "**")
+                                                : ParityWord(check.parity),
+                MarkdownText(check.message.empty() ? "equal in every figure" : check.message)});
+  }
+  out += "\n";
+}
+
 void AppendBatches(const Scope& scope, std::string& out) {
   out += "## Batches\n\n| batch | file | submitted | ended | done |\n|---|---|---|---|---:|\n";
   for (const v1::Batch* batch : scope.batches) {
@@ -303,6 +327,7 @@ std::string RenderMarkdown(const Scope& scope) {
     AppendFailures(scope, out);
     AppendRemarks(scope, out);
     AppendStatistics(scope, out);
+    AppendParity(scope, out);
     out += "## Coverage with this batch\n\n";
     AppendCoverage(scope.coverage, false, out);
     AppendLegend(out);
@@ -321,6 +346,7 @@ std::string RenderMarkdown(const Scope& scope) {
     AppendFailures(scope, out);
     AppendRemarks(scope, out);
     AppendStatistics(scope, out);
+    AppendParity(scope, out);
     AppendMissing(scope.coverage, out);
     AppendNext(scope, out);
     AppendBatches(scope, out);

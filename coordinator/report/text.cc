@@ -3,6 +3,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "coordinator/report/escape.h"
+#include "coordinator/report/parity.h"
 #include "coordinator/report/renderers.h"
 #include "coordinator/report/words.h"
 
@@ -105,6 +106,16 @@ std::string RenderText(const Scope& scope) {
   AppendCheckpoints("Trained checkpoints", checkpoints.trained, out);
   AppendCheckpoints("Synthetic checkpoints (random values: never real)", checkpoints.synthetic, out);
   AppendExports(checkpoints.exported, out);
+
+  const std::vector<ParityCheck> parity = CompareDevices(scope.jobs);
+  if (!parity.empty()) absl::StrAppend(&out, "\nParity of devices\n");
+  for (const ParityCheck& check : parity) {
+    absl::StrAppend(&out, "  ", CleanText(check.first->model().name()), " ",
+                    v1::Dtype_Name(check.first->result().provenance().dtype()), " ",
+                    CleanText(check.case_name), ", ", CleanText(DeviceWord(*check.first)), " and ",
+                    CleanText(DeviceWord(*check.second)), ": ", ParityWord(check.parity),
+                    check.message.empty() ? "" : "; ", CleanText(check.message), "\n");
+  }
 
   absl::StrAppend(&out, "\nThe plan's criteria\n");
   for (const Criterion& criterion : scope.criteria) {

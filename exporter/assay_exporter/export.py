@@ -10,7 +10,19 @@ import zstandard
 from torch._export.serde.schema import SCHEMA_VERSION
 from torch.export.graph_signature import InputKind, OutputKind
 
-from . import builders, catalogue, golden, inputs, patches, replay, tensors, transcribe, weights, wrapper
+from . import (
+    builders,
+    catalogue,
+    golden,
+    inputs,
+    patches,
+    replay,
+    rounding,
+    tensors,
+    transcribe,
+    weights,
+    wrapper,
+)
 from .proto import catalogue_pb2, program_pb2
 
 FORMAT = 1
@@ -276,6 +288,7 @@ def export(entry: catalogue_pb2.CatalogueEntry) -> program_pb2.Program:
         signature = read_signature(program, subject)
         made = _assemble(entry, subject, program, signature, differences)
         prove(made, subject.samples)
+        add_rounding(made)
         return made
 
 
@@ -335,6 +348,13 @@ def prove(program: program_pb2.Program, samples: list[Sample]) -> None:
         agree(
             f"written program on {sample.label}", sample.outputs, list(runner.run(sample.arguments).values())
         )
+
+
+def add_rounding(program: program_pb2.Program) -> None:
+    """What error is legitimate in each output, from the program as it is written."""
+    runner = replay.Runner(program)
+    outputs = {output.tensor.name: tensors.from_proto(output.tensor) for output in program.golden.outputs}
+    rounding.add(program, runner.weights, runner.golden_inputs(), program.golden, outputs)
 
 
 def pack(program: program_pb2.Program) -> bytes:

@@ -10,7 +10,7 @@ import torch
 from . import tensors
 from .proto import program_pb2
 
-DTYPES = {number: dtype for dtype, number in tensors.SCALAR_TYPES.items()}
+DTYPES = tensors.DTYPES
 _MEMORY_FORMATS = {
     program_pb2.CONTIGUOUS_FORMAT: torch.contiguous_format,
     program_pb2.CHANNELS_LAST: torch.channels_last,
@@ -58,31 +58,24 @@ def _function(op: program_pb2.Operator):
     return getattr(getattr(getattr(torch.ops, space), name), op.overload or "default")
 
 
-def call(op: program_pb2.Operator, node: program_pb2.Node, values, convert=None):
-    """Runs one node on `values` (indexed by value number); `convert` has a last look at every argument."""
-    arguments = {a.name: argument(a.value, values) for a in node.arguments}
-    if convert is not None:
-        arguments = {name: convert(value) for name, value in arguments.items()}
+def call(op: program_pb2.Operator, arguments: dict):
+    """Runs one operator on its arguments by name."""
     if op.name.startswith("sym::"):
         return _function(op)(*arguments.values())
     function = _function(op)
     # `self` cannot be passed by name, so everything before the first absent argument goes by position.
     positional = []
+    named = dict(arguments)
     for formal in function._schema.arguments:
-        if formal.kwarg_only or formal.name not in arguments:
+        if formal.kwarg_only or formal.name not in named:
             break
-        positional.append(arguments.pop(formal.name))
-    return function(*positional, **arguments)
+        positional.append(named.pop(formal.name))
+    return function(*positional, **named)
 
 
 def constants(program: program_pb2.Program) -> dict[str, torch.Tensor]:
     """Program.constants by name."""
-    return {
-        c.name: torch.frombuffer(bytearray(c.data), dtype=DTYPES[c.dtype]).reshape(tuple(c.shape))
-        if c.data
-        else torch.empty(tuple(c.shape), dtype=DTYPES[c.dtype])
-        for c in program.constants
-    }
+    return {constant.name: tensors.from_proto(constant) for constant in program.constants}
 
 
 class Runner:
@@ -120,7 +113,8 @@ class Runner:
         for given in graph.inputs:
             values[given.value] = sources[given.kind][given.name]
         for node in graph.nodes:
-            result = call(graph.operators[node.op], node, values)
+            given = {a.name: argument(a.value, values) for a in node.arguments}
+            result = call(graph.operators[node.op], given)
             several = isinstance(result, (list, tuple))
             for number, value in zip(node.outputs, result if several else [result], strict=True):
                 values[number] = value

@@ -38,6 +38,15 @@ def to_proto(name: str, tensor: torch.Tensor) -> program_pb2.Tensor:
     )
 
 
+DTYPES = {number: dtype for dtype, number in SCALAR_TYPES.items()}
+
+
+def from_proto(tensor: program_pb2.Tensor) -> torch.Tensor:
+    if not tensor.data:
+        return torch.empty(tuple(tensor.shape), dtype=DTYPES[tensor.dtype])
+    return torch.frombuffer(bytearray(tensor.data), dtype=DTYPES[tensor.dtype]).reshape(tuple(tensor.shape))
+
+
 def from_rule(
     rule: program_pb2.MockRule, name: str, seed: int, shape: tuple[int, ...], dtype: torch.dtype
 ) -> torch.Tensor:

@@ -310,7 +310,10 @@ def test_activations_are_counted_at_their_most(tmp_path):
     ran = run.run(program, {}, {"x": torch.ones(1000)}, trace=True)
     assert ran.activations == 3 * 4000 and len(ran.trace) == 3
     assert torch.equal(ran.outputs["y"], torch.zeros(1000))
-    assert run.run(program, {}, {"x": torch.ones(1000)}, double=True).outputs["y"].dtype == torch.float64
+    assert (
+        run.run(program, {}, {"x": torch.ones(1000)}, numbers=run.Double()).outputs["y"].dtype
+        == torch.float64
+    )
 
 
 def test_identity_is_of_the_code(capsys):

@@ -211,6 +211,44 @@ TEST(Real, RandomWeightsOfFullFormAreNotReal) {
   EXPECT_EQ(result.case_(0).weights(), v1::SYNTHETIC);
 }
 
+v1::TestResult RunIn(v1::Dtype dtype, RealCheckpoint& real) {
+  WrittenTest written = real.Write();
+  written.test.mutable_set_up()->set_dtype(dtype);
+  return RunAltered(written);
+}
+
+TEST(Real, EveryDtypeIsATarget) {
+  for (const v1::Dtype dtype : {v1::FLOAT32, v1::DTYPE_BFLOAT16, v1::FLOAT16}) {
+    RealCheckpoint real("bert");
+    const v1::TestResult result = RunIn(dtype, real);
+    EXPECT_EQ(result.outcome(), v1::PASSED) << result.message();
+    EXPECT_EQ(result.provenance().dtype(), dtype);
+    EXPECT_GT(result.case_(0).check(0).rms_tolerance(), 0) << "the bound is the golden's own";
+  }
+}
+
+// A weight that is stored in bfloat16 is the same number in a bfloat16 run as the float32 of its value.
+TEST(Real, WeightsStoredInTheTargetsDtypeAreExact) {
+  RealCheckpoint whole("bert");
+  for (StoredTensor& tensor : whole.tensors) {
+    if (tensor.dtype != "F32") continue;
+    for (size_t at = 0; at < tensor.data.size(); at += 4) tensor.data[at] = tensor.data[at + 1] = '\0';
+  }
+  RealCheckpoint half = whole;
+  for (StoredTensor& tensor : half.tensors) {
+    if (tensor.dtype != "F32") continue;
+    std::string halves;
+    for (size_t at = 0; at < tensor.data.size(); at += 4) halves += tensor.data.substr(at + 2, 2);
+    tensor.dtype = "BF16";
+    tensor.data = halves;
+  }
+  const v1::TestResult a = RunIn(v1::DTYPE_BFLOAT16, whole), b = RunIn(v1::DTYPE_BFLOAT16, half);
+  ASSERT_EQ(b.case__size(), 1) << b.message();
+  ASSERT_EQ(a.case_(0).output_size(), 1) << a.message();
+  EXPECT_GT(a.case_(0).output(0).abs_max(), 0);
+  EXPECT_EQ(a.case_(0).output(0).SerializeAsString(), b.case_(0).output(0).SerializeAsString());
+}
+
 // Widened exactly: the same numbers give the same outputs, whichever way they are stored.
 TEST(Real, HalfPrecisionIsWidenedAndCounted) {
   RealCheckpoint whole("bert");

@@ -243,17 +243,19 @@ class Work:
         self.result["memory_bytes"] = memory.of_run(made, traced.activations)
         if deaf := compare.deaf_to(made, bound, bucket, asked.inputs, outputs):
             return f"with these weights, input {deaf} moves no output"
-        errors, note = record.float64_errors(made, bound, asked.inputs, outputs)
-        if note:
+        rounded = record.study(made, bound, asked.inputs, outputs)
+        for note in rounded.notes:
             self.log(note)
         texts = prepared.texts
-        said, left_out = answers.read(asked.answers, outputs, errors, asked.inputs, texts, arch.config)
+        said, left_out = answers.read(
+            asked.answers, outputs, rounded.float64_errors, asked.inputs, texts, arch.config
+        )
         for line in left_out:
             self.log(line)
         for answer in said:
             self.log(f"{answer.name}: {answer.question!r} → {answer.expected!r}")
         try:
-            record.fill(kept, outputs, errors, traced.trace, said)
+            record.fill(kept, outputs, rounded, traced.trace, said)
         except loading.NoGolden as error:
             return str(error)
         if not kept.weights_digest:

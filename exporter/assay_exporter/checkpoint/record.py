@@ -1,14 +1,14 @@
 """The golden of a checkpoint: eager's outputs, how much of them is rounding, a trace, and answers."""
 
+import dataclasses
 import hashlib
 
 import torch
 import transformers
 import zstandard
 
-from .. import golden, tensors
+from .. import golden, rounding, tensors
 from ..proto import program_pb2
-from . import run
 from .loading import NoGolden
 from .verdict import one_line
 
@@ -43,19 +43,35 @@ def inputs_only(
     return made
 
 
-def float64_errors(
-    program: program_pb2.Program, weights: dict, inputs: dict, outputs: dict
-) -> tuple[dict[str, float], str]:
-    """Largest difference from a float64 run by output, or why there is no such run."""
+@dataclasses.dataclass
+class Rounding:
+    """What rounding does to each output, by name; empty where the model cannot run in float64."""
+
+    float64_errors: dict[str, float] = dataclasses.field(default_factory=dict)
+    legitimate: dict[str, list[program_pb2.LegitimateError]] = dataclasses.field(default_factory=dict)
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+
+def study(program: program_pb2.Program, weights: dict, inputs: dict, outputs: dict) -> Rounding:
+    """How far float32 is from a float64 run, and right runs at every dtype may be."""
+    found = Rounding()
     try:
-        exact = run.run(program, weights, inputs, double=True).outputs
+        exact = rounding.Study(program, weights, inputs)
+        for name, tensor in outputs.items():
+            if tensor.is_floating_point():
+                found.float64_errors[name] = float((tensor.double() - exact.reference[name]).abs().max())
+        by_dtype = [exact.legitimate(dtype, outputs) for dtype in rounding.DTYPES]
     except (RuntimeError, MemoryError) as error:
-        return {}, f"no float64 run: {one_line(error, 200)}"
-    errors = {}
-    for name, tensor in outputs.items():
-        if tensor.is_floating_point():
-            errors[name] = float((tensor.double() - exact[name].double()).abs().max())
-    return errors, ""
+        found.notes.append(f"no float64 run: {one_line(error, 200)}")
+        return found
+    for name in found.float64_errors:
+        found.legitimate[name] = [errors[name] for errors in by_dtype]
+        found.notes += [
+            f"output {name} is not comparable: {error.not_comparable}"
+            for error in found.legitimate[name]
+            if error.not_comparable
+        ]
+    return found
 
 
 def check(outputs: dict[str, torch.Tensor]) -> None:
@@ -70,7 +86,7 @@ def check(outputs: dict[str, torch.Tensor]) -> None:
 def fill(
     made: program_pb2.CheckpointGolden,
     outputs: dict[str, torch.Tensor],
-    errors: dict[str, float],
+    rounded: Rounding,
     trace: list[program_pb2.NodeTrace],
     answers: list[program_pb2.Answer],
 ) -> None:
@@ -80,8 +96,9 @@ def fill(
         raise NoGolden(f"its outputs have {size} bytes, a golden may have {_MOST}")
     for name, tensor in outputs.items():
         output = made.golden.outputs.add(tensor=tensors.to_proto(name, tensor))
-        if name in errors:
-            output.float64_error = errors[name]
+        if name in rounded.float64_errors:
+            output.float64_error = rounded.float64_errors[name]
+        output.legitimate.extend(rounded.legitimate.get(name, []))
     made.golden.trace.extend(trace)
     made.golden.cpu_capability = golden.cpu_capability()
     made.answer.extend(answers)

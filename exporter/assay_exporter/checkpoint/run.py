@@ -6,25 +6,26 @@ import dataclasses
 import torch
 
 from .. import golden, replay
+from ..golden import VIEWS
 from ..proto import program_pb2
 
 
-class _Doubling(list):
-    """Values by number; a float32 one is given out as float64: no second copy of the weights is kept."""
+class Double:
+    """A run in float64 of a program written in float32. Subclasses round, record or replace."""
 
-    def __getitem__(self, index):
-        value = super().__getitem__(index)
-        if isinstance(value, torch.Tensor) and value.dtype == torch.float32:
-            return value.double()
-        return value
+    def given(self, value):
+        """A weight, constant or input each time that it is read: no second copy of the weights is kept."""
+        return value.double() if isinstance(value, torch.Tensor) and value.dtype == torch.float32 else value
 
+    def argument(self, value):
+        """A leaf of a node's arguments."""
+        if isinstance(value, torch.dtype):
+            return torch.float64 if value is torch.float32 else value
+        return self.given(value)
 
-def _as_double(value):
-    if isinstance(value, torch.dtype):
-        return torch.float64 if value is torch.float32 else value
-    if isinstance(value, torch.Tensor) and value.dtype == torch.float32:
-        return value.double()
-    return value
+    def made(self, index: int, op: str, arguments: dict, results: list) -> list:
+        """What node `index` gives."""
+        return [self.argument(value) for value in results]
 
 
 @dataclasses.dataclass
@@ -104,35 +105,44 @@ def run(
     weights: dict[str, torch.Tensor],
     inputs: dict[str, torch.Tensor],
     *,
-    double: bool = False,
+    numbers: Double | None = None,
     trace: bool = False,
 ) -> Ran:
-    """Outputs by name. `weights` by WeightSpec.name, float32, with the requires_grad of the manifest."""
+    """Outputs by name. `weights` by WeightSpec.name, float32, with the requires_grad of the manifest.
+
+    `numbers`: None runs in float32, as it is written.
+    """
     graph = program.graph
     sources = {
         program_pb2.GraphInput.USER_INPUT: inputs,
         program_pb2.GraphInput.WEIGHT: weights,
         program_pb2.GraphInput.CONSTANT: replay.constants(program),
     }
-    values = (_Doubling if double else list)([None] * graph.value_count)
+    values: list = [None] * graph.value_count
     for given in graph.inputs:
         values[given.value] = sources[given.kind][given.name]
-    live = _Live(list.__iter__(values))
+    live = _Live(values)
     records: list[program_pb2.NodeTrace] = []
-    convert = (lambda value: torch.utils._pytree.tree_map(_as_double, value)) if double else None
+    tree_map = torch.utils._pytree.tree_map
     for index, (node, freed) in enumerate(zip(graph.nodes, _last_uses(graph), strict=True)):
         op = graph.operators[node.op]
-        result = replay.call(op, node, values, convert)
+        arguments = {a.name: replay.argument(a.value, values) for a in node.arguments}
+        if numbers is not None:
+            arguments = {name: tree_map(numbers.argument, value) for name, value in arguments.items()}
+        result = replay.call(op, arguments)
         result = list(result) if isinstance(result, (list, tuple)) else [result]
+        if numbers is not None:
+            result = numbers.made(index, op.name, arguments, result)
         for output, (number, value) in enumerate(zip(node.outputs, result, strict=True)):
-            value = _as_double(value) if double else value
             values[number] = value
             live.add(number, value)
-            if trace and op.name not in golden.VIEWS and isinstance(value, torch.Tensor) and value.numel():
+            if trace and op.name not in VIEWS and isinstance(value, torch.Tensor) and value.numel():
                 records.append(golden.trace_of(index, output, value))
         for number in freed:
-            live.drop(number, list.__getitem__(values, number))
+            live.drop(number, values[number])
             values[number] = None
     names = [spec.name for spec in program.manifest.outputs]
     outputs = {name: replay.argument(out, values) for name, out in zip(names, graph.outputs, strict=True)}
+    if numbers is not None:
+        outputs = {name: numbers.argument(value) for name, value in outputs.items()}
     return Ran(outputs, records, live.most)

@@ -21,6 +21,16 @@ constexpr size_t kMaxStartBytesAMessage = 512 << 10;
 constexpr int kMaxAbandonsAMessage = 1024;
 // Looked at beyond what could be placed, as some of the first may not go to the workers that are free.
 constexpr size_t kLookahead = 64;
+// How often slots are offered again where other coordinators took what was to fill them.
+constexpr int kRounds = 4;
+// Of the worker protocol; the first is served, too.
+constexpr uint32_t kNewestProtocol = 2;
+
+std::vector<std::string> JobsOf(const google::protobuf::RepeatedPtrField<v1::AttemptRef>& attempts) {
+  std::vector<std::string> jobs;
+  for (const v1::AttemptRef& attempt : attempts) jobs.push_back(attempt.job_id());
+  return jobs;
+}
 
 // Nothing is sent where there is nothing to tell.
 void SendDesired(WorkerLink& link, const v1::DesiredState& desired) {
@@ -64,39 +74,63 @@ absl::Status Dispatcher::FillSlots(Store& store) {
   outbox_.clear();
   if (!wake_) return absl::OkStatus();
 
-  Slots& slots = fleet_.slots();
-  const size_t open = slots.free() + slots.ahead();
-  if (open == 0) {
-    wake_ = false;
-    return absl::OkStatus();
-  }
-  ASSAY_ASSIGN_OR_RETURN(std::vector<QueuedJob> queued, store.Queued(open + slots.total() + kLookahead));
-  WarnOfStranded(queued);
-  if (!queued.empty()) {
-    ASSAY_ASSIGN_OR_RETURN(auto running, store.RunningBySubmitter());
-    const absl::Time now = store.Now();
-    for (const Placement& placement : Schedule(queued, std::move(running), slots)) {
-      RunningAttempt attempt;
-      ASSAY_ASSIGN_OR_RETURN(
-          v1::Assignment assignment,
-          store.Lease(placement.job_id, placement.worker, now, now + options_.lease, [&](const v1::Job& job) {
-            attempt.device = DeviceOf(job);
-            v1::Assignment assignment = AssignmentOf(job);
-            assignment.set_device_id(placement.device_id);
-            assignment.set_memory_bytes(placement.memory);
-            return assignment;
-          }));
-      attempt.attempt = assignment.attempt();
-      attempt.worker = placement.worker;
-      attempt.device_id = placement.device_id;
-      attempt.memory = placement.memory;
-      *outbox_[placement.worker].add_start() = std::move(assignment);
-      fleet_.Occupy(attempt);
-      decided_.push_back(std::move(attempt));
-    }
-  }
   wake_ = false;
+  std::set<std::string> elsewhere;
+  for (int round = 0; round < kRounds; ++round) {
+    Slots& slots = fleet_.slots();
+    const size_t open = slots.free() + slots.ahead();
+    if (open == 0) return absl::OkStatus();
+    ASSAY_ASSIGN_OR_RETURN(std::vector<QueuedJob> queued, store.Queued(open + kLookahead + elsewhere.size()));
+    if (round == 0) WarnOfStranded(queued);
+    queued.erase(std::remove_if(queued.begin(), queued.end(),
+                                [&](const QueuedJob& job) { return elsewhere.count(job.job_id) > 0; }),
+                 queued.end());
+    if (queued.empty()) return absl::OkStatus();
+    ASSAY_ASSIGN_OR_RETURN(auto running, store.RunningBySubmitter());
+    // Whether there is more to do than slots, so that some is given ahead of them.
+    ASSAY_ASSIGN_OR_RETURN(const size_t waiting, store.CountQueued(queued.size() + open + slots.total()));
+    const size_t beyond = waiting - std::min(waiting, queued.size() + elsewhere.size());
+    const std::vector<Placement> placements = Schedule(queued, std::move(running), slots, beyond);
+    if (placements.empty()) return absl::OkStatus();
+    ASSAY_ASSIGN_OR_RETURN(std::set<std::string> missed, Start(store, placements));
+    if (missed.empty()) return absl::OkStatus();
+    elsewhere.merge(missed);  // their slots are offered again
+  }
+  wake_ = true;
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::set<std::string>> Dispatcher::Start(Store& store,
+                                                        const std::vector<Placement>& placements) {
+  std::vector<std::string> job_ids;
+  for (const Placement& placement : placements) job_ids.push_back(placement.job_id);
+  ASSAY_RETURN_IF_ERROR(store.TakeQueued(job_ids));
+  const absl::Time now = store.Now();
+  std::set<std::string> missed;
+  for (const Placement& placement : placements) {
+    RunningAttempt attempt;
+    absl::StatusOr<v1::Assignment> assignment =
+        store.Lease(placement.job_id, placement.worker, now, now + options_.lease, [&](const v1::Job& job) {
+          attempt.device = DeviceOf(job);
+          v1::Assignment given = AssignmentOf(job);
+          given.set_device_id(placement.device_id);
+          given.set_memory_bytes(placement.memory);
+          return given;
+        });
+    if (!assignment.ok()) {
+      if (!IsErrorOfTheDomain(assignment.status())) return assignment.status();
+      missed.insert(placement.job_id);
+      continue;
+    }
+    attempt.attempt = assignment->attempt();
+    attempt.worker = placement.worker;
+    attempt.device_id = placement.device_id;
+    attempt.memory = placement.memory;
+    *outbox_[placement.worker].add_start() = *std::move(assignment);
+    fleet_.Occupy(attempt);
+    decided_.push_back(std::move(attempt));
+  }
+  return missed;
 }
 
 void Dispatcher::SendDecided(const std::set<std::string>& touched) {
@@ -226,6 +260,7 @@ void Dispatcher::Connected(std::shared_ptr<WorkerLink> link, v1::Hello hello, st
         v1::Welcome& welcome = *message.mutable_welcome();
         welcome.set_coordinator(options_.name);
         welcome.set_build(BuildVersion());
+        welcome.set_protocol(std::min(hello.protocol(), kNewestProtocol));
         welcome.set_lease_ms(static_cast<uint32_t>(absl::ToInt64Milliseconds(options_.lease)));
         welcome.set_heartbeat_ms(
             static_cast<uint32_t>(std::max<int64_t>(1, absl::ToInt64Milliseconds(options_.lease / 3))));
@@ -234,7 +269,8 @@ void Dispatcher::Connected(std::shared_ptr<WorkerLink> link, v1::Hello hello, st
         for (const v1::AttemptRef& attempt : outcome->attempts.abandon) *desired.add_abandon() = attempt;
         SendDesired(*link, desired);
         done();
-      });
+      },
+      {JobsOf(hello.attempt()), {hello.worker()}, {}});
 }
 
 void Dispatcher::Received(std::shared_ptr<WorkerLink> link, v1::WorkerMessage message,
@@ -243,16 +279,23 @@ void Dispatcher::Received(std::shared_ptr<WorkerLink> link, v1::WorkerMessage me
     case v1::WorkerMessage::kHeartbeat:
       return Heartbeat(std::move(link), std::move(*message.mutable_heartbeat()), std::move(done));
     case v1::WorkerMessage::kEvent:
-      return Progress(std::move(*message.mutable_event()), std::move(done));
-    case v1::WorkerMessage::kResult:
-      return Result(std::move(link), std::move(*message.mutable_result()), std::move(done));
+      return Progress(std::move(link), std::move(*message.mutable_event()), std::move(done));
+    case v1::WorkerMessage::kResult: {
+      std::vector<v1::AttemptResult> one;
+      one.push_back(std::move(*message.mutable_result()));
+      return Results(std::move(link), std::move(one), /*together=*/false, std::move(done));
+    }
+    case v1::WorkerMessage::kResults: {
+      auto& all = *message.mutable_results()->mutable_result();
+      std::vector<v1::AttemptResult> results(std::make_move_iterator(all.begin()),
+                                             std::make_move_iterator(all.end()));
+      return Results(std::move(link), std::move(results), /*together=*/true, std::move(done));
+    }
     case v1::WorkerMessage::kHello:
       link->Close(absl::InvalidArgumentError("a second Hello on one stream"));
       break;
-    case v1::WorkerMessage::kResults:
     case v1::WorkerMessage::kAcceptance:
-      link->Close(absl::InvalidArgumentError("a message of protocol 2, which this stream does not use"));
-      break;
+      break;  // nobody asked for it
     case v1::WorkerMessage::KIND_NOT_SET:
       break;  // of a newer worker: nothing that this coordinator would have to know
   }
@@ -287,47 +330,68 @@ void Dispatcher::Heartbeat(std::shared_ptr<WorkerLink> link, v1::Heartbeat heart
           }
         }  // else the next heartbeat comes before the lease ends
         done();
-      });
+      },
+      {JobsOf(heartbeat.attempt()), {}, {}});
 }
 
-void Dispatcher::Progress(v1::AttemptEvent event, std::function<void()> done) {
+void Dispatcher::Progress(std::shared_ptr<WorkerLink> link, v1::AttemptEvent event,
+                          std::function<void()> done) {
   // That an attempt started was recorded when it was assigned.
   if (!event.has_case_result()) return done();
+  auto shared = std::make_shared<const v1::AttemptEvent>(std::move(event));
   writer_->Ask<bool>(
-      [this, event](Store& store) -> absl::StatusOr<bool> {
-        ASSAY_RETURN_IF_ERROR(store.RecordProgress(event.attempt(), event.case_result(), store.Now()));
+      [link, shared](Store& store) -> absl::StatusOr<bool> {
+        ASSAY_RETURN_IF_ERROR(
+            store.RecordProgress(shared->attempt(), shared->case_result(), store.Now(), link->worker()));
         return true;
       },
       // Of a stale attempt there is nothing to tell. What the medium lost here comes again with the result.
-      [done](absl::StatusOr<bool>) { done(); });
+      [done](absl::StatusOr<bool>) { done(); }, {{shared->attempt().job_id()}, {}, {}});
 }
 
-void Dispatcher::Result(std::shared_ptr<WorkerLink> link, v1::AttemptResult result,
-                        std::function<void()> done) {
-  const v1::AttemptRef attempt = result.attempt();
-  auto shared = std::make_shared<const v1::AttemptResult>(WithItsProducts(std::move(result)));
-  writer_->Ask<v1::ResultAck>(
-      [this, shared](Store& store) {
-        absl::StatusOr<v1::ResultAck> ack = store.CommitResult(*shared, store.Now());
-        fleet_.Free(shared->attempt());
-        wake_ = true;
-        return ack;
+void Dispatcher::Results(std::shared_ptr<WorkerLink> link, std::vector<v1::AttemptResult> results,
+                         bool together, std::function<void()> done) {
+  using Acks = std::vector<v1::ResultAck>;
+  Touches touches;
+  for (v1::AttemptResult& result : results) {
+    touches.jobs.push_back(result.attempt().job_id());
+    result = WithItsProducts(std::move(result));
+  }
+  auto shared = std::make_shared<const std::vector<v1::AttemptResult>>(std::move(results));
+  writer_->Ask<Acks>(
+      [this, link, shared](Store& store) -> absl::StatusOr<Acks> {
+        Acks acks;
+        for (const v1::AttemptResult& result : *shared) {
+          absl::StatusOr<v1::ResultAck> ack = store.CommitResult(result, store.Now(), link->worker());
+          if (!ack.ok() && !IsErrorOfTheDomain(ack.status())) return ack.status();
+          if (ack.ok()) {
+            acks.push_back(*std::move(ack));
+          } else {
+            *acks.emplace_back().mutable_attempt() = result.attempt();
+            acks.back().set_reason(std::string(ack.status().message()));
+          }
+          // What another worker holds goes on there.
+          Session* session = fleet_.Find(link->worker());
+          if (session != nullptr && session->running.count(result.attempt().job_id()) > 0) {
+            fleet_.Free(result.attempt());
+            wake_ = true;
+          }
+        }
+        return acks;
       },
-      [link, attempt, done](absl::StatusOr<v1::ResultAck> ack) {
-        if (!ack.ok() && !IsErrorOfTheDomain(ack.status())) {
-          link->Close(ReconnectLater(ack.status()));
+      [link, together, done](absl::StatusOr<Acks> acks) {
+        if (!acks.ok()) {
+          link->Close(ReconnectLater(acks.status()));
           return done();
         }
         v1::CoordinatorMessage message;
-        if (ack.ok()) {
-          *message.mutable_ack() = *std::move(ack);
-        } else {
-          *message.mutable_ack()->mutable_attempt() = attempt;
-          message.mutable_ack()->set_reason(std::string(ack.status().message()));
+        for (v1::ResultAck& ack : *acks) {
+          *(together ? message.mutable_acks()->add_ack() : message.mutable_ack()) = std::move(ack);
         }
         link->Send(std::move(message));
         done();
-      });
+      },
+      std::move(touches));
 }
 
 void Dispatcher::Disconnected(std::shared_ptr<WorkerLink> link) {
@@ -341,7 +405,8 @@ void Dispatcher::Disconnected(std::shared_ptr<WorkerLink> link) {
         spdlog::info("worker {} disconnected", name);
         wake_ = true;
         ASSAY_ASSIGN_OR_RETURN(std::optional<WorkerRecord> known, store.FindWorker(name));
-        // Where it has connected to another coordinator meanwhile, that one speaks for it.
+        // Where it has connected to another coordinator meanwhile, that one speaks for it. What it holds was
+        // taken before this was read: the other one cannot extend its leases now and have them cut after.
         if (known && known->coordinator != options_.name) return false;
         const absl::Time now = store.Now();
         ASSAY_RETURN_IF_ERROR(store.PutWorker({SummaryOf(left, options_.name, now), left.hello.instance(),
@@ -349,7 +414,7 @@ void Dispatcher::Disconnected(std::shared_ptr<WorkerLink> link) {
         ASSAY_RETURN_IF_ERROR(store.ShortenLeases(name, now + options_.disconnect_grace));
         return true;
       },
-      [](absl::StatusOr<bool>) {});
+      [](absl::StatusOr<bool>) {}, {{}, {link->worker()}, {}});
 }
 
 void Dispatcher::Submit(BatchSubmission submission, std::function<void(absl::StatusOr<v1::Batch>)> done) {
@@ -395,11 +460,12 @@ void Dispatcher::Cancel(std::string batch_id, std::function<void(absl::StatusOr<
           if (Session* session = fleet_.Find(worker)) SendDesired(*session->link, desired);
         }
         done(std::move(cancelled->batch));
-      });
+      },
+      {{}, {}, {batch_id}});
 }
 
 void Dispatcher::GetBatch(std::string batch_id, std::function<void(absl::StatusOr<BatchView>)> done) {
-  writer_->Ask<BatchView>(
+  writer_->Read<BatchView>(
       [this, batch_id = std::move(batch_id)](Store& store) -> absl::StatusOr<BatchView> {
         BatchView view;
         ASSAY_ASSIGN_OR_RETURN(view.batch, store.GetBatch(batch_id));
@@ -420,7 +486,7 @@ void Dispatcher::GetBatch(std::string batch_id, std::function<void(absl::StatusO
 }
 
 void Dispatcher::ListWorkers(std::function<void(absl::StatusOr<v1::ListWorkersResponse>)> done) {
-  writer_->Ask<v1::ListWorkersResponse>(
+  writer_->Read<v1::ListWorkersResponse>(
       [this](Store& store) -> absl::StatusOr<v1::ListWorkersResponse> {
         v1::ListWorkersResponse response;
         ASSAY_ASSIGN_OR_RETURN(Roster roster, ReadRoster(store));

@@ -21,6 +21,7 @@
 #include "coordinator/content.h"
 #include "coordinator/fleet.h"
 #include "coordinator/roster.h"
+#include "coordinator/schedule.h"
 #include "coordinator/store/writer.h"
 
 namespace assay::coordinator {
@@ -79,10 +80,14 @@ class Dispatcher {
   using Outbox = std::map<std::string, v1::DesiredState>;
 
   absl::Status FillSlots(Store& store);
+  // Leases what is placed, but for what another coordinator was about to start: that is told by id.
+  absl::StatusOr<std::set<std::string>> Start(Store& store, const std::vector<Placement>& placements);
   void SendDecided(const std::set<std::string>& touched);
   void Heartbeat(std::shared_ptr<WorkerLink> link, v1::Heartbeat heartbeat, std::function<void()> done);
-  void Progress(v1::AttemptEvent event, std::function<void()> done);
-  void Result(std::shared_ptr<WorkerLink> link, v1::AttemptResult result, std::function<void()> done);
+  void Progress(std::shared_ptr<WorkerLink> link, v1::AttemptEvent event, std::function<void()> done);
+  // `together`: they came in one message, and are answered in one.
+  void Results(std::shared_ptr<WorkerLink> link, std::vector<v1::AttemptResult> results, bool together,
+               std::function<void()> done);
   v1::Assignment AssignmentOf(const v1::Job& job) const;
   // As it came, or an INFRASTRUCTURE_ERROR where it names products of an export that were not uploaded.
   v1::AttemptResult WithItsProducts(v1::AttemptResult result) const;

@@ -20,6 +20,8 @@ namespace assay::coordinator {
 class WorkerLink {
  public:
   virtual ~WorkerLink() = default;
+  // Its name, as its Hello said; constant from then on.
+  virtual const std::string& worker() const = 0;
   virtual void Send(v1::CoordinatorMessage message) = 0;
   // Ends the stream once what was sent is out. What comes after is dropped.
   virtual void Close(absl::Status status) = 0;

@@ -143,11 +143,11 @@ void Filling::Fill(bool ahead, size_t limit) {
 }  // namespace
 
 std::vector<Placement> Schedule(const std::vector<QueuedJob>& queued, std::map<std::string, uint32_t> running,
-                                Slots& slots) {
+                                Slots& slots, size_t beyond) {
   Filling filling(queued, std::move(running), slots);
   filling.Fill(/*ahead=*/false, queued.size());
-  if (filling.waiting() > slots.total()) {
-    filling.Fill(/*ahead=*/true, filling.waiting() - slots.total());
+  if (const size_t waiting = filling.waiting() + beyond; waiting > slots.total()) {
+    filling.Fill(/*ahead=*/true, waiting - slots.total());
   }
   return filling.placements();
 }

@@ -193,7 +193,7 @@ grpc::ServerUnaryReactor* BatchService::ListBatches(grpc::CallbackServerContext*
     return reactor;
   }
   const uint32_t size = request->page_size() == 0 ? kDefaultPage : std::min(request->page_size(), kMaxPage);
-  rooms_.writer->Ask<BatchPage>([size, before](Store& store) { return store.ListBatches(size, before); },
+  rooms_.writer->Read<BatchPage>([size, before](Store& store) { return store.ListBatches(size, before); },
                                 [reactor, response](absl::StatusOr<BatchPage> page) {
                                   if (page.ok()) {
                                     for (v1::Batch& batch : page->batches)
@@ -221,7 +221,7 @@ grpc::ServerUnaryReactor* BatchService::GetReport(grpc::CallbackServerContext* c
                                                   const v1::GetReportRequest* request,
                                                   v1::GetReportResponse* response) {
   auto* reactor = context->DefaultReactor();
-  rooms_.writer->Ask<Records>(&ReadRecords, [this, reactor, request,
+  rooms_.writer->Read<Records>(&ReadRecords, [this, reactor, request,
                                              response](absl::StatusOr<Records> records) {
     if (!records.ok()) return reactor->Finish(ToGrpc(records.status()));
     // std::function wants to be copied.
@@ -254,7 +254,7 @@ grpc::ServerWriteReactor<v1::GetLogsResponse>* BatchService::GetLogs(grpc::Callb
       [](bool, uint64_t, std::string chunk, v1::GetLogsResponse& message) {
         message.set_chunk(std::move(chunk));
       });
-  rooms_.writer->Ask<v1::Job>(
+  rooms_.writer->Read<v1::Job>(
       [job_id = request->job_id()](Store& store) { return store.GetJob(job_id); },
       [stream, digest, stage = request->stage()](absl::StatusOr<v1::Job> job) {
         if (!job.ok()) return stream->Fail(job.status());

@@ -96,7 +96,7 @@ void WatchStream::Advance() {
 void WatchStream::Read() {
   reading_ = true;
   stale_ = false;
-  writer_->Ask<Page>(
+  writer_->Read<Page>(
       [batch_id = batch_id_, after = sequence_](Store& store) -> absl::StatusOr<Page> {
         Page page;
         ASSAY_ASSIGN_OR_RETURN(v1::Batch batch, store.GetBatch(batch_id));

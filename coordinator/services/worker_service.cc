@@ -13,15 +13,12 @@
 namespace assay::coordinator {
 namespace {
 
-constexpr uint32_t kProtocol = 1;
 // Messages of one worker that wait for their commit; then its stream is read no further.
 constexpr int kMaxUncommitted = 64;
 
 absl::Status CheckHello(const v1::Hello& hello) {
-  if (hello.protocol() != kProtocol) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("protocol ", hello.protocol(), " is not served here, only ", kProtocol, ": upgrade"));
-  }
+  // A newer one is answered with the newest that is served here.
+  if (hello.protocol() == 0) return absl::FailedPreconditionError("protocol 0 is not served here: upgrade");
   if (hello.worker().empty()) return absl::InvalidArgumentError("Hello.worker is empty");
   if (hello.instance().empty()) return absl::InvalidArgumentError("Hello.instance is empty");
   return absl::OkStatus();
@@ -37,6 +34,8 @@ class WorkerStream final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1:
     stream->StartRead(&stream->incoming_);
     return stream.get();
   }
+
+  const std::string& worker() const override { return worker_; }
 
   void Send(v1::CoordinatorMessage message) override {
     absl::MutexLock lock(&mutex_);
@@ -70,6 +69,7 @@ class WorkerStream final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1:
         return;
       }
       greeted_ = true;
+      worker_ = incoming_.hello().worker();
       dispatcher_->Connected(shared_from_this(), std::move(*incoming_.mutable_hello()), std::move(done));
     } else {
       dispatcher_->Received(shared_from_this(), std::move(incoming_), std::move(done));
@@ -140,6 +140,7 @@ class WorkerStream final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1:
   // Of the reads, of which there is one at a time.
   v1::WorkerMessage incoming_;
   bool greeted_ = false;
+  std::string worker_;
 
   absl::Mutex mutex_;
   std::deque<v1::CoordinatorMessage> outgoing_ ABSL_GUARDED_BY(mutex_);  // the first is being written

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <functional>
 #include <map>
-#include <tuple>
 #include <utility>
 
 #include "common/status_macros.h"
@@ -17,67 +16,10 @@ using AttemptKey = std::pair<std::string, uint64_t>;
 
 class MemoryStore final : public RecordStore {
  public:
-  MemoryStore(uint32_t max_attempts, const Clock* clock) : RecordStore(max_attempts), clock_(clock) {}
+  MemoryStore(uint32_t max_attempts, const Clock* clock)
+      : RecordStore(Sharing::kAlone, max_attempts), clock_(clock) {}
 
   absl::Time Now() override { return clock_->Now(); }
-
-  absl::Status Begin() override {
-    undo_.clear();
-    return absl::OkStatus();
-  }
-  absl::Status Commit() override {
-    undo_.clear();
-    return absl::OkStatus();
-  }
-  void Rollback() override {
-    TakeTouched();
-    for (auto step = undo_.rbegin(); step != undo_.rend(); ++step) (*step)();
-    undo_.clear();
-  }
-
-  absl::StatusOr<std::vector<QueuedJob>> Queued(size_t limit) override {
-    using Class = std::tuple<Priority, bool, v1::DeviceChoice, std::string, std::string>;
-    std::map<Class, std::vector<QueuedJob>> queues;
-    for (const auto& [id, record] : jobs_) {
-      if (record.job.state() != v1::QUEUED) continue;
-      QueuedJob job = QueuedJobOf(record.job, record.submitter, record.priority, record.expected_seconds,
-                                  record.batch_number, record.ordinal);
-      Class key(job.priority, job.needs_exporter, job.device, job.route, job.submitter);
-      queues[std::move(key)].push_back(std::move(job));
-    }
-    std::vector<QueuedJob> queued;
-    for (auto& [key, jobs] : queues) {
-      std::sort(jobs.begin(), jobs.end(), [](const QueuedJob& a, const QueuedJob& b) {
-        return std::make_tuple(-a.expected_seconds, a.order) < std::make_tuple(-b.expected_seconds, b.order);
-      });
-      if (jobs.size() > limit) jobs.resize(limit);
-      queued.insert(queued.end(), jobs.begin(), jobs.end());
-    }
-    return queued;
-  }
-
-  absl::StatusOr<BatchPage> ListBatches(size_t page_size, uint64_t before) override {
-    BatchPage page;
-    auto from = before == 0 ? by_number_.end() : by_number_.lower_bound(before);
-    for (auto it = std::make_reverse_iterator(from); it != by_number_.rend(); ++it) {
-      if (page.batches.size() == page_size) {
-        page.next = std::prev(it)->first;
-        break;
-      }
-      page.batches.push_back(batches_.at(it->second).batch);
-    }
-    return page;
-  }
-
-  absl::StatusOr<std::vector<v1::BatchEvent>> EventsAfter(absl::string_view batch_id, uint64_t sequence,
-                                                          size_t limit) override {
-    std::vector<v1::BatchEvent> events;
-    for (auto it = events_.upper_bound({std::string(batch_id), sequence});
-         it != events_.end() && it->first.first == batch_id && events.size() < limit; ++it) {
-      events.push_back(it->second);
-    }
-    return events;
-  }
 
   absl::Status PutWorker(const WorkerRecord& worker) override {
     return Put(workers_, worker.summary.name(), worker);
@@ -153,26 +95,29 @@ class MemoryStore final : public RecordStore {
   }
 
  protected:
-  absl::StatusOr<std::optional<BatchRecord>> FindBatch(absl::string_view batch_id) override {
-    return Find(batches_, std::string(batch_id));
+  absl::Status BeginMedium() override {
+    undo_.clear();
+    return absl::OkStatus();
   }
-  absl::StatusOr<std::optional<BatchRecord>> FindBatchByRequest(absl::string_view request_id) override {
-    auto found = by_request_.find(std::string(request_id));
-    if (found == by_request_.end()) return std::nullopt;
-    return FindBatch(found->second);
+  absl::Status CommitMedium() override {
+    undo_.clear();
+    return absl::OkStatus();
   }
-  absl::Status PutBatch(BatchRecord& record) override {
-    if (record.number == 0) {
-      record.number = by_number_.empty() ? 1 : by_number_.rbegin()->first + 1;
-      (void)Put(by_number_, record.number, record.batch.batch_id());
-      (void)Put(by_request_, record.request_id, record.batch.batch_id());
+  void RollbackMedium() override {
+    for (auto step = undo_.rbegin(); step != undo_.rend(); ++step) (*step)();
+    undo_.clear();
+  }
+
+  absl::StatusOr<std::vector<JobRecord>> LockJobs(const Touches& touches) override {
+    return ReadJobs(touches.jobs);
+  }
+  absl::StatusOr<std::vector<JobRecord>> ReadJobs(const std::vector<std::string>& job_ids) override {
+    std::vector<JobRecord> records;
+    for (const std::string& job_id : job_ids) {
+      if (auto found = jobs_.find(job_id); found != jobs_.end()) records.push_back(found->second);
     }
-    return Put(batches_, record.batch.batch_id(), record);
+    return records;
   }
-  absl::StatusOr<std::optional<JobRecord>> FindJob(absl::string_view job_id) override {
-    return Find(jobs_, std::string(job_id));
-  }
-  absl::Status PutJob(const JobRecord& record) override { return Put(jobs_, record.job.job_id(), record); }
   absl::StatusOr<std::vector<JobRecord>> JobsOf(absl::string_view batch_id) override {
     std::vector<JobRecord> records;
     for (const auto& [id, record] : jobs_) {
@@ -182,34 +127,102 @@ class MemoryStore final : public RecordStore {
               [](const JobRecord& a, const JobRecord& b) { return a.ordinal < b.ordinal; });
     return records;
   }
-  absl::StatusOr<std::vector<JobRecord>> RunningJobs() override {
-    std::vector<JobRecord> records;
-    for (const auto& [id, record] : jobs_) {
-      if (record.job.state() == v1::RUNNING) records.push_back(record);
+  absl::StatusOr<std::vector<BatchRecord>> ReadLiveBatches() override {
+    std::vector<BatchRecord> records;
+    for (const auto& [id, record] : batches_) {
+      if (!record.batch.has_end_time()) records.push_back(record);
     }
     return records;
   }
-  absl::Status PutEvent(absl::string_view batch_id, const v1::BatchEvent& event) override {
-    return Put(events_, AttemptKey(std::string(batch_id), event.sequence()), event);
+  absl::Status WriteJobs(const std::vector<JobWrite>& jobs) override {
+    for (const JobWrite& job : jobs) {
+      ASSAY_RETURN_IF_ERROR(Put(jobs_, job.record->job.job_id(), *job.record));
+    }
+    return absl::OkStatus();
   }
+
+  absl::StatusOr<std::optional<BatchRecord>> FindBatch(absl::string_view batch_id) override {
+    return Find(batches_, std::string(batch_id));
+  }
+  absl::StatusOr<std::optional<BatchRecord>> FindBatchByRequest(absl::string_view request_id) override {
+    auto found = by_request_.find(std::string(request_id));
+    if (found == by_request_.end()) return std::nullopt;
+    return FindBatch(found->second);
+  }
+  absl::StatusOr<bool> InsertBatch(BatchRecord& record) override {
+    if (by_request_.count(record.request_id) > 0 || batches_.count(record.batch.batch_id()) > 0) return false;
+    record.number = by_number_.empty() ? 1 : by_number_.rbegin()->first + 1;
+    (void)Put(by_number_, record.number, record.batch.batch_id());
+    (void)Put(by_request_, record.request_id, record.batch.batch_id());
+    (void)Put(batches_, record.batch.batch_id(), record);
+    return true;
+  }
+  absl::StatusOr<std::vector<BatchRecord>> LockBatches(const std::vector<std::string>& batch_ids) override {
+    std::vector<BatchRecord> records;
+    for (const std::string& batch_id : batch_ids) {
+      if (auto found = batches_.find(batch_id); found != batches_.end()) records.push_back(found->second);
+    }
+    return records;
+  }
+  absl::Status WriteBatches(const std::vector<const BatchRecord*>& batches,
+                            const std::vector<EventRow>& events) override {
+    for (const BatchRecord* batch : batches) {
+      ASSAY_RETURN_IF_ERROR(Put(batches_, batch->batch.batch_id(), *batch));
+    }
+    for (const EventRow& row : events) {
+      ASSAY_RETURN_IF_ERROR(Put(events_, AttemptKey(row.batch_id, row.sequence), row));
+    }
+    return absl::OkStatus();
+  }
+  absl::StatusOr<BatchPage> ReadBatches(size_t page_size, uint64_t before) override {
+    BatchPage page;
+    auto from = before == 0 ? by_number_.end() : by_number_.lower_bound(before);
+    for (auto it = std::make_reverse_iterator(from); it != by_number_.rend(); ++it) {
+      if (page.batches.size() == page_size) {
+        page.next = std::prev(it)->first;
+        break;
+      }
+      page.batches.push_back(batches_.at(it->second).batch);
+    }
+    return page;
+  }
+  absl::StatusOr<std::vector<EventRow>> ReadEvents(absl::string_view batch_id, uint64_t sequence,
+                                                   size_t limit) override {
+    std::vector<EventRow> rows;
+    for (auto it = events_.upper_bound({std::string(batch_id), sequence});
+         it != events_.end() && it->first.first == batch_id && rows.size() < limit; ++it) {
+      rows.push_back(it->second);
+    }
+    return rows;
+  }
+
   absl::StatusOr<std::optional<AnswerRecord>> FindAnswer(const v1::AttemptRef& attempt) override {
-    return Find(answers_, AttemptKey(attempt.job_id(), attempt.attempt()));
+    return Find(recorded_answers_, AttemptKey(attempt.job_id(), attempt.attempt()));
   }
   absl::Status PutAnswer(const v1::AttemptRef& attempt, const AnswerRecord& answer) override {
-    return Put(answers_, AttemptKey(attempt.job_id(), attempt.attempt()), answer);
+    return Put(recorded_answers_, AttemptKey(attempt.job_id(), attempt.attempt()), answer);
   }
-  absl::StatusOr<std::optional<double>> FindSeconds(absl::string_view model,
-                                                    absl::string_view target) override {
-    return Find(seconds_, std::make_pair(std::string(model), std::string(target)));
+  absl::StatusOr<Seconds> ReadSeconds(const std::vector<Seconds::key_type>& keys) override {
+    Seconds known;
+    for (const auto& key : keys) {
+      if (auto found = recorded_seconds_.find(key); found != recorded_seconds_.end()) known.insert(*found);
+    }
+    return known;
   }
-  absl::Status PutSeconds(absl::string_view model, absl::string_view target, double seconds) override {
-    return Put(seconds_, std::make_pair(std::string(model), std::string(target)), seconds);
+  absl::Status WriteSeconds(const Seconds& seconds) override {
+    for (const auto& [key, value] : seconds) ASSAY_RETURN_IF_ERROR(Put(recorded_seconds_, key, value));
+    return absl::OkStatus();
   }
-  absl::StatusOr<bool> HasFailed(absl::string_view inputs_digest) override {
-    return failed_.count(std::string(inputs_digest)) > 0;
+  absl::StatusOr<std::set<std::string>> ReadFailed(const std::vector<std::string>& digests) override {
+    std::set<std::string> known;
+    for (const std::string& digest : digests) {
+      if (failed_.count(digest) > 0) known.insert(digest);
+    }
+    return known;
   }
-  absl::Status PutFailed(absl::string_view inputs_digest) override {
-    return Put(failed_, std::string(inputs_digest), true);
+  absl::Status WriteFailed(const std::set<std::string>& digests) override {
+    for (const std::string& digest : digests) ASSAY_RETURN_IF_ERROR(Put(failed_, digest, true));
+    return absl::OkStatus();
   }
 
  private:
@@ -227,7 +240,7 @@ class MemoryStore final : public RecordStore {
     for (const JobRecord& record : jobs) {
       const std::string& id = record.job.job_id();
       for (uint64_t attempt = 1; attempt <= record.job.attempt(); ++attempt) {
-        Erase(answers_, AttemptKey(id, attempt));
+        Erase(recorded_answers_, AttemptKey(id, attempt));
       }
       Erase(jobs_, id);
     }
@@ -273,9 +286,9 @@ class MemoryStore final : public RecordStore {
   std::map<uint64_t, std::string> by_number_;
   std::map<std::string, std::string> by_request_;
   std::map<std::string, JobRecord> jobs_;
-  std::map<std::pair<std::string, uint64_t>, v1::BatchEvent> events_;
-  std::map<AttemptKey, AnswerRecord> answers_;
-  std::map<std::pair<std::string, std::string>, double> seconds_;
+  std::map<AttemptKey, EventRow> events_;  // by batch and sequence
+  std::map<AttemptKey, AnswerRecord> recorded_answers_;
+  Seconds recorded_seconds_;
   std::map<std::string, bool> failed_;
   std::map<std::string, WorkerRecord> workers_;
   std::map<std::string, std::string> cordons_;  // reasons by worker

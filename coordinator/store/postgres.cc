@@ -37,6 +37,19 @@ uint64_t FromBigEndian(const char* bytes) {
   return be64toh(ordered);
 }
 
+std::string BigEndian32(uint32_t value) {
+  const uint32_t ordered = htobe32(value);
+  std::string bytes(sizeof(ordered), '\0');
+  std::memcpy(bytes.data(), &ordered, sizeof(ordered));
+  return bytes;
+}
+
+int64_t PostgresMicros(absl::Time value) {
+  if (value == absl::InfinitePast()) return std::numeric_limits<int64_t>::min();
+  if (value == absl::InfiniteFuture()) return std::numeric_limits<int64_t>::max();
+  return absl::ToUnixMicros(value) - kEpochMicros;
+}
+
 std::string OneLine(const char* message) {
   std::string text(absl::StripSuffix(message == nullptr ? "" : message, "\n"));
   for (char& c : text) {
@@ -48,7 +61,8 @@ std::string OneLine(const char* message) {
 // What the medium does to us may pass (it is shut down, full, locked, a standby), so a caller may try again.
 absl::StatusCode CodeOf(absl::string_view state) {
   if (state == "XX001" || state == "XX002") return absl::StatusCode::kDataLoss;
-  for (absl::string_view passing : {"08", "25006", "40", "53", "55", "57", "58"}) {
+  if (absl::StartsWith(state, "40")) return absl::StatusCode::kAborted;  // deadlock, serialization
+  for (absl::string_view passing : {"08", "25006", "53", "55", "57", "58"}) {
     if (absl::StartsWith(state, passing)) return absl::StatusCode::kUnavailable;
   }
   return absl::StatusCode::kInternal;
@@ -91,11 +105,37 @@ PostgresParameters& PostgresParameters::Bytes(absl::string_view value) {
   return *this;
 }
 
-PostgresParameters& PostgresParameters::Time(absl::Time value) {
-  if (value == absl::InfinitePast()) return Int(std::numeric_limits<int64_t>::min());
-  if (value == absl::InfiniteFuture()) return Int(std::numeric_limits<int64_t>::max());
-  return Int(absl::ToUnixMicros(value) - kEpochMicros);
+PostgresParameters& PostgresParameters::Time(absl::Time value) { return Int(PostgresMicros(value)); }
+
+PostgresParameters& PostgresParameters::Array(const PostgresArray& array) {
+  // Dimensions, whether there are NULLs, the elements' type; then of the one dimension its size and first
+  // index.
+  std::string& value = values_.emplace_back(BigEndian32(array.size_ > 0 ? 1 : 0));
+  value += BigEndian32(0);
+  value += BigEndian32(static_cast<uint32_t>(array.type_));
+  if (array.size_ == 0) return *this;
+  value += BigEndian32(array.size_);
+  value += BigEndian32(1);
+  value += array.elements_;
+  return *this;
 }
+
+PostgresArray PostgresArray::Texts(const std::vector<std::string>& values) {
+  PostgresArray array(Type::kText);
+  for (const std::string& value : values) array.Bytes(value);
+  return array;
+}
+
+void PostgresArray::Put(absl::string_view value) {
+  ++size_;
+  elements_ += BigEndian32(static_cast<uint32_t>(value.size()));
+  elements_.append(value.data(), value.size());
+}
+void PostgresArray::Int(int64_t value) { Put(BigEndian(static_cast<uint64_t>(value))); }
+void PostgresArray::Bool(bool value) { Put(absl::string_view(value ? "\1" : "\0", 1)); }
+void PostgresArray::Double(double value) { Put(BigEndian(absl::bit_cast<uint64_t>(value))); }
+void PostgresArray::Bytes(absl::string_view value) { Put(value); }
+void PostgresArray::Time(absl::Time value) { Int(PostgresMicros(value)); }
 
 void PostgresRows::Clear::operator()(pg_result* result) const { PQclear(result); }
 PostgresRows::PostgresRows(pg_result* result) : result_(result) {}

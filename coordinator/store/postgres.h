@@ -18,9 +18,35 @@ struct pg_result;
 
 namespace assay::coordinator {
 
+// An array, for `= ANY($1)` and `unnest($1::…[])`: one statement does the work of many.
+class PostgresArray {
+ public:
+  // As PostgresParameters has them; `kText` and `kBytes` are told apart here.
+  enum class Type : uint32_t { kBool = 16, kBytes = 17, kInt = 20, kText = 25, kDouble = 701, kTime = 1184 };
+
+  explicit PostgresArray(Type type) : type_(type) {}
+  static PostgresArray Texts(const std::vector<std::string>& values);
+
+  // Each of the array's type.
+  void Int(int64_t value);
+  void Bool(bool value);
+  void Double(double value);
+  void Bytes(absl::string_view value);  // kText or kBytes
+  void Time(absl::Time value);
+
+ private:
+  friend class PostgresParameters;
+  void Put(absl::string_view value);
+
+  Type type_;
+  uint32_t size_ = 0;
+  std::string elements_;
+};
+
 // Values of $1, $2, … in their order.
 class PostgresParameters {
  public:
+  PostgresParameters& Array(const PostgresArray& array);
   PostgresParameters& Int(int64_t value);              // bigint
   PostgresParameters& Bool(bool value);                // boolean
   PostgresParameters& Double(double value);            // double precision
@@ -61,7 +87,8 @@ absl::Status CheckPostgresUrl(const std::string& url);
 bool HasPassword(const std::string& url);
 
 // One connection. Not thread-safe. Errors are never those of the domain (store.h): UNAVAILABLE where it may
-// pass, DATA_LOSS where the server found its data damaged, else INTERNAL.
+// pass, ABORTED where the transaction was in another one's way and may be run again, DATA_LOSS where the
+// server found its data damaged, else INTERNAL.
 class PostgresConnection {
  public:
   // `name`: what the server's administrator sees, at most 63 bytes. A server that is read-only (a standby) is

@@ -118,6 +118,19 @@ CREATE TABLE assay.blob_keys (
 CREATE INDEX blob_keys_of_blob ON assay.blob_keys (digest);
 )sql";
 
+// The start of an attempt is written beside the job's record, which follows when it ends. The events that one
+// transaction makes of a batch are one row, numbered as the last of them.
+constexpr char kVersion3[] = R"sql(
+ALTER TABLE assay.jobs
+  ADD COLUMN attempt bigint NOT NULL DEFAULT 0,
+  ADD COLUMN worker text COLLATE "C" NOT NULL DEFAULT '',
+  ADD COLUMN started bigint NOT NULL DEFAULT 0,
+  ADD COLUMN answered bigint NOT NULL DEFAULT 0;
+DROP INDEX assay.jobs_running;
+CREATE INDEX jobs_running ON assay.jobs (worker) WHERE state = 2;
+ALTER TABLE assay.events ADD COLUMN grouped boolean NOT NULL DEFAULT false;
+)sql";
+
 absl::Status TakeSteps(PostgresConnection& connection, const std::vector<std::string>& steps) {
   // Held until the transaction ends. 0x6173 is "as".
   ASSAY_RETURN_IF_ERROR(connection.Read("SELECT pg_advisory_xact_lock(24947, 1)").status());
@@ -157,7 +170,7 @@ absl::Status TakeSteps(PostgresConnection& connection, const std::vector<std::st
 }  // namespace
 
 const std::vector<std::string>& PostgresSchemaSteps() {
-  static const auto& steps = *new std::vector<std::string>{kVersion1, kVersion2};
+  static const auto& steps = *new std::vector<std::string>{kVersion1, kVersion2, kVersion3};
   return steps;
 }
 

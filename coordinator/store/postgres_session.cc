@@ -1,6 +1,7 @@
 #include "coordinator/store/postgres_session.h"
 
 #include <algorithm>
+#include <functional>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -21,25 +22,14 @@ constexpr absl::Duration kBetweenTries = absl::Milliseconds(100);
 // Unlike those of the domain (store.h), these say that nobody answered.
 absl::Status NobodyAnswered(const absl::Status& status) { return absl::UnavailableError(status.message()); }
 
-// Who holds the lock, as far as the server shows it.
-std::string Holder(PostgresConnection& connection) {
-  absl::StatusOr<PostgresRows> rows = connection.Read(
-      "SELECT a.application_name || coalesce(' at ' || host(a.client_addr), '') || ', connected since '"
-      " || to_char(a.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC'"
-      " FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND l.granted"
-      " AND l.classid = 24947 AND l.objid = 2 AND l.objsubid = 2"
-      " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())");
-  if (!rows.ok() || rows->size() == 0 || rows->Bytes(0, 0).empty()) return "";
-  return absl::StrCat(" (", rows->Bytes(0, 0), ")");
-}
+// A coordinator that starts beside others finds that they have written lately; so long, at most, they are
+// silent while they hold workers that work.
+constexpr double kServedSeconds = 2;
 
 }  // namespace
 
 PostgresSession::PostgresSession(std::string url, const PostgresPatience& patience)
-    : url_(std::move(url)),
-      patience_(patience),
-      name_(absl::StrCat("assay-coordinator ", NewUuid())),
-      last_answer_(absl::Now()) {}
+    : url_(std::move(url)), patience_(patience), name_(absl::StrCat("assay-coordinator ", NewUuid())) {}
 
 absl::StatusOr<std::unique_ptr<PostgresSession>> PostgresSession::Open(const std::string& url,
                                                                        const PostgresPatience& patience) {
@@ -57,7 +47,7 @@ absl::Status PostgresSession::Connect(bool first) {
     return absl::FailedPreconditionError(absl::StrCat("PostgreSQL 15 or later is wanted, and the server is ",
                                                       connection->server_version() / 10000));
   }
-  ASSAY_RETURN_IF_ERROR(TakeDatabase(*connection, first));
+  ASSAY_RETURN_IF_ERROR(TakeOver(*connection, first));
   ASSAY_RETURN_IF_ERROR(MigratePostgres(*connection, PostgresSchemaSteps()));
   // An answer is given when the commit is durable, whatever the server's default is. A coordinator's machine
   // that vanished lets go of the database within some 20 seconds.
@@ -65,15 +55,23 @@ absl::Status PostgresSession::Connect(bool first) {
       "SELECT set_config('synchronous_commit', 'on', false)"
       " WHERE current_setting('synchronous_commit') = 'off';"
       "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;"
-      "SET statement_timeout = '60s'; SET idle_in_transaction_session_timeout = 0"));
+      "SET statement_timeout = '60s';"
+      // What a coordinator has locked and does not go on with (its machine sleeps) is given to the others.
+      "SET idle_in_transaction_session_timeout = '10s';"
+      // The rules on which locks rest, whatever the server's defaults are.
+      "SET default_transaction_isolation = 'read committed';"
+      // Every statement finds its rows by an index, also where the server does not know yet how large tables
+      // are.
+      "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off;"
+      "SET enable_mergejoin = off; SET jit = off"));
   if (first) {
     ASSAY_ASSIGN_OR_RETURN(PostgresRows fsync, connection->Read("SELECT current_setting('fsync')::boolean"));
     if (!fsync.Bool(0, 0)) spdlog::warn("database: fsync is off at the server: a power cut may lose results");
     ASSAY_RETURN_IF_ERROR(
-        connection->Execute("DELETE FROM assay.writers WHERE since < now() - interval '7 days'"));
-  } else {
-    ASSAY_RETURN_IF_ERROR(LeasesStoodStill(*connection));
+        connection->Execute("DELETE FROM assay.writers WHERE since < now() - interval '7 days'"
+                            " AND since < (SELECT max(since) FROM assay.writers)"));
   }
+  ASSAY_RETURN_IF_ERROR(LeasesStoodStill(*connection, first));
   if (unknown_) {
     ASSAY_ASSIGN_OR_RETURN(bool committed, WasCommitted(*connection, unknown_->transaction));
     if (committed) untold_.insert(unknown_->touched.begin(), unknown_->touched.end());
@@ -81,7 +79,6 @@ absl::Status PostgresSession::Connect(bool first) {
     unknown_.reset();
   }
   connection_ = std::move(connection);
-  last_answer_ = absl::Now();
   return absl::OkStatus();
 }
 
@@ -96,9 +93,9 @@ absl::Status PostgresSession::Reconnect() {
   return last_error_ = NobodyAnswered(status);
 }
 
-absl::Status PostgresSession::TakeDatabase(PostgresConnection& connection, bool first) {
+absl::Status PostgresSession::TakeOver(PostgresConnection& connection, bool first) {
   if (!first) {
-    // Where the network took the connection, the server may still hold on to its end, and to its lock.
+    // Where the network took the connection, the server may still hold on to its end, and to its locks.
     ASSAY_RETURN_IF_ERROR(
         connection
             .Read("SELECT pg_terminate_backend(pid, 3000) FROM pg_stat_activity WHERE application_name = $1"
@@ -106,16 +103,19 @@ absl::Status PostgresSession::TakeDatabase(PostgresConnection& connection, bool 
                   PostgresParameters().Bytes(name_))
             .status());
   }
-  // Whoever has it is alone: an earlier session of ours has ended, with whatever it had begun.
+  // Each session of ours holds it while it lives.
   ASSAY_RETURN_IF_ERROR(connection.Execute(
       absl::StrCat("SET lock_timeout = ", std::max<int64_t>(1, absl::ToInt64Milliseconds(patience_.lock)))));
-  absl::Status taken = connection.Execute("SELECT pg_advisory_lock(24947, 2)");
-  if (!taken.ok()) {
-    if (!absl::StrContains(taken.message(), "55P03")) return taken;  // lock_not_available
-    return absl::FailedPreconditionError(absl::StrCat("the database is in use by another coordinator",
-                                                      Holder(connection),
-                                                      ": stop it, or give each its own database"));
+  absl::Status taken =
+      connection
+          .Read("SELECT pg_advisory_lock($1)",
+                PostgresParameters().Int(static_cast<int64_t>(std::hash<std::string>()(name_))))
+          .status();
+  if (absl::StrContains(taken.message(), "55P03")) {  // lock_not_available
+    return absl::UnavailableError(
+        "database: the server has not ended this coordinator's earlier session yet");
   }
+  ASSAY_RETURN_IF_ERROR(taken);
   return connection.Execute("SET lock_timeout = 0");
 }
 
@@ -128,19 +128,30 @@ absl::StatusOr<bool> PostgresSession::WasCommitted(PostgresConnection& connectio
   return committed;
 }
 
-// Heartbeats could not be written down.
-absl::Status PostgresSession::LeasesStoodStill(PostgresConnection& connection) {
-  const absl::Duration away = absl::Now() - last_answer_;
-  PostgresParameters seconds;
-  seconds.Double(std::max(0.0, absl::ToDoubleSeconds(away)));
-  ASSAY_RETURN_IF_ERROR(
-      connection
-          .Read("UPDATE assay.jobs SET lease_until = lease_until + make_interval(secs => $1) WHERE state = 2",
-                seconds)
-          .status());
-  // What follows may fail, and this be done again.
-  last_answer_ = absl::Now();
-  return absl::OkStatus();
+// Nobody could write heartbeats down since the last transaction of any writer: that much later leases end.
+// The first coordinator to find it so does it for all, as it is a writer itself from then on. Jobs that
+// another one has locked meanwhile are those whose leases it is writing.
+absl::Status PostgresSession::LeasesStoodStill(PostgresConnection& connection, bool first) {
+  ASSAY_RETURN_IF_ERROR(connection.Write("BEGIN"));
+  ASSAY_RETURN_IF_ERROR(connection.Write("SELECT pg_advisory_xact_lock(24947, 3)"));
+  ASSAY_ASSIGN_OR_RETURN(
+      PostgresRows gap,
+      connection.Read("SELECT coalesce(extract(epoch FROM clock_timestamp() - max(since))::float8, 0)"
+                      " FROM assay.writers"));
+  const double seconds = gap.Double(0, 0);
+  if (seconds > (first ? kServedSeconds : 0)) {
+    ASSAY_RETURN_IF_ERROR(
+        connection.Write("WITH held AS (SELECT job_id FROM assay.jobs WHERE state = 2 ORDER BY job_id"
+                         " FOR UPDATE SKIP LOCKED) UPDATE assay.jobs j"
+                         " SET lease_until = lease_until + make_interval(secs => $1)"
+                         " FROM held WHERE j.job_id = held.job_id",
+                         PostgresParameters().Double(seconds)));
+  }
+  ASSAY_RETURN_IF_ERROR(connection.Write(
+      "INSERT INTO assay.writers (writer, committed, since) VALUES ($1, 0, clock_timestamp())"
+      " ON CONFLICT (writer) DO UPDATE SET since = excluded.since",
+      PostgresParameters().Bytes(name_)));
+  return connection.Read("COMMIT").status();
 }
 
 absl::Status PostgresSession::BeginOnce() {
@@ -163,7 +174,6 @@ absl::Status PostgresSession::Begin() {
   }
   ASSAY_RETURN_IF_ERROR(begun);
   in_transaction_ = true;
-  last_answer_ = absl::Now();
   return absl::OkStatus();
 }
 
@@ -187,7 +197,6 @@ absl::StatusOr<std::set<std::string>> PostgresSession::Commit(const std::set<std
     }
     if (!unknown_was_committed_) return NobodyAnswered(done.status());
   }
-  last_answer_ = absl::Now();
   std::set<std::string> all = std::exchange(untold_, {});
   all.insert(touched.begin(), touched.end());
   return all;

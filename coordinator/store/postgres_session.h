@@ -1,5 +1,5 @@
-// The PostgreSQL store's transactions: one session at a time that holds the database for this coordinator,
-// made again where it was lost. See postgres_store.h for what is promised.
+// The PostgreSQL store's transactions: one session at a time, made again where it was lost. See
+// postgres_store.h for what is promised.
 #pragma once
 
 #include <memory>
@@ -22,7 +22,7 @@ class PostgresSession {
   static absl::StatusOr<std::unique_ptr<PostgresSession>> Open(const std::string& url,
                                                                const PostgresPatience& patience);
 
-  // UNAVAILABLE: there is no server, or another coordinator has taken the database meanwhile.
+  // UNAVAILABLE: there is no server.
   absl::Status Begin();
   // The batches to tell of: those `touched` by this transaction, and by an earlier one whose outcome was not
   // known until now.
@@ -44,13 +44,15 @@ class PostgresSession {
   };
 
   PostgresSession(std::string url, const PostgresPatience& patience);
-  // A new connection that holds the database. Domain errors (store.h) only where it is the first.
+  // A new connection. Domain errors (store.h) only where it is the first.
   absl::Status Connect(bool first);
   absl::Status Reconnect();
-  absl::Status TakeDatabase(PostgresConnection& connection, bool first);
+  // From here on an earlier session of ours has ended, with whatever it had begun.
+  absl::Status TakeOver(PostgresConnection& connection, bool first);
   // Whether the transaction of unknown outcome was committed; then it is known.
   absl::StatusOr<bool> WasCommitted(PostgresConnection& connection, int64_t transaction);
-  absl::Status LeasesStoodStill(PostgresConnection& connection);
+  // See postgres_store.h: leases do not run while nobody could write.
+  absl::Status LeasesStoodStill(PostgresConnection& connection, bool first);
   absl::Status CountThisTransaction();
   absl::Status BeginOnce();
 
@@ -66,7 +68,6 @@ class PostgresSession {
   bool unknown_was_committed_ = false;  // the last that became known
   std::set<std::string> untold_;        // of an unknown one that turned out to be committed
   // By the machine's clock, not the store's: of the server, not of leases.
-  absl::Time last_answer_;
   absl::Time next_try_ = absl::InfinitePast();
   absl::Status last_error_;
 };

@@ -1,5 +1,6 @@
 #include "coordinator/store/postgres_store.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -16,6 +17,7 @@ namespace assay::coordinator {
 namespace {
 
 using Parameters = PostgresParameters;
+using Array = PostgresArray;
 
 template <typename Message>
 absl::Status Parse(const std::string& bytes, Message& message) {
@@ -31,27 +33,10 @@ int64_t Clamped(uint64_t value) {
 class PostgresStore final : public RecordStore {
  public:
   PostgresStore(std::unique_ptr<PostgresSession> session, uint32_t max_attempts)
-      : RecordStore(max_attempts), session_(std::move(session)) {}
-
-  absl::Status Begin() override { return session_->Begin(); }
-  absl::Status Commit() override {
-    const std::set<std::string> touched = TakeTouched();
-    ASSAY_ASSIGN_OR_RETURN(std::set<std::string> committed, session_->Commit(touched));
-    Touch(committed);
-    return absl::OkStatus();
-  }
-  void Rollback() override {
-    TakeTouched();
-    session_->Rollback();
-  }
+      : RecordStore(Sharing::kShared, max_attempts), session_(std::move(session)) {}
 
   absl::Time Now() override { return session_->begun(); }
 
-  absl::StatusOr<std::vector<QueuedJob>> Queued(size_t limit) override;
-  absl::StatusOr<std::map<std::string, uint32_t>> RunningBySubmitter() override;
-  absl::StatusOr<BatchPage> ListBatches(size_t page_size, uint64_t before) override;
-  absl::StatusOr<std::vector<v1::BatchEvent>> EventsAfter(absl::string_view batch_id, uint64_t sequence,
-                                                          size_t limit) override;
   absl::Status PutWorker(const WorkerRecord& worker) override;
   absl::StatusOr<std::optional<WorkerRecord>> FindWorker(absl::string_view name) override;
   absl::StatusOr<std::vector<WorkerRecord>> ListWorkers() override;
@@ -68,21 +53,40 @@ class PostgresStore final : public RecordStore {
   absl::Status DropAudit(absl::Time before) override;
 
  protected:
+  absl::Status BeginMedium() override { return session_->Begin(); }
+  absl::Status CommitMedium() override {
+    const std::set<std::string> touched = TakeTouched();
+    ASSAY_ASSIGN_OR_RETURN(std::set<std::string> committed, session_->Commit(touched));
+    Touch(committed);
+    return absl::OkStatus();
+  }
+  void RollbackMedium() override { session_->Rollback(); }
+
+  absl::StatusOr<std::vector<JobRecord>> LockJobs(const Touches& touches) override;
+  absl::StatusOr<std::vector<JobRecord>> LockQueued(const std::vector<std::string>& job_ids) override;
+  absl::StatusOr<std::vector<JobRecord>> LockExpired(absl::Time now) override;
+  absl::StatusOr<std::vector<QueuedJob>> ReadQueued(size_t limit) override;
+  absl::StatusOr<size_t> ReadQueuedCount(size_t most) override;
+  absl::StatusOr<std::map<std::string, uint32_t>> ReadRunningBySubmitter() override;
+  absl::StatusOr<std::vector<JobRecord>> ReadRunning() override;
+  absl::StatusOr<std::vector<JobRecord>> ReadJobs(const std::vector<std::string>& job_ids) override;
+  absl::StatusOr<std::vector<JobRecord>> JobsOf(absl::string_view batch_id) override;
+  absl::Status WriteJobs(const std::vector<JobWrite>& jobs) override;
   absl::StatusOr<std::optional<BatchRecord>> FindBatch(absl::string_view batch_id) override;
   absl::StatusOr<std::optional<BatchRecord>> FindBatchByRequest(absl::string_view request_id) override;
-  absl::Status PutBatch(BatchRecord& record) override;
-  absl::StatusOr<std::optional<JobRecord>> FindJob(absl::string_view job_id) override;
-  absl::Status PutJob(const JobRecord& record) override;
-  absl::StatusOr<std::vector<JobRecord>> JobsOf(absl::string_view batch_id) override;
-  absl::StatusOr<std::vector<JobRecord>> RunningJobs() override;
-  absl::Status PutEvent(absl::string_view batch_id, const v1::BatchEvent& event) override;
+  absl::StatusOr<bool> InsertBatch(BatchRecord& record) override;
+  absl::StatusOr<std::vector<BatchRecord>> LockBatches(const std::vector<std::string>& batch_ids) override;
+  absl::Status WriteBatches(const std::vector<const BatchRecord*>& batches,
+                            const std::vector<EventRow>& events) override;
+  absl::StatusOr<BatchPage> ReadBatches(size_t page_size, uint64_t before) override;
+  absl::StatusOr<std::vector<EventRow>> ReadEvents(absl::string_view batch_id, uint64_t sequence,
+                                                   size_t limit) override;
   absl::StatusOr<std::optional<AnswerRecord>> FindAnswer(const v1::AttemptRef& attempt) override;
   absl::Status PutAnswer(const v1::AttemptRef& attempt, const AnswerRecord& answer) override;
-  absl::StatusOr<std::optional<double>> FindSeconds(absl::string_view model,
-                                                    absl::string_view target) override;
-  absl::Status PutSeconds(absl::string_view model, absl::string_view target, double seconds) override;
-  absl::StatusOr<bool> HasFailed(absl::string_view inputs_digest) override;
-  absl::Status PutFailed(absl::string_view inputs_digest) override;
+  absl::StatusOr<Seconds> ReadSeconds(const std::vector<Seconds::key_type>& keys) override;
+  absl::Status WriteSeconds(const Seconds& seconds) override;
+  absl::StatusOr<std::set<std::string>> ReadFailed(const std::vector<std::string>& digests) override;
+  absl::Status WriteFailed(const std::set<std::string>& digests) override;
   absl::Status EraseBatch(absl::string_view batch_id) override;
   absl::StatusOr<std::optional<TokenRecord>> LockToken(absl::string_view id, absl::string_view hash) override;
   absl::Status PutToken(const TokenRecord& token) override;
@@ -92,8 +96,56 @@ class PostgresStore final : public RecordStore {
 };
 
 #define ASSAY_BATCH_COLUMNS "number, request_id, request_digest, last_sequence, batch"
-#define ASSAY_JOB_COLUMNS \
-  "submitter, priority, batch_number, ordinal, expected_seconds, lease_until, setbacks, assigned, job"
+#define ASSAY_JOB_COLUMNS                                                                               \
+  "submitter, priority, batch_number, ordinal, expected_seconds, lease_until, setbacks, assigned, job," \
+  " attempt, worker, started, answered"
+
+int64_t StartedNanos(const v1::Job& job) {
+  return job.start_time().seconds() * 1'000'000'000 + job.start_time().nanos();
+}
+
+// All that is kept of jobs, a column at a time.
+class JobColumns {
+ public:
+  void Add(const JobRecord& record) {
+    const v1::Job& job = record.job;
+    ids_.Bytes(job.job_id());
+    batches_.Bytes(job.batch_id());
+    submitters_.Bytes(record.submitter);
+    priorities_.Int(static_cast<int64_t>(record.priority));
+    numbers_.Int(static_cast<int64_t>(record.batch_number));
+    ordinals_.Int(record.ordinal);
+    exporters_.Bool(StageOf(job) == v1::STAGE_EXPORT);
+    devices_.Int(DeviceOf(job));
+    routes_.Bytes(RouteOf(job));
+    states_.Int(job.state());
+    expected_.Double(record.expected_seconds);
+    until_.Time(record.lease_until);
+    setbacks_.Int(record.setbacks);
+    assigned_.Bytes(record.assigned.SerializeAsString());
+    jobs_.Bytes(job.SerializeAsString());
+    attempts_.Int(static_cast<int64_t>(job.attempt()));
+    workers_.Bytes(job.worker());
+    started_.Int(StartedNanos(job));
+    answered_.Int(static_cast<int64_t>(record.answered));
+  }
+  Parameters Values() const {
+    Parameters values;
+    values.Array(ids_).Array(batches_).Array(submitters_).Array(priorities_).Array(numbers_);
+    values.Array(ordinals_).Array(exporters_).Array(devices_).Array(routes_).Array(states_);
+    values.Array(expected_).Array(until_).Array(setbacks_).Array(assigned_).Array(jobs_);
+    values.Array(attempts_).Array(workers_).Array(started_).Array(answered_);
+    return values;
+  }
+
+ private:
+  using Type = Array::Type;
+  Array ids_{Type::kText}, batches_{Type::kText}, submitters_{Type::kText}, priorities_{Type::kInt};
+  Array numbers_{Type::kInt}, ordinals_{Type::kInt}, exporters_{Type::kBool}, devices_{Type::kInt};
+  Array routes_{Type::kText}, states_{Type::kInt}, expected_{Type::kDouble}, until_{Type::kTime};
+  Array setbacks_{Type::kInt}, assigned_{Type::kBytes}, jobs_{Type::kBytes}, attempts_{Type::kInt};
+  Array workers_{Type::kText}, started_{Type::kInt}, answered_{Type::kInt};
+};
 
 absl::StatusOr<BatchRecord> ReadBatch(const PostgresRows& rows, int row) {
   BatchRecord record;
@@ -126,6 +178,9 @@ absl::StatusOr<std::vector<JobRecord>> AllJobs(const absl::StatusOr<PostgresRows
     record.setbacks = static_cast<uint32_t>(rows->Int(row, 6));
     ASSAY_RETURN_IF_ERROR(Parse(rows->Bytes(row, 7), record.assigned));
     ASSAY_RETURN_IF_ERROR(Parse(rows->Bytes(row, 8), record.job));
+    CatchUp(record, static_cast<uint64_t>(rows->Int(row, 9)), rows->Bytes(row, 10),
+            absl::FromUnixNanos(rows->Int(row, 11)));
+    record.answered = static_cast<uint64_t>(rows->Int(row, 12));
   }
   return records;
 }
@@ -140,54 +195,97 @@ absl::StatusOr<std::optional<BatchRecord>> PostgresStore::FindBatchByRequest(abs
                                    Parameters().Bytes(request_id)));
 }
 
-absl::Status PostgresStore::PutBatch(BatchRecord& record) {
-  const std::string batch = record.batch.SerializeAsString();
-  const int64_t last_sequence = static_cast<int64_t>(record.last_sequence);
-  if (record.number != 0) {
-    return session_->Write(
-        "UPDATE assay.batches SET last_sequence = $1, batch = $2 WHERE number = $3",
-        Parameters().Int(last_sequence).Bytes(batch).Int(static_cast<int64_t>(record.number)));
-  }
+absl::StatusOr<bool> PostgresStore::InsertBatch(BatchRecord& record) {
   Parameters values;
   values.Bytes(record.batch.batch_id()).Bytes(record.request_id).Bytes(record.request_digest);
-  values.Int(last_sequence).Bytes(batch);
+  values.Bytes(record.batch.SerializeAsString());
+  // Where another coordinator is about to store the same, this waits for what comes of it.
   ASSAY_ASSIGN_OR_RETURN(
       PostgresRows rows,
       session_->WriteAndRead(
           "INSERT INTO assay.batches (batch_id, request_id, request_digest, last_sequence, batch)"
-          " VALUES ($1, $2, $3, $4, $5) RETURNING number",
+          " VALUES ($1, $2, $3, 0, $4) ON CONFLICT DO NOTHING RETURNING number",
           values));
+  if (rows.size() == 0) return false;
   record.number = static_cast<uint64_t>(rows.Int(0, 0));
-  return absl::OkStatus();
+  return true;
 }
 
-absl::StatusOr<std::optional<JobRecord>> PostgresStore::FindJob(absl::string_view job_id) {
+absl::StatusOr<std::vector<BatchRecord>> PostgresStore::LockBatches(
+    const std::vector<std::string>& batch_ids) {
   ASSAY_ASSIGN_OR_RETURN(
-      std::vector<JobRecord> records,
-      AllJobs(session_->Read("SELECT " ASSAY_JOB_COLUMNS " FROM assay.jobs WHERE job_id = $1",
-                             Parameters().Bytes(job_id))));
-  if (records.empty()) return std::nullopt;
-  return std::move(records.front());
+      PostgresRows rows,
+      session_->Read("SELECT " ASSAY_BATCH_COLUMNS
+                     " FROM assay.batches WHERE batch_id = ANY($1) ORDER BY batch_id FOR UPDATE",
+                     Parameters().Array(Array::Texts(batch_ids))));
+  std::vector<BatchRecord> records;
+  for (int row = 0; row < rows.size(); ++row) {
+    ASSAY_ASSIGN_OR_RETURN(BatchRecord record, ReadBatch(rows, row));
+    records.push_back(std::move(record));
+  }
+  return records;
 }
 
-absl::Status PostgresStore::PutJob(const JobRecord& record) {
-  Parameters values;
-  values.Bytes(record.job.job_id()).Bytes(record.job.batch_id());
-  values.Bool(StageOf(record.job) == v1::STAGE_EXPORT).Int(DeviceOf(record.job));
-  values.Bytes(RouteOf(record.job)).Int(record.job.state());
-  values.Bytes(record.submitter).Int(static_cast<int64_t>(record.priority));
-  values.Int(static_cast<int64_t>(record.batch_number)).Int(record.ordinal);
-  values.Double(record.expected_seconds).Time(record.lease_until).Int(record.setbacks);
-  values.Bytes(record.assigned.SerializeAsString()).Bytes(record.job.SerializeAsString());
+absl::Status PostgresStore::WriteBatches(const std::vector<const BatchRecord*>& batches,
+                                         const std::vector<EventRow>& events) {
+  Array numbers(Array::Type::kInt), last(Array::Type::kInt), bytes(Array::Type::kBytes);
+  for (const BatchRecord* record : batches) {
+    numbers.Int(static_cast<int64_t>(record->number));
+    last.Int(static_cast<int64_t>(record->last_sequence));
+    bytes.Bytes(record->batch.SerializeAsString());
+  }
+  ASSAY_RETURN_IF_ERROR(
+      session_->Write("UPDATE assay.batches b SET last_sequence = u.last, batch = u.batch"
+                      " FROM unnest($1::bigint[], $2::bigint[], $3::bytea[]) AS u (number, last, batch)"
+                      " WHERE b.number = u.number",
+                      Parameters().Array(numbers).Array(last).Array(bytes)));
+  if (events.empty()) return absl::OkStatus();
+  Array ids(Array::Type::kText), sequences(Array::Type::kInt), groups(Array::Type::kBytes);
+  for (const EventRow& row : events) {
+    ids.Bytes(row.batch_id);
+    sequences.Int(static_cast<int64_t>(row.sequence));
+    groups.Bytes(row.bytes);
+  }
   return session_->Write(
-      "INSERT INTO assay.jobs (job_id, batch_id, needs_exporter, device, route, state, " ASSAY_JOB_COLUMNS
-      ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
-      " ON CONFLICT (job_id) DO UPDATE SET needs_exporter = excluded.needs_exporter,"
-      " device = excluded.device, route = excluded.route, state = excluded.state,"
-      " expected_seconds = excluded.expected_seconds,"
-      " lease_until = excluded.lease_until, setbacks = excluded.setbacks, assigned = excluded.assigned,"
-      " job = excluded.job",
-      values);
+      "INSERT INTO assay.events (batch_id, sequence, event, grouped)"
+      " SELECT u.*, true FROM unnest($1::text[], $2::bigint[], $3::bytea[]) u",
+      Parameters().Array(ids).Array(sequences).Array(groups));
+}
+
+absl::StatusOr<std::vector<JobRecord>> PostgresStore::LockJobs(const Touches& touches) {
+  if (touches.holders.empty() && touches.batches.empty()) {
+    return AllJobs(session_->Read("SELECT " ASSAY_JOB_COLUMNS
+                                  " FROM assay.jobs WHERE job_id = ANY($1) ORDER BY job_id FOR UPDATE",
+                                  Parameters().Array(Array::Texts(touches.jobs))));
+  }
+  return AllJobs(session_->Read("SELECT " ASSAY_JOB_COLUMNS
+                                " FROM assay.jobs WHERE job_id IN (SELECT unnest($1::text[])"
+                                " UNION SELECT job_id FROM assay.jobs WHERE state = 2 AND worker = ANY($2)"
+                                " UNION SELECT job_id FROM assay.jobs WHERE state < 3 AND batch_id = ANY($3))"
+                                " ORDER BY job_id FOR UPDATE",
+                                Parameters()
+                                    .Array(Array::Texts(touches.jobs))
+                                    .Array(Array::Texts(touches.holders))
+                                    .Array(Array::Texts(touches.batches))));
+}
+
+absl::StatusOr<std::vector<JobRecord>> PostgresStore::LockQueued(const std::vector<std::string>& job_ids) {
+  return AllJobs(session_->Read("SELECT " ASSAY_JOB_COLUMNS
+                                " FROM assay.jobs WHERE job_id = ANY($1) AND state = 1"
+                                " ORDER BY job_id FOR UPDATE SKIP LOCKED",
+                                Parameters().Array(Array::Texts(job_ids))));
+}
+
+absl::StatusOr<std::vector<JobRecord>> PostgresStore::LockExpired(absl::Time now) {
+  return AllJobs(session_->Read("SELECT " ASSAY_JOB_COLUMNS
+                                " FROM assay.jobs WHERE state = 2 AND lease_until <= $1"
+                                " ORDER BY job_id LIMIT 1000 FOR UPDATE SKIP LOCKED",
+                                Parameters().Time(now)));
+}
+
+absl::StatusOr<std::vector<JobRecord>> PostgresStore::ReadJobs(const std::vector<std::string>& job_ids) {
+  return AllJobs(session_->Read("SELECT " ASSAY_JOB_COLUMNS " FROM assay.jobs WHERE job_id = ANY($1)",
+                                Parameters().Array(Array::Texts(job_ids))));
 }
 
 absl::StatusOr<std::vector<JobRecord>> PostgresStore::JobsOf(absl::string_view batch_id) {
@@ -196,14 +294,106 @@ absl::StatusOr<std::vector<JobRecord>> PostgresStore::JobsOf(absl::string_view b
                                 Parameters().Bytes(batch_id)));
 }
 
-absl::StatusOr<std::vector<JobRecord>> PostgresStore::RunningJobs() {
+absl::StatusOr<std::vector<JobRecord>> PostgresStore::ReadRunning() {
   return AllJobs(
       session_->Read("SELECT " ASSAY_JOB_COLUMNS " FROM assay.jobs WHERE state = 2 ORDER BY job_id"));
 }
 
+// One statement for all jobs of which the same changes.
+absl::Status PostgresStore::WriteJobs(const std::vector<JobWrite>& jobs) {
+  std::vector<const JobRecord*> fresh, whole, started, leased;
+  for (const JobWrite& job : jobs) {
+    if (job.change == JobChange::kNew) fresh.push_back(job.record);
+    if (job.change == JobChange::kWhole) whole.push_back(job.record);
+    if (job.change == JobChange::kStarted) started.push_back(job.record);
+    if (job.change == JobChange::kLease) leased.push_back(job.record);
+  }
+  if (!fresh.empty()) {
+    JobColumns columns;
+    for (const JobRecord* record : fresh) columns.Add(*record);
+    Parameters values = columns.Values();
+    ASSAY_RETURN_IF_ERROR(session_->Write(
+        "INSERT INTO assay.jobs (job_id, batch_id, submitter, priority, batch_number, ordinal, "
+        "needs_exporter,"
+        " device, route, state, expected_seconds, lease_until, setbacks, assigned, job, attempt, worker, "
+        "started,"
+        " answered) SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[],"
+        " $6::bigint[], $7::boolean[], $8::bigint[], $9::text[], $10::bigint[], $11::double precision[],"
+        " $12::timestamptz[], $13::bigint[], $14::bytea[], $15::bytea[], $16::bigint[], $17::text[],"
+        " $18::bigint[], $19::bigint[])",
+        values));
+  }
+  if (!whole.empty()) {
+    JobColumns columns;
+    for (const JobRecord* record : whole) columns.Add(*record);
+    Parameters values = columns.Values();
+    ASSAY_RETURN_IF_ERROR(session_->Write(
+        "UPDATE assay.jobs j SET needs_exporter = u.needs_exporter, device = u.device, route = u.route,"
+        " state = u.state, expected_seconds = u.expected_seconds, lease_until = u.lease_until,"
+        " setbacks = u.setbacks, assigned = u.assigned, job = u.job, attempt = u.attempt, worker = u.worker,"
+        " started = u.started, answered = u.answered FROM unnest($1::text[], $2::text[], $3::text[],"
+        " $4::bigint[], $5::bigint[], $6::bigint[], $7::boolean[], $8::bigint[], $9::text[], $10::bigint[],"
+        " $11::double precision[], $12::timestamptz[], $13::bigint[], $14::bytea[], $15::bytea[],"
+        " $16::bigint[], $17::text[], $18::bigint[], $19::bigint[]) AS u (job_id, batch_id, submitter,"
+        " priority, batch_number, ordinal, needs_exporter, device, route, state, expected_seconds, "
+        "lease_until,"
+        " setbacks, assigned, job, attempt, worker, started, answered) WHERE j.job_id = u.job_id",
+        values));
+  }
+  if (!started.empty()) {
+    Array ids(Array::Type::kText), attempts(Array::Type::kInt), workers(Array::Type::kText);
+    Array times(Array::Type::kInt), until(Array::Type::kTime), assigned(Array::Type::kBytes);
+    for (const JobRecord* record : started) {
+      ids.Bytes(record->job.job_id());
+      attempts.Int(static_cast<int64_t>(record->job.attempt()));
+      workers.Bytes(record->job.worker());
+      times.Int(StartedNanos(record->job));
+      until.Time(record->lease_until);
+      assigned.Bytes(record->assigned.SerializeAsString());
+    }
+    ASSAY_RETURN_IF_ERROR(session_->Write(
+        "UPDATE assay.jobs j SET state = 2, attempt = u.attempt, worker = u.worker, started = u.started,"
+        " lease_until = u.lease_until, assigned = u.assigned FROM unnest($1::text[], $2::bigint[], "
+        "$3::text[],"
+        " $4::bigint[], $5::timestamptz[], $6::bytea[]) AS u (job_id, attempt, worker, started, lease_until,"
+        " assigned) WHERE j.job_id = u.job_id",
+        Parameters().Array(ids).Array(attempts).Array(workers).Array(times).Array(until).Array(assigned)));
+  }
+  if (leased.empty()) return absl::OkStatus();
+  Array ids(Array::Type::kText), until(Array::Type::kTime);
+  for (const JobRecord* record : leased) {
+    ids.Bytes(record->job.job_id());
+    until.Time(record->lease_until);
+  }
+  return session_->Write(
+      "UPDATE assay.jobs j SET lease_until = u.lease_until"
+      " FROM unnest($1::text[], $2::timestamptz[]) AS u (job_id, lease_until)"
+      " WHERE j.job_id = u.job_id",
+      Parameters().Array(ids).Array(until));
+}
+
+absl::StatusOr<size_t> PostgresStore::ReadQueuedCount(size_t most) {
+  ASSAY_ASSIGN_OR_RETURN(
+      PostgresRows rows,
+      session_->Read("SELECT count(*) FROM (SELECT FROM assay.jobs WHERE state = 1 LIMIT $1) queued",
+                     Parameters().Int(Clamped(most))));
+  return static_cast<size_t>(rows.Int(0, 0));
+}
+
+absl::StatusOr<std::map<std::string, uint32_t>> PostgresStore::ReadRunningBySubmitter() {
+  ASSAY_ASSIGN_OR_RETURN(
+      PostgresRows rows,
+      session_->Read("SELECT submitter, count(*) FROM assay.jobs WHERE state = 2 GROUP BY submitter"));
+  std::map<std::string, uint32_t> counts;
+  for (int row = 0; row < rows.size(); ++row) {
+    counts[rows.Bytes(row, 0)] = static_cast<uint32_t>(rows.Int(row, 1));
+  }
+  return counts;
+}
+
 // Walks the index from one (priority, needs_exporter, device, route, submitter) to the next instead of
 // reading every queued job.
-absl::StatusOr<std::vector<QueuedJob>> PostgresStore::Queued(size_t limit) {
+absl::StatusOr<std::vector<QueuedJob>> PostgresStore::ReadQueued(size_t limit) {
   ASSAY_ASSIGN_OR_RETURN(
       PostgresRows rows,
       session_->Read(
@@ -225,7 +415,7 @@ absl::StatusOr<std::vector<QueuedJob>> PostgresStore::Queued(size_t limit) {
   std::vector<QueuedJob> queued;
   for (int row = 0; row < rows.size(); ++row) {
     v1::Job job;
-    ASSAY_RETURN_IF_ERROR(Parse(rows.Bytes(row, 5), job));
+    ASSAY_RETURN_IF_ERROR(Parse(rows.Bytes(row, 5), job));  // of a QUEUED job it is up to date
     queued.push_back(QueuedJobOf(job, rows.Bytes(row, 0), static_cast<Priority>(rows.Int(row, 1)),
                                  rows.Double(row, 4), static_cast<uint64_t>(rows.Int(row, 2)),
                                  static_cast<uint32_t>(rows.Int(row, 3))));
@@ -233,40 +423,29 @@ absl::StatusOr<std::vector<QueuedJob>> PostgresStore::Queued(size_t limit) {
   return queued;
 }
 
-absl::StatusOr<std::map<std::string, uint32_t>> PostgresStore::RunningBySubmitter() {
+absl::StatusOr<std::vector<RecordStore::EventRow>> PostgresStore::ReadEvents(absl::string_view batch_id,
+                                                                             uint64_t sequence,
+                                                                             size_t limit) {
+  // A row has one event or more: no more rows than events.
   ASSAY_ASSIGN_OR_RETURN(
       PostgresRows rows,
-      session_->Read("SELECT submitter, count(*) FROM assay.jobs WHERE state = 2 GROUP BY submitter"));
-  std::map<std::string, uint32_t> counts;
-  for (int row = 0; row < rows.size(); ++row) {
-    counts[rows.Bytes(row, 0)] = static_cast<uint32_t>(rows.Int(row, 1));
-  }
-  return counts;
-}
-
-absl::Status PostgresStore::PutEvent(absl::string_view batch_id, const v1::BatchEvent& event) {
-  return session_->Write("INSERT INTO assay.events (batch_id, sequence, event) VALUES ($1, $2, $3)",
-                         Parameters()
-                             .Bytes(batch_id)
-                             .Int(static_cast<int64_t>(event.sequence()))
-                             .Bytes(event.SerializeAsString()));
-}
-
-absl::StatusOr<std::vector<v1::BatchEvent>> PostgresStore::EventsAfter(absl::string_view batch_id,
-                                                                       uint64_t sequence, size_t limit) {
-  ASSAY_ASSIGN_OR_RETURN(
-      PostgresRows rows,
-      session_->Read("SELECT event FROM assay.events WHERE batch_id = $1 AND sequence > $2"
+      session_->Read("SELECT sequence, event, grouped FROM assay.events WHERE batch_id = $1 AND sequence > $2"
+                     " AND sequence <= coalesce((SELECT min(sequence) FROM assay.events"
+                     " WHERE batch_id = $1 AND sequence >= $2 + $3), 9223372036854775807)"
                      " ORDER BY sequence LIMIT $3",
-                     Parameters().Bytes(batch_id).Int(Clamped(sequence)).Int(Clamped(limit))));
-  std::vector<v1::BatchEvent> events;
+                     Parameters()
+                         .Bytes(batch_id)
+                         .Int(std::min(Clamped(sequence), INT64_MAX - Clamped(limit)))
+                         .Int(Clamped(limit))));
+  std::vector<EventRow> events;
   for (int row = 0; row < rows.size(); ++row) {
-    ASSAY_RETURN_IF_ERROR(Parse(rows.Bytes(row, 0), events.emplace_back()));
+    events.push_back({std::string(batch_id), static_cast<uint64_t>(rows.Int(row, 0)), rows.Bytes(row, 1),
+                      rows.Bool(row, 2)});
   }
   return events;
 }
 
-absl::StatusOr<BatchPage> PostgresStore::ListBatches(size_t page_size, uint64_t before) {
+absl::StatusOr<BatchPage> PostgresStore::ReadBatches(size_t page_size, uint64_t before) {
   ASSAY_ASSIGN_OR_RETURN(
       PostgresRows rows,
       session_->Read(
@@ -304,32 +483,52 @@ absl::Status PostgresStore::PutAnswer(const v1::AttemptRef& attempt, const Answe
           .Bytes(answer.reason));
 }
 
-absl::StatusOr<std::optional<double>> PostgresStore::FindSeconds(absl::string_view model,
-                                                                 absl::string_view target) {
-  ASSAY_ASSIGN_OR_RETURN(PostgresRows rows,
-                         session_->Read("SELECT seconds FROM assay.timings WHERE model = $1 AND target = $2",
-                                        Parameters().Bytes(model).Bytes(target)));
-  if (rows.size() == 0) return std::nullopt;
-  return rows.Double(0, 0);
+absl::StatusOr<RecordStore::Seconds> PostgresStore::ReadSeconds(const std::vector<Seconds::key_type>& keys) {
+  Array models(Array::Type::kText), targets(Array::Type::kText);
+  for (const auto& [model, target] : keys) {
+    models.Bytes(model);
+    targets.Bytes(target);
+  }
+  ASSAY_ASSIGN_OR_RETURN(
+      PostgresRows rows,
+      session_->Read(
+          "SELECT t.model, t.target, t.seconds FROM unnest($1::text[], $2::text[]) AS u (model, target)"
+          " JOIN assay.timings t ON t.model = u.model AND t.target = u.target",
+          Parameters().Array(models).Array(targets)));
+  Seconds known;
+  for (int row = 0; row < rows.size(); ++row) {
+    known[{rows.Bytes(row, 0), rows.Bytes(row, 1)}] = rows.Double(row, 2);
+  }
+  return known;
 }
 
-absl::Status PostgresStore::PutSeconds(absl::string_view model, absl::string_view target, double seconds) {
+absl::Status PostgresStore::WriteSeconds(const Seconds& seconds) {
+  Array models(Array::Type::kText), targets(Array::Type::kText), values(Array::Type::kDouble);
+  for (const auto& [key, value] : seconds) {
+    models.Bytes(key.first);
+    targets.Bytes(key.second);
+    values.Double(value);
+  }
   return session_->Write(
-      "INSERT INTO assay.timings (model, target, seconds) VALUES ($1, $2, $3)"
+      "INSERT INTO assay.timings (model, target, seconds)"
+      " SELECT * FROM unnest($1::text[], $2::text[], $3::double precision[])"
       " ON CONFLICT (model, target) DO UPDATE SET seconds = excluded.seconds",
-      Parameters().Bytes(model).Bytes(target).Double(seconds));
+      Parameters().Array(models).Array(targets).Array(values));
 }
 
-absl::StatusOr<bool> PostgresStore::HasFailed(absl::string_view inputs_digest) {
+absl::StatusOr<std::set<std::string>> PostgresStore::ReadFailed(const std::vector<std::string>& digests) {
   ASSAY_ASSIGN_OR_RETURN(PostgresRows rows,
-                         session_->Read("SELECT true FROM assay.failed_inputs WHERE digest = $1",
-                                        Parameters().Bytes(inputs_digest)));
-  return rows.size() > 0;
+                         session_->Read("SELECT digest FROM assay.failed_inputs WHERE digest = ANY($1)",
+                                        Parameters().Array(Array::Texts(digests))));
+  std::set<std::string> known;
+  for (int row = 0; row < rows.size(); ++row) known.insert(rows.Bytes(row, 0));
+  return known;
 }
 
-absl::Status PostgresStore::PutFailed(absl::string_view inputs_digest) {
-  return session_->Write("INSERT INTO assay.failed_inputs (digest) VALUES ($1) ON CONFLICT DO NOTHING",
-                         Parameters().Bytes(inputs_digest));
+absl::Status PostgresStore::WriteFailed(const std::set<std::string>& digests) {
+  return session_->Write(
+      "INSERT INTO assay.failed_inputs (digest) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING",
+      Parameters().Array(Array::Texts({digests.begin(), digests.end()})));
 }
 
 absl::Status PostgresStore::PutWorker(const WorkerRecord& worker) {

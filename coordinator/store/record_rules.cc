@@ -36,6 +36,10 @@ v1::Stage StageOf(const v1::Job& job) {
   return job.stage() == v1::STAGE_EXPORT ? v1::STAGE_EXPORT : v1::STAGE_TEST;
 }
 
+v1::Stage FirstStageOf(const v1::Job& job) {
+  return AskedCheckpoint(job) == nullptr ? v1::STAGE_TEST : v1::STAGE_EXPORT;
+}
+
 v1::DeviceChoice DeviceOf(const v1::Job& job) {
   return StageOf(job) == v1::STAGE_EXPORT ? v1::CPU : job.target().device();
 }
@@ -112,7 +116,7 @@ JobRecord NewJobRecord(const BatchRecord& batch, const NewJob& job, const v1::Ta
   }
   *fresh.job.mutable_target() = target;
   fresh.job.set_state(v1::QUEUED);
-  fresh.job.set_stage(AskedCheckpoint(fresh.job) == nullptr ? v1::STAGE_TEST : v1::STAGE_EXPORT);
+  fresh.job.set_stage(FirstStageOf(fresh.job));
   *fresh.job.mutable_create_time() = ToTimestamp(now);
   fresh.submitter = batch.batch.submitter();
   fresh.priority = job.priority;
@@ -121,13 +125,21 @@ JobRecord NewJobRecord(const BatchRecord& batch, const NewJob& job, const v1::Ta
   return fresh;
 }
 
+void BeginAttempt(v1::Job& job, uint64_t attempt, absl::string_view worker, absl::Time now) {
+  job.set_state(v1::RUNNING);
+  job.set_attempt(attempt);
+  job.set_worker(std::string(worker));
+  *job.mutable_start_time() = ToTimestamp(now);
+  AddAttempt(job);
+}
+
 void StartAttempt(JobRecord& record, absl::string_view worker, absl::Time now, absl::Time until) {
-  record.job.set_state(v1::RUNNING);
-  record.job.set_attempt(record.job.attempt() + 1);
-  record.job.set_worker(std::string(worker));
-  *record.job.mutable_start_time() = ToTimestamp(now);
-  AddAttempt(record.job);
+  BeginAttempt(record.job, record.job.attempt() + 1, worker, now);
   record.lease_until = until;
+}
+
+void CatchUp(JobRecord& record, uint64_t attempt, absl::string_view worker, absl::Time started) {
+  if (attempt > record.job.attempt()) BeginAttempt(record.job, attempt, worker, started);
 }
 
 void ResumeAttempt(JobRecord& record) {

@@ -14,6 +14,8 @@ google::protobuf::Timestamp ToTimestamp(absl::Time time);
 
 // The stage that the job is in, or ended in: STAGE_TEST also for jobs of before there were stages.
 v1::Stage StageOf(const v1::Job& job);
+// Of a job that is new.
+v1::Stage FirstStageOf(const v1::Job& job);
 // What the job's stage takes slots of.
 v1::DeviceChoice DeviceOf(const v1::Job& job);
 // The canonical form of what says where a job can go beyond its device and whether it exports: jobs of one
@@ -37,8 +39,13 @@ bool IsNewest(const JobRecord& record, const v1::AttemptRef& attempt);
 JobRecord NewJobRecord(const BatchRecord& batch, const NewJob& job, const v1::Target& target,
                        uint32_t ordinal, absl::Time now);
 
+// RUNNING, with this attempt.
+void BeginAttempt(v1::Job& job, uint64_t attempt, absl::string_view worker, absl::Time now);
 // QUEUED to RUNNING, with the next attempt number.
 void StartAttempt(JobRecord& record, absl::string_view worker, absl::Time now, absl::Time until);
+// As StartAttempt, of a record that was written down before its newest attempt started: that attempt's own
+// columns tell the rest (JobChange::kStarted). Nothing happens where the record knows of it.
+void CatchUp(JobRecord& record, uint64_t attempt, absl::string_view worker, absl::Time started);
 // The newest attempt, given up for lost and not handed out again, turns out to be alive: RUNNING, and the
 // setback is taken back.
 void ResumeAttempt(JobRecord& record);

@@ -1,84 +1,47 @@
 #include "coordinator/store/record_store.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
-#include "common/digest.h"
 #include "common/status_macros.h"
 #include "coordinator/store/evidence.h"
+#include "coordinator/store/live_index.h"
 #include "coordinator/store/record_rules.h"
 
 namespace assay::coordinator {
+namespace {
 
-class RecordStore::BatchEdit {
- public:
-  static absl::StatusOr<BatchEdit> Open(RecordStore& store, absl::string_view batch_id, absl::Time now) {
-    ASSAY_ASSIGN_OR_RETURN(std::optional<BatchRecord> record, store.FindBatch(batch_id));
-    if (!record) return absl::NotFoundError(absl::StrCat("no batch '", batch_id, "'"));
-    return BatchEdit(store, *std::move(record), now);
-  }
-  BatchEdit(RecordStore& store, BatchRecord record, absl::Time now)
-      : store_(&store), record_(std::move(record)), now_(now) {}
+absl::Status NoJob(absl::string_view job_id) {
+  return absl::NotFoundError(absl::StrCat("no job '", job_id, "'"));
+}
 
-  BatchRecord& record() { return record_; }
+absl::Status NoBatch(absl::string_view batch_id) {
+  return absl::NotFoundError(absl::StrCat("no batch '", batch_id, "'"));
+}
 
-  // The job has changed its state. One that is DONE is counted.
-  void JobChanged(const JobRecord& job) {
-    if (job.job.state() == v1::DONE) {
-      record_.batch.set_done(record_.batch.done() + 1);
-      Count(record_.batch, job.job.result().outcome());
-    }
-    *NewEvent().mutable_job() = ForEvent(job.job);
-  }
-  void Progressed(v1::JobProgress progress) { *NewEvent().mutable_progress() = std::move(progress); }
+bool IsHeldBy(const JobRecord& record, absl::string_view worker) {
+  return worker.empty() || record.job.worker() == worker;
+}
 
-  absl::Status Save() {
-    v1::Batch& batch = record_.batch;
-    if (!batch.has_end_time() && batch.done() == batch.total()) {
-      *batch.mutable_end_time() = ToTimestamp(now_);
-      *NewEvent().mutable_batch() = batch;
-    }
-    for (const v1::BatchEvent& event : events_) {
-      ASSAY_RETURN_IF_ERROR(store_->PutEvent(batch.batch_id(), event));
-    }
-    if (!events_.empty()) store_->touched_.insert(batch.batch_id());
-    return store_->PutBatch(record_);
-  }
+absl::StatusOr<v1::Batch> FirstAnswer(const BatchSubmission& submission, BatchRecord known) {
+  if (known.request_digest == submission.request_digest) return std::move(known.batch);
+  return absl::AlreadyExistsError(
+      absl::StrCat("request_id '", submission.request_id, "' was used for another batch: use a new one"));
+}
 
- private:
-  v1::BatchEvent& NewEvent() {
-    v1::BatchEvent& event = events_.emplace_back();
-    event.set_sequence(++record_.last_sequence);
-    *event.mutable_time() = ToTimestamp(now_);
-    return event;
-  }
-
-  RecordStore* store_;
-  BatchRecord record_;
-  absl::Time now_;
-  std::vector<v1::BatchEvent> events_;
-};
-
-std::set<std::string> RecordStore::TakeTouched() { return std::exchange(touched_, {}); }
+}  // namespace
 
 absl::StatusOr<v1::Batch> RecordStore::SubmitBatch(const BatchSubmission& submission, absl::Time now) {
   ASSAY_ASSIGN_OR_RETURN(std::optional<BatchRecord> known, FindBatchByRequest(submission.request_id));
-  if (known) {
-    if (known->request_digest == submission.request_digest) return known->batch;
-    return absl::AlreadyExistsError(
-        absl::StrCat("request_id '", submission.request_id, "' was used for another batch: use a new one"));
-  }
+  if (known) return FirstAnswer(submission, *std::move(known));
   std::set<absl::string_view> names;
   for (const NewJob& job : submission.jobs) {
     if (!names.insert(job.model.name()).second) {
       return absl::InvalidArgumentError(absl::StrCat("model '", job.model.name(), "' is in the batch twice"));
     }
   }
-  ASSAY_ASSIGN_OR_RETURN(std::optional<BatchRecord> same_id, FindBatch(submission.batch_id));
-  if (same_id) return absl::UnavailableError("batch id taken: try again");
-
   BatchRecord record;
   record.request_id = submission.request_id;
   record.request_digest = submission.request_digest;
@@ -87,29 +50,59 @@ absl::StatusOr<v1::Batch> RecordStore::SubmitBatch(const BatchSubmission& submis
   record.batch.set_submitter(submission.submitter);
   *record.batch.mutable_create_time() = ToTimestamp(now);
   record.batch.set_total(static_cast<uint32_t>(submission.jobs.size()));
-  ASSAY_RETURN_IF_ERROR(PutBatch(record));
-  uint32_t ordinal = 0;
-  for (const NewJob& job : submission.jobs) {
-    JobRecord fresh = NewJobRecord(record, job, submission.target, ordinal++, now);
-    ASSAY_ASSIGN_OR_RETURN(fresh.expected_seconds, ExpectedSeconds(fresh.job));
-    ASSAY_RETURN_IF_ERROR(PutJob(fresh));
+  ASSAY_ASSIGN_OR_RETURN(bool inserted, InsertBatch(record));
+  if (!inserted) {
+    // Another coordinator was asked the same, at the same time.
+    ASSAY_ASSIGN_OR_RETURN(known, FindBatchByRequest(submission.request_id));
+    if (known) return FirstAnswer(submission, *std::move(known));
+    return absl::UnavailableError("batch id taken: try again");
   }
-  BatchEdit edit(*this, std::move(record), now);
-  ASSAY_RETURN_IF_ERROR(edit.Save());
-  return edit.record().batch;
+  std::vector<JobRecord> jobs;
+  jobs.reserve(submission.jobs.size());
+  std::vector<JobRecord*> fresh;
+  for (const NewJob& job : submission.jobs) {
+    jobs.push_back(NewJobRecord(record, job, submission.target, static_cast<uint32_t>(jobs.size()), now));
+    fresh.push_back(&jobs.back());
+  }
+  ASSAY_RETURN_IF_ERROR(Expect(fresh));
+  for (JobRecord& job : jobs) Changed(Keep(std::move(job)), JobChange::kNew);
+  v1::Batch batch = record.batch;
+  if (jobs.empty()) work_[submission.batch_id].now = now;  // ends at once
+  if (alone()) batches_[submission.batch_id] = std::make_unique<BatchRecord>(std::move(record));
+  if (!jobs.empty()) return batch;
+  ASSAY_ASSIGN_OR_RETURN(known, PeekBatch(submission.batch_id));
+  return known ? std::move(known->batch) : std::move(batch);
 }
 
 absl::StatusOr<CancelledBatch> RecordStore::CancelBatch(absl::string_view batch_id, absl::Time now) {
-  ASSAY_ASSIGN_OR_RETURN(BatchEdit edit, BatchEdit::Open(*this, batch_id, now));
-  if (edit.record().batch.cancelled()) return CancelledBatch{edit.record().batch, {}};
-  if (edit.record().batch.has_end_time()) {
+  ASSAY_RETURN_IF_ERROR(Load());
+  Touches touches;
+  touches.batches.emplace_back(batch_id);
+  ASSAY_RETURN_IF_ERROR(Take(touches));
+  // Nobody but us can end it now: all its jobs that have not ended are taken. Its row is not, as batches come
+  // last.
+  ASSAY_ASSIGN_OR_RETURN(std::optional<BatchRecord> batch, PeekBatch(batch_id));
+  if (!batch) return NoBatch(batch_id);
+  CancelledBatch cancelled;
+  if (batch->batch.cancelled()) {
+    cancelled.batch = std::move(batch->batch);
+    return cancelled;
+  }
+  if (batch->batch.has_end_time()) {
     return absl::FailedPreconditionError(absl::StrCat("batch '", batch_id, "' has ended"));
   }
-  CancelledBatch cancelled;
-  edit.record().batch.set_cancelled(true);
-  ASSAY_ASSIGN_OR_RETURN(std::vector<JobRecord> jobs, JobsOf(batch_id));
-  for (JobRecord& record : jobs) {
-    if (record.job.state() == v1::DONE) continue;
+  std::vector<Entry*> live;
+  for (const auto& [job_id, entry] : jobs_) {
+    const v1::Job& job = entry->record.job;
+    if (job.batch_id() == batch_id && job.state() != v1::DONE) live.push_back(entry.get());
+  }
+  std::sort(live.begin(), live.end(),
+            [](const Entry* a, const Entry* b) { return a->record.ordinal < b->record.ordinal; });
+  BatchWork& work = work_[std::string(batch_id)];
+  work.cancelled = true;
+  work.now = now;
+  for (Entry* entry : live) {
+    JobRecord& record = entry->record;
     if (record.job.state() == v1::RUNNING) {
       cancelled.stopped.push_back(RunningAttemptOf(record));
       EndAttempt(record, v1::CANCELLED, "the batch was cancelled");
@@ -118,32 +111,43 @@ absl::StatusOr<CancelledBatch> RecordStore::CancelBatch(absl::string_view batch_
     result.set_outcome(v1::CANCELLED);
     result.set_message("the batch was cancelled");
     EndJob(record, std::move(result), now);
-    ASSAY_RETURN_IF_ERROR(PutJob(record));
-    edit.JobChanged(record);
+    StateChanged(*entry, JobChange::kWhole, now);
   }
-  ASSAY_RETURN_IF_ERROR(edit.Save());
-  cancelled.batch = edit.record().batch;
+  ASSAY_ASSIGN_OR_RETURN(batch, PeekBatch(batch_id));
+  if (batch) cancelled.batch = std::move(batch->batch);
   return cancelled;
 }
 
 absl::StatusOr<v1::Assignment> RecordStore::Lease(absl::string_view job_id, absl::string_view worker,
                                                   absl::Time now, absl::Time until, const Assign& assign) {
-  ASSAY_ASSIGN_OR_RETURN(std::optional<JobRecord> record, FindJob(job_id));
-  if (!record) return absl::NotFoundError(absl::StrCat("no job '", job_id, "'"));
-  if (record->job.state() != v1::QUEUED) {
+  ASSAY_RETURN_IF_ERROR(Load());
+  const std::string id(job_id);
+  Entry* entry = nullptr;
+  if (alone()) {
+    ASSAY_ASSIGN_OR_RETURN(entry, FindJob(id));
+    if (entry == nullptr) return NoJob(job_id);
+  } else {
+    if (jobs_.count(id) == 0 && skipped_.count(id) == 0) ASSAY_RETURN_IF_ERROR(TakeQueued({id}));
+    auto taken = jobs_.find(id);
+    if (taken == jobs_.end()) {
+      ASSAY_ASSIGN_OR_RETURN(std::optional<JobRecord> exists, PeekJob(id));
+      if (!exists) return NoJob(job_id);
+      return absl::FailedPreconditionError(absl::StrCat("job '", job_id, "' is not queued any more"));
+    }
+    entry = taken->second.get();
+  }
+  JobRecord& record = entry->record;
+  if (record.job.state() != v1::QUEUED) {
     return absl::FailedPreconditionError(absl::StrCat("job '", job_id, "' is not queued"));
   }
-  StartAttempt(*record, worker, now, until);
-  v1::Assignment assignment = assign(record->job);
-  record->assigned = assignment;
-  *record->assigned.mutable_attempt() = RefOf(*record);
-  record->assigned.clear_batch_id();  // the job has these itself
-  record->assigned.clear_model();
-  record->assigned.clear_target();
-  ASSAY_RETURN_IF_ERROR(PutJob(*record));
-  ASSAY_ASSIGN_OR_RETURN(BatchEdit edit, BatchEdit::Open(*this, record->job.batch_id(), now));
-  edit.JobChanged(*record);
-  ASSAY_RETURN_IF_ERROR(edit.Save());
+  StartAttempt(record, worker, now, until);
+  v1::Assignment assignment = assign(record.job);
+  record.assigned = assignment;
+  *record.assigned.mutable_attempt() = RefOf(record);
+  record.assigned.clear_batch_id();  // the job has these itself
+  record.assigned.clear_model();
+  record.assigned.clear_target();
+  StateChanged(*entry, JobChange::kStarted, now);
   return assignment;
 }
 
@@ -151,15 +155,19 @@ absl::StatusOr<std::vector<v1::AttemptRef>> RecordStore::ExtendLeases(
     absl::string_view worker, const std::vector<v1::AttemptRef>& attempts, absl::Time until) {
   std::vector<v1::AttemptRef> others;
   for (const v1::AttemptRef& attempt : attempts) {
-    ASSAY_ASSIGN_OR_RETURN(std::optional<JobRecord> record, FindJob(attempt.job_id()));
-    if (record && IsNewest(*record, attempt) && record->job.state() == v1::RUNNING &&
-        record->job.worker() == worker) {
-      record->lease_until = std::max(record->lease_until, until);
-      ASSAY_RETURN_IF_ERROR(PutJob(*record));
+    ASSAY_ASSIGN_OR_RETURN(Entry * entry, FindJob(attempt.job_id()));
+    if (entry == nullptr) {
+      others.push_back(attempt);
+      continue;
+    }
+    JobRecord& record = entry->record;
+    if (IsNewest(record, attempt) && record.job.state() == v1::RUNNING && record.job.worker() == worker) {
+      record.lease_until = std::max(record.lease_until, until);
+      Changed(*entry, JobChange::kLease);
       continue;
     }
     // Answered already: the answer is on its way, and says what to do.
-    ASSAY_ASSIGN_OR_RETURN(std::optional<AnswerRecord> answer, FindAnswer(attempt));
+    ASSAY_ASSIGN_OR_RETURN(std::optional<AnswerRecord> answer, AnswerTo(attempt, record));
     if (!answer) others.push_back(attempt);
   }
   return others;
@@ -168,56 +176,68 @@ absl::StatusOr<std::vector<v1::AttemptRef>> RecordStore::ExtendLeases(
 absl::StatusOr<AdoptedAttempts> RecordStore::AdoptAttempts(absl::string_view worker, bool restarted,
                                                            const std::vector<v1::AttemptRef>& attempts,
                                                            absl::Time now, absl::Time until) {
+  Touches touches;
+  for (const v1::AttemptRef& attempt : attempts) touches.jobs.push_back(attempt.job_id());
+  touches.holders.emplace_back(worker);
+  ASSAY_RETURN_IF_ERROR(Take(touches));
   AdoptedAttempts adopted;
   std::set<std::pair<std::string, uint64_t>> named;
   for (const v1::AttemptRef& attempt : attempts) {
     if (!named.emplace(attempt.job_id(), attempt.attempt()).second) continue;
-    ASSAY_ASSIGN_OR_RETURN(std::optional<AnswerRecord> answer, FindAnswer(attempt));
-    if (answer) continue;
-    ASSAY_ASSIGN_OR_RETURN(std::optional<JobRecord> record, FindJob(attempt.job_id()));
-    if (!record || !IsNewest(*record, attempt) || record->job.state() == v1::DONE ||
-        record->job.worker() != worker) {
+    ASSAY_ASSIGN_OR_RETURN(Entry * entry, FindJob(attempt.job_id()));
+    if (entry == nullptr) {
       adopted.abandon.push_back(attempt);
       continue;
     }
-    const bool was_queued = record->job.state() == v1::QUEUED;
-    if (was_queued) ResumeAttempt(*record);
-    record->lease_until = std::max(record->lease_until, until);
-    ASSAY_RETURN_IF_ERROR(PutJob(*record));
-    if (was_queued) {
-      ASSAY_ASSIGN_OR_RETURN(BatchEdit edit, BatchEdit::Open(*this, record->job.batch_id(), now));
-      edit.JobChanged(*record);
-      ASSAY_RETURN_IF_ERROR(edit.Save());
-    }
-    adopted.keep.push_back(RunningAttemptOf(*record));
-  }
-  ASSAY_ASSIGN_OR_RETURN(std::vector<JobRecord> running, RunningJobs());
-  for (JobRecord& record : running) {
-    if (record.job.worker() != worker || named.count({record.job.job_id(), record.job.attempt()}) > 0)
+    JobRecord& record = entry->record;
+    ASSAY_ASSIGN_OR_RETURN(std::optional<AnswerRecord> answer, AnswerTo(attempt, record));
+    if (answer) continue;
+    if (!IsNewest(record, attempt) || record.job.state() == v1::DONE || record.job.worker() != worker) {
+      adopted.abandon.push_back(attempt);
       continue;
-    ASSAY_ASSIGN_OR_RETURN(
-        LostAttempt lost,
-        LoseAttempt(std::move(record), restarted ? "it was restarted" : "the assignment did not arrive",
-                    /*counts=*/restarted, now));
-    adopted.lost.push_back(std::move(lost));
+    }
+    record.lease_until = std::max(record.lease_until, until);
+    if (record.job.state() == v1::QUEUED) {
+      ResumeAttempt(record);
+      StateChanged(*entry, JobChange::kWhole, now);
+    } else {
+      Changed(*entry, JobChange::kLease);
+    }
+    adopted.keep.push_back(RunningAttemptOf(record));
+  }
+  ASSAY_ASSIGN_OR_RETURN(std::vector<Entry*> held, HeldBy(std::string(worker)));
+  for (Entry* entry : held) {
+    if (named.count({entry->record.job.job_id(), entry->record.job.attempt()}) > 0) continue;
+    adopted.lost.push_back(LoseAttempt(*entry,
+                                       restarted ? "it was restarted" : "the assignment did not arrive",
+                                       /*counts=*/restarted, now));
   }
   return adopted;
 }
 
 absl::StatusOr<std::vector<LostAttempt>> RecordStore::ExpireLeases(absl::Time now) {
-  std::vector<LostAttempt> lost;
-  ASSAY_ASSIGN_OR_RETURN(std::vector<JobRecord> running, RunningJobs());
-  for (JobRecord& record : running) {
-    if (record.lease_until > now) continue;
-    ASSAY_ASSIGN_OR_RETURN(LostAttempt one,
-                           LoseAttempt(std::move(record), "its lease ran out", /*counts=*/true, now));
-    lost.push_back(std::move(one));
+  ASSAY_RETURN_IF_ERROR(Load());
+  if (!alone()) {
+    ASSAY_ASSIGN_OR_RETURN(std::vector<JobRecord> expired, LockExpired(now));
+    for (JobRecord& record : expired) Keep(std::move(record));
   }
+  std::vector<Entry*> expired;
+  auto look = [&](Entry& entry) {
+    if (entry.record.job.state() == v1::RUNNING && entry.record.lease_until <= now) expired.push_back(&entry);
+  };
+  if (alone()) {
+    for (const JobRecord* record : live_->Running()) look(*jobs_.at(record->job.job_id()));
+  } else {
+    for (const auto& [job_id, entry] : jobs_) look(*entry);
+    SortById(expired);
+  }
+  std::vector<LostAttempt> lost;
+  for (Entry* entry : expired) lost.push_back(LoseAttempt(*entry, "its lease ran out", /*counts=*/true, now));
   return lost;
 }
 
-absl::StatusOr<LostAttempt> RecordStore::LoseAttempt(JobRecord record, absl::string_view why, bool counts,
-                                                     absl::Time now) {
+LostAttempt RecordStore::LoseAttempt(Entry& entry, absl::string_view why, bool counts, absl::Time now) {
+  JobRecord& record = entry.record;
   LostAttempt lost;
   lost.attempt = RefOf(record);
   lost.worker = record.job.worker();
@@ -238,143 +258,249 @@ absl::StatusOr<LostAttempt> RecordStore::LoseAttempt(JobRecord record, absl::str
     result.set_message(SetbackMessage(record));
     EndJob(record, std::move(result), now);
   }
-  ASSAY_RETURN_IF_ERROR(PutJob(record));
-  ASSAY_ASSIGN_OR_RETURN(BatchEdit edit, BatchEdit::Open(*this, record.job.batch_id(), now));
-  edit.JobChanged(record);
-  ASSAY_RETURN_IF_ERROR(edit.Save());
+  StateChanged(entry, JobChange::kWhole, now);
   return lost;
 }
 
 absl::Status RecordStore::ShortenLeases(absl::string_view worker, absl::Time until) {
-  ASSAY_ASSIGN_OR_RETURN(std::vector<JobRecord> running, RunningJobs());
-  for (JobRecord& record : running) {
-    if (record.job.worker() != worker || record.lease_until <= until) continue;
-    record.lease_until = until;
-    ASSAY_RETURN_IF_ERROR(PutJob(record));
+  ASSAY_ASSIGN_OR_RETURN(std::vector<Entry*> held, HeldBy(std::string(worker)));
+  for (Entry* entry : held) {
+    if (entry->record.lease_until <= until) continue;
+    entry->record.lease_until = until;
+    Changed(*entry, JobChange::kLease);
   }
   return absl::OkStatus();
 }
 
 absl::Status RecordStore::ExtendAllLeases(absl::Time until) {
-  ASSAY_ASSIGN_OR_RETURN(std::vector<JobRecord> running, RunningJobs());
-  for (JobRecord& record : running) {
-    record.lease_until = std::max(record.lease_until, until);
-    ASSAY_RETURN_IF_ERROR(PutJob(record));
+  ASSAY_ASSIGN_OR_RETURN(std::vector<RunningAttempt> running, Running());
+  Touches touches;
+  for (const RunningAttempt& attempt : running) touches.jobs.push_back(attempt.attempt.job_id());
+  ASSAY_RETURN_IF_ERROR(Take(touches));
+  for (const RunningAttempt& attempt : running) {
+    ASSAY_ASSIGN_OR_RETURN(Entry * entry, FindJob(attempt.attempt.job_id()));
+    if (entry == nullptr || entry->record.job.state() != v1::RUNNING) continue;
+    entry->record.lease_until = std::max(entry->record.lease_until, until);
+    Changed(*entry, JobChange::kLease);
   }
   return absl::OkStatus();
 }
 
 absl::Status RecordStore::RecordProgress(const v1::AttemptRef& attempt, const v1::CaseResult& result,
-                                         absl::Time now) {
-  ASSAY_ASSIGN_OR_RETURN(std::optional<JobRecord> record, FindJob(attempt.job_id()));
-  if (!record || record->job.state() != v1::RUNNING || !IsNewest(*record, attempt)) {
+                                         absl::Time now, absl::string_view worker) {
+  ASSAY_ASSIGN_OR_RETURN(Entry * entry, FindJob(attempt.job_id()));
+  if (entry == nullptr || entry->record.job.state() != v1::RUNNING || !IsNewest(entry->record, attempt) ||
+      !IsHeldBy(entry->record, worker)) {
     return absl::FailedPreconditionError(absl::StrCat("attempt ", attempt.attempt(), " at job '",
                                                       attempt.job_id(), "' is not the one that runs"));
   }
-  ASSAY_ASSIGN_OR_RETURN(BatchEdit edit, BatchEdit::Open(*this, record->job.batch_id(), now));
-  v1::JobProgress progress;
+  const v1::Job& job = entry->record.job;
+  v1::BatchEvent event;
+  *event.mutable_time() = ToTimestamp(now);
+  v1::JobProgress& progress = *event.mutable_progress();
   progress.set_job_id(attempt.job_id());
   progress.set_attempt(attempt.attempt());
-  progress.set_model(record->job.model().name());
+  progress.set_model(job.model().name());
   *progress.mutable_case_result() = ForEvent(result);
-  edit.Progressed(std::move(progress));
-  return edit.Save();
+  BatchWork& work = work_[job.batch_id()];
+  work.now = now;
+  work.events.Add(event);
+  return absl::OkStatus();
 }
 
-absl::StatusOr<v1::ResultAck> RecordStore::CommitResult(const v1::AttemptResult& result, absl::Time now) {
+absl::StatusOr<std::optional<AnswerRecord>> RecordStore::AnswerTo(const v1::AttemptRef& attempt,
+                                                                  const JobRecord& record) {
+  if (attempt.attempt() == 0 || attempt.attempt() > record.job.attempt()) return std::nullopt;
+  if (attempt.attempt() == record.answered) return AnswerRecord{/*counted=*/true, ""};
+  // Answered, it would not run.
+  if (IsNewest(record, attempt) && record.job.state() == v1::RUNNING) return std::nullopt;
+  auto pending = answers_.find({attempt.job_id(), attempt.attempt()});
+  if (pending != answers_.end()) return pending->second;
+  return FindAnswer(attempt);
+}
+
+absl::StatusOr<v1::ResultAck> RecordStore::CommitResult(const v1::AttemptResult& result, absl::Time now,
+                                                        absl::string_view worker) {
   const v1::AttemptRef& attempt = result.attempt();
-  ASSAY_ASSIGN_OR_RETURN(std::optional<JobRecord> record, FindJob(attempt.job_id()));
-  if (!record) return absl::NotFoundError(absl::StrCat("no job '", attempt.job_id(), "'"));
-  ASSAY_ASSIGN_OR_RETURN(std::optional<AnswerRecord> answer, FindAnswer(attempt));
+  ASSAY_ASSIGN_OR_RETURN(Entry * entry, FindJob(attempt.job_id()));
+  if (entry == nullptr) return NoJob(attempt.job_id());
+  JobRecord& record = entry->record;
+  ASSAY_ASSIGN_OR_RETURN(std::optional<AnswerRecord> answer, AnswerTo(attempt, record));
   if (answer) return AckOf(attempt, *answer);
-  if (record->job.state() == v1::DONE) {
+  if (IsNewest(record, attempt) && !IsHeldBy(record, worker)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("attempt ", attempt.attempt(), " is not worker '", worker, "'s"));
+  }
+  if (record.job.state() == v1::DONE) {
     return absl::FailedPreconditionError(absl::StrCat(
         "the job has ended: ",
-        record->job.result().message().empty() ? "its result is counted" : record->job.result().message()));
+        record.job.result().message().empty() ? "its result is counted" : record.job.result().message()));
   }
-  if (!IsNewest(*record, attempt)) {
-    return absl::FailedPreconditionError(absl::StrCat("attempt ", record->job.attempt(), " is the newest"));
+  if (!IsNewest(record, attempt)) {
+    return absl::FailedPreconditionError(absl::StrCat("attempt ", record.job.attempt(), " is the newest"));
   }
 
-  if (record->job.state() == v1::QUEUED) ResumeAttempt(*record);
-  v1::TestResult counted = Examined(*record, result.result());
-  EndAttempt(*record, counted.outcome(), counted.message());
+  if (record.job.state() == v1::QUEUED) ResumeAttempt(record);
+  v1::TestResult counted = Examined(record, result.result());
+  EndAttempt(record, counted.outcome(), counted.message());
   answer.emplace();
-  if (counted.outcome() == v1::INFRASTRUCTURE_ERROR && ++record->setbacks < max_attempts_) {
-    record->job.set_state(v1::QUEUED);
+  if (counted.outcome() == v1::INFRASTRUCTURE_ERROR && ++record.setbacks < max_attempts_) {
+    record.job.set_state(v1::QUEUED);
     answer->reason = "the infrastructure failed: the job is queued again";
   } else {
     answer->counted = true;
-    ASSAY_RETURN_IF_ERROR(
-        PutSeconds(record->job.model().name(), TimingKey(record->job), std::max(0.0, counted.seconds())));
-    if (LetsGoOn(record->job, counted.outcome())) {
-      EndStage(*record, std::move(counted), result.log_digest(), now);
-      ASSAY_ASSIGN_OR_RETURN(record->expected_seconds, ExpectedSeconds(record->job));
+    Time(record, std::max(0.0, counted.seconds()));
+    if (LetsGoOn(record.job, counted.outcome())) {
+      EndStage(record, std::move(counted), result.log_digest(), now);
+      ASSAY_RETURN_IF_ERROR(Expect({&record}));
     } else {
-      if (counted.outcome() == v1::INFRASTRUCTURE_ERROR) counted.set_message(SetbackMessage(*record));
-      record->job.set_log_digest(result.log_digest());
-      EndJob(*record, std::move(counted), now);
-      ASSAY_RETURN_IF_ERROR(Learn(*record));
+      if (counted.outcome() == v1::INFRASTRUCTURE_ERROR) counted.set_message(SetbackMessage(record));
+      record.job.set_log_digest(result.log_digest());
+      EndJob(record, std::move(counted), now);
+      record.answered = attempt.attempt();
     }
   }
-  ASSAY_RETURN_IF_ERROR(PutAnswer(attempt, *answer));
-  ASSAY_RETURN_IF_ERROR(PutJob(*record));
-  ASSAY_ASSIGN_OR_RETURN(BatchEdit edit, BatchEdit::Open(*this, record->job.batch_id(), now));
-  edit.JobChanged(*record);
-  ASSAY_RETURN_IF_ERROR(edit.Save());
+  if (record.job.state() != v1::DONE) answers_[{attempt.job_id(), attempt.attempt()}] = *answer;
+  StateChanged(*entry, JobChange::kWhole, now);
   return AckOf(attempt, *answer);
 }
 
-absl::Status RecordStore::Learn(JobRecord& record) {
-  const std::string inputs = InputsDigest(record);
-  if (inputs.empty()) return absl::OkStatus();
-  if (record.job.result().outcome() == v1::PASSED) {
-    ASSAY_ASSIGN_OR_RETURN(bool failed_before, HasFailed(inputs));
-    record.job.set_flaky(failed_before);
-  } else if (IsFailureOfTheModel(record.job.result().outcome())) {
-    return PutFailed(inputs);
+absl::Status RecordStore::Expect(const std::vector<JobRecord*>& records) {
+  std::vector<Seconds::key_type> keys, unknown;
+  for (const JobRecord* record : records) {
+    keys.emplace_back(record->job.model().name(), TimingKey(record->job));
+    // What this transaction has seen itself is newer than what the medium has.
+    if (timed_.count(keys.back()) == 0 && !(alone() && seconds_.count(keys.back()) > 0)) {
+      unknown.push_back(keys.back());
+    }
+  }
+  if (!unknown.empty()) {
+    ASSAY_ASSIGN_OR_RETURN(Seconds read, ReadSeconds(unknown));
+    for (const auto& key : unknown) seconds_.erase(key);
+    seconds_.merge(read);
+  }
+  for (size_t i = 0; i < keys.size(); ++i) {
+    auto known = seconds_.find(keys[i]);
+    records[i]->expected_seconds = known == seconds_.end() ? kUnknownSeconds : known->second;
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<double> RecordStore::ExpectedSeconds(const v1::Job& job) {
-  ASSAY_ASSIGN_OR_RETURN(std::optional<double> seconds, FindSeconds(job.model().name(), TimingKey(job)));
-  return seconds.value_or(kUnknownSeconds);
+void RecordStore::Time(const JobRecord& record, double seconds) {
+  Seconds::key_type key(record.job.model().name(), TimingKey(record.job));
+  auto known = seconds_.find(key);
+  // Rows that all coordinators write to make them wait for each other.
+  if (known != seconds_.end() && std::abs(known->second - seconds) <= 0.1 * known->second) return;
+  seconds_[key] = seconds;
+  timed_.insert(std::move(key));
+}
+
+absl::StatusOr<std::vector<QueuedJob>> RecordStore::Queued(size_t limit) {
+  ASSAY_RETURN_IF_ERROR(Load());
+  if (alone()) return live_->Queued(limit);
+  ASSAY_RETURN_IF_ERROR(FlushJobs());
+  return ReadQueued(limit);
+}
+
+absl::StatusOr<size_t> RecordStore::CountQueued(size_t most) {
+  ASSAY_RETURN_IF_ERROR(Load());
+  if (alone()) return std::min(most, live_->queued());
+  ASSAY_RETURN_IF_ERROR(FlushJobs());
+  return ReadQueuedCount(most);
 }
 
 absl::StatusOr<std::vector<RunningAttempt>> RecordStore::Running() {
-  ASSAY_ASSIGN_OR_RETURN(std::vector<JobRecord> running, RunningJobs());
+  ASSAY_RETURN_IF_ERROR(Load());
   std::vector<RunningAttempt> attempts;
-  attempts.reserve(running.size());
+  if (alone()) {
+    for (const JobRecord* record : live_->Running()) attempts.push_back(RunningAttemptOf(*record));
+    return attempts;
+  }
+  ASSAY_RETURN_IF_ERROR(FlushJobs());
+  ASSAY_ASSIGN_OR_RETURN(std::vector<JobRecord> running, ReadRunning());
   for (const JobRecord& record : running) attempts.push_back(RunningAttemptOf(record));
   return attempts;
 }
 
 absl::StatusOr<std::map<std::string, uint32_t>> RecordStore::RunningBySubmitter() {
-  ASSAY_ASSIGN_OR_RETURN(std::vector<JobRecord> running, RunningJobs());
-  std::map<std::string, uint32_t> counts;
-  for (const JobRecord& record : running) ++counts[record.submitter];
-  return counts;
+  ASSAY_RETURN_IF_ERROR(Load());
+  if (alone()) return live_->running_by_submitter();
+  ASSAY_RETURN_IF_ERROR(FlushJobs());
+  return ReadRunningBySubmitter();
 }
 
 absl::StatusOr<v1::Batch> RecordStore::GetBatch(absl::string_view batch_id) {
-  ASSAY_ASSIGN_OR_RETURN(std::optional<BatchRecord> record, FindBatch(batch_id));
-  if (!record) return absl::NotFoundError(absl::StrCat("no batch '", batch_id, "'"));
+  ASSAY_RETURN_IF_ERROR(Load());
+  ASSAY_ASSIGN_OR_RETURN(std::optional<BatchRecord> record, PeekBatch(batch_id));
+  if (!record) return NoBatch(batch_id);
   return std::move(record->batch);
 }
 
+absl::StatusOr<BatchPage> RecordStore::ListBatches(size_t page_size, uint64_t before) {
+  ASSAY_RETURN_IF_ERROR(Flush());
+  return ReadBatches(page_size, before);
+}
+
 absl::StatusOr<v1::Job> RecordStore::GetJob(absl::string_view job_id) {
-  ASSAY_ASSIGN_OR_RETURN(std::optional<JobRecord> record, FindJob(job_id));
-  if (!record) return absl::NotFoundError(absl::StrCat("no job '", job_id, "'"));
+  ASSAY_RETURN_IF_ERROR(Load());
+  ASSAY_ASSIGN_OR_RETURN(std::optional<JobRecord> record, PeekJob(job_id));
+  if (!record) return NoJob(job_id);
   return std::move(record->job);
 }
 
 absl::StatusOr<std::vector<v1::Job>> RecordStore::ListJobs(absl::string_view batch_id) {
+  ASSAY_RETURN_IF_ERROR(FlushJobs());
   ASSAY_ASSIGN_OR_RETURN(std::vector<JobRecord> records, JobsOf(batch_id));
   std::vector<v1::Job> jobs;
   jobs.reserve(records.size());
   for (JobRecord& record : records) jobs.push_back(std::move(record.job));
   return jobs;
+}
+
+absl::StatusOr<std::vector<v1::BatchEvent>> RecordStore::EventsAfter(absl::string_view batch_id,
+                                                                     uint64_t sequence, size_t limit) {
+  if (work_.count(std::string(batch_id)) > 0) ASSAY_RETURN_IF_ERROR(Flush());
+  ASSAY_ASSIGN_OR_RETURN(std::vector<EventRow> rows, ReadEvents(batch_id, sequence, limit));
+  std::vector<std::pair<uint64_t, EventOutline>> outlines;
+  for (const EventRow& row : rows) {
+    std::vector<EventOutline> group(1);
+    if (row.grouped) {
+      ASSAY_ASSIGN_OR_RETURN(group, ReadEventGroup(row.bytes));
+    } else if (!group.front().whole.emplace().ParseFromString(row.bytes)) {
+      return absl::DataLossError("store: a broken event");
+    }
+    uint64_t number = row.sequence - group.size();
+    for (EventOutline& outline : group) {
+      if (++number > sequence && outlines.size() < limit) outlines.emplace_back(number, std::move(outline));
+    }
+  }
+  // What the jobs' records say, for those events that only name them.
+  std::set<std::string> named;
+  for (const auto& [number, outline] : outlines) {
+    if (!outline.whole && jobs_.count(outline.job_id) == 0) named.insert(outline.job_id);
+  }
+  std::map<std::string, JobRecord> read;
+  if (!named.empty()) {
+    ASSAY_ASSIGN_OR_RETURN(std::vector<JobRecord> records, ReadJobs({named.begin(), named.end()}));
+    for (JobRecord& record : records) read.emplace(record.job.job_id(), std::move(record));
+  }
+  std::vector<v1::BatchEvent> events;
+  events.reserve(outlines.size());
+  for (const auto& [number, outline] : outlines) {
+    v1::Job nothing_known;
+    const v1::Job* job = &nothing_known;
+    if (auto kept = jobs_.find(outline.job_id); kept != jobs_.end()) {
+      job = &kept->second->record.job;
+    } else if (auto found = read.find(outline.job_id); found != read.end()) {
+      job = &found->second.job;
+    } else if (!outline.whole) {
+      return absl::DataLossError(
+          absl::StrCat("store: an event of job '", outline.job_id, "', which is not there"));
+    }
+    events.push_back(EventOf(outline, *job));
+    events.back().set_sequence(number);
+  }
+  return events;
 }
 
 absl::StatusOr<v1::TokenInfo> RecordStore::RevokeToken(absl::string_view id, absl::Time now) {
@@ -398,10 +524,12 @@ absl::StatusOr<v1::TokenInfo> RecordStore::RedeemToken(absl::string_view hash, a
 }
 
 absl::Status RecordStore::DropBatch(absl::string_view batch_id) {
+  ASSAY_RETURN_IF_ERROR(Flush());
   ASSAY_ASSIGN_OR_RETURN(v1::Batch batch, GetBatch(batch_id));
   if (!batch.has_end_time()) {
     return absl::FailedPreconditionError(absl::StrCat("batch '", batch_id, "' has not ended"));
   }
+  // Nothing of it is in memory longer than until this transaction ends.
   return EraseBatch(batch_id);
 }
 

@@ -1,12 +1,25 @@
-// The rules of the store, written once over plain records. What remains for an implementation is to keep the
-// records and to find them again.
+// The rules of the store, written once over plain records. What remains for an implementation (the medium) is
+// to keep the records and to find them again.
+//
+// A transaction is a unit of work. Records are read once and changed in memory; what changed is written in
+// bulk, the jobs when something asks the medium for them, at the latest by Commit, and the batches last: only
+// then do their events get numbers. On a medium that other coordinators write to as well (kShared), jobs are
+// locked when they are read to be changed, in the order of their ids or, where others may hold them for long,
+// with these skipped; batches are locked last, in the order of their ids. What one transaction sees of a
+// batch it does not keep for the next. On a medium that nobody else writes to (kAlone) the records of all
+// jobs that have not ended stay in memory.
 #pragma once
 
+#include <map>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
+#include <unordered_map>
+#include <utility>
 #include <vector>
 
+#include "coordinator/store/event_group.h"
 #include "coordinator/store/store.h"
 
 namespace assay::coordinator {
@@ -31,6 +44,8 @@ struct JobRecord {
   // Digests and checkpoint that the newest attempt was given; without an attempt number where nobody knows
   // (it started before this was recorded). Cleared when its stage ends.
   v1::Assignment assigned;
+  uint64_t answered =
+      0;  // the attempt whose result ended the job; 0: none did, or its answer has its own record
 };
 
 // The answer that was given to a result.
@@ -39,13 +54,37 @@ struct AnswerRecord {
   std::string reason;
 };
 
+// What of a job's record is to be written. Each includes those before it.
+enum class JobChange {
+  kNone,
+  kLease,    // lease_until
+  kStarted,  // a QUEUED job has become RUNNING, by StartAttempt and nothing else
+  kWhole,
+  kNew,
+};
+
+class LiveIndex;
+
 class RecordStore : public Store {
  public:
+  enum class Sharing { kAlone, kShared };
+
   // max_attempts: from 1.
-  explicit RecordStore(uint32_t max_attempts) : max_attempts_(max_attempts) {}
+  RecordStore(Sharing sharing, uint32_t max_attempts);
+  ~RecordStore() override;
+
+  absl::Status Begin() final;
+  absl::Status Commit() final;
+  void Rollback() final;
+  absl::Status Take(const Touches& touches) final;
 
   absl::StatusOr<v1::Batch> SubmitBatch(const BatchSubmission& submission, absl::Time now) final;
   absl::StatusOr<CancelledBatch> CancelBatch(absl::string_view batch_id, absl::Time now) final;
+  absl::StatusOr<std::vector<QueuedJob>> Queued(size_t limit) final;
+  absl::StatusOr<size_t> CountQueued(size_t most) final;
+  absl::StatusOr<std::vector<RunningAttempt>> Running() final;
+  absl::StatusOr<std::map<std::string, uint32_t>> RunningBySubmitter() final;
+  absl::Status TakeQueued(const std::vector<std::string>& job_ids) final;
   absl::StatusOr<v1::Assignment> Lease(absl::string_view job_id, absl::string_view worker, absl::Time now,
                                        absl::Time until, const Assign& assign) final;
   absl::StatusOr<std::vector<v1::AttemptRef>> ExtendLeases(absl::string_view worker,
@@ -57,40 +96,83 @@ class RecordStore : public Store {
   absl::StatusOr<std::vector<LostAttempt>> ExpireLeases(absl::Time now) final;
   absl::Status ShortenLeases(absl::string_view worker, absl::Time until) final;
   absl::Status ExtendAllLeases(absl::Time until) final;
-  absl::Status RecordProgress(const v1::AttemptRef& attempt, const v1::CaseResult& result,
-                              absl::Time now) final;
-  absl::StatusOr<v1::ResultAck> CommitResult(const v1::AttemptResult& result, absl::Time now) final;
-  absl::StatusOr<std::vector<RunningAttempt>> Running() final;
-  absl::StatusOr<std::map<std::string, uint32_t>> RunningBySubmitter() override;
+  absl::Status RecordProgress(const v1::AttemptRef& attempt, const v1::CaseResult& result, absl::Time now,
+                              absl::string_view worker) final;
+  absl::StatusOr<v1::ResultAck> CommitResult(const v1::AttemptResult& result, absl::Time now,
+                                             absl::string_view worker) final;
   absl::Status DropBatch(absl::string_view batch_id) final;
-  absl::StatusOr<v1::TokenInfo> RevokeToken(absl::string_view id, absl::Time now) final;
-  absl::StatusOr<v1::TokenInfo> RedeemToken(absl::string_view hash, absl::Time now) final;
   absl::StatusOr<v1::Batch> GetBatch(absl::string_view batch_id) final;
+  absl::StatusOr<BatchPage> ListBatches(size_t page_size, uint64_t before) final;
   absl::StatusOr<v1::Job> GetJob(absl::string_view job_id) final;
   absl::StatusOr<std::vector<v1::Job>> ListJobs(absl::string_view batch_id) final;
+  absl::StatusOr<std::vector<v1::BatchEvent>> EventsAfter(absl::string_view batch_id, uint64_t sequence,
+                                                          size_t limit) final;
+  absl::StatusOr<v1::TokenInfo> RevokeToken(absl::string_view id, absl::Time now) final;
+  absl::StatusOr<v1::TokenInfo> RedeemToken(absl::string_view hash, absl::Time now) final;
   std::set<std::string> TakeTouched() final;
 
  protected:
-  // Reads see what this transaction wrote. Errors are the medium's alone.
+  using Seconds = std::map<std::pair<std::string, std::string>, double>;  // by (model, TimingKey)
+
+  struct JobWrite {
+    const JobRecord* record;
+    JobChange change;
+  };
+  // Events of one batch; `sequence` is the last one's.
+  struct EventRow {
+    std::string batch_id;
+    uint64_t sequence = 0;
+    std::string bytes;
+    bool grouped = true;  // else one BatchEvent, as they were written first
+  };
+
+  // The medium. Errors are its own alone, or ABORTED: it took the transaction back for another one's sake,
+  // and it may be run again. Reads see what was written in the transaction.
+  virtual absl::Status BeginMedium() = 0;
+  virtual absl::Status CommitMedium() = 0;
+  virtual void RollbackMedium() = 0;
+
+  // Those of the jobs that exist, locked in the order of their ids where the medium is shared. kAlone: asked
+  // of `touches.jobs` alone.
+  virtual absl::StatusOr<std::vector<JobRecord>> LockJobs(const Touches& touches) = 0;
+  // What a medium of the other kind is never asked.
+  // kShared: those of them that are QUEUED, or RUNNING with a lease that ends at `now` or before, and not
+  // locked by another; then they are locked.
+  virtual absl::StatusOr<std::vector<JobRecord>> LockQueued(const std::vector<std::string>& job_ids);
+  virtual absl::StatusOr<std::vector<JobRecord>> LockExpired(absl::Time now);
+  virtual absl::StatusOr<std::vector<QueuedJob>> ReadQueued(size_t limit);
+  virtual absl::StatusOr<size_t> ReadQueuedCount(size_t most);
+  virtual absl::StatusOr<std::map<std::string, uint32_t>> ReadRunningBySubmitter();
+  virtual absl::StatusOr<std::vector<JobRecord>> ReadRunning();
+  // kAlone: batches that have not ended.
+  virtual absl::StatusOr<std::vector<BatchRecord>> ReadLiveBatches();
+
+  // Without locks.
+  virtual absl::StatusOr<std::vector<JobRecord>> ReadJobs(const std::vector<std::string>& job_ids) = 0;
+  virtual absl::StatusOr<std::vector<JobRecord>> JobsOf(
+      absl::string_view batch_id) = 0;  // in the batch's order
   virtual absl::StatusOr<std::optional<BatchRecord>> FindBatch(absl::string_view batch_id) = 0;
   virtual absl::StatusOr<std::optional<BatchRecord>> FindBatchByRequest(absl::string_view request_id) = 0;
-  // Gives record.number where it is 0.
-  virtual absl::Status PutBatch(BatchRecord& record) = 0;
-  virtual absl::StatusOr<std::optional<JobRecord>> FindJob(absl::string_view job_id) = 0;
-  virtual absl::Status PutJob(const JobRecord& record) = 0;
-  virtual absl::StatusOr<std::vector<JobRecord>> JobsOf(absl::string_view batch_id) = 0;
-  // In the order of their ids.
-  virtual absl::StatusOr<std::vector<JobRecord>> RunningJobs() = 0;
-  virtual absl::Status PutEvent(absl::string_view batch_id, const v1::BatchEvent& event) = 0;
+  virtual absl::StatusOr<BatchPage> ReadBatches(size_t page_size, uint64_t before) = 0;
+
+  virtual absl::Status WriteJobs(const std::vector<JobWrite>& jobs) = 0;  // in the order of their ids
+  // Gives record.number. False: another has the batch's id or request, and nothing was changed.
+  virtual absl::StatusOr<bool> InsertBatch(BatchRecord& record) = 0;
+  // Locked in the order of their ids where the medium is shared.
+  virtual absl::StatusOr<std::vector<BatchRecord>> LockBatches(const std::vector<std::string>& batch_ids) = 0;
+  virtual absl::Status WriteBatches(const std::vector<const BatchRecord*>& batches,
+                                    const std::vector<EventRow>& events) = 0;
+  // Rows whose `sequence` is greater, in order, at most `limit`.
+  virtual absl::StatusOr<std::vector<EventRow>> ReadEvents(absl::string_view batch_id, uint64_t sequence,
+                                                           size_t limit) = 0;
   virtual absl::StatusOr<std::optional<AnswerRecord>> FindAnswer(const v1::AttemptRef& attempt) = 0;
   virtual absl::Status PutAnswer(const v1::AttemptRef& attempt, const AnswerRecord& answer) = 0;
-  // What a model took last, in seconds, by TimingKey.
-  virtual absl::StatusOr<std::optional<double>> FindSeconds(absl::string_view model,
-                                                            absl::string_view target) = 0;
-  virtual absl::Status PutSeconds(absl::string_view model, absl::string_view target, double seconds) = 0;
+  // What models took last, to within a tenth. Those that are not known are not in the answer.
+  virtual absl::StatusOr<Seconds> ReadSeconds(const std::vector<Seconds::key_type>& keys) = 0;
+  virtual absl::Status WriteSeconds(const Seconds& seconds) = 0;
   // Digests of inputs at which some attempt failed.
-  virtual absl::StatusOr<bool> HasFailed(absl::string_view inputs_digest) = 0;
-  virtual absl::Status PutFailed(absl::string_view inputs_digest) = 0;
+  virtual absl::StatusOr<std::set<std::string>> ReadFailed(const std::vector<std::string>& digests) = 0;
+  virtual absl::Status WriteFailed(const std::set<std::string>& digests) = 0;
 
   // With all that belongs to it.
   virtual absl::Status EraseBatch(absl::string_view batch_id) = 0;
@@ -105,18 +187,76 @@ class RecordStore : public Store {
   void Touch(const std::set<std::string>& batches) { touched_.insert(batches.begin(), batches.end()); }
 
  private:
-  // A batch and what happens to it in one operation; written once, at the end.
-  class BatchEdit;
+  struct Entry {
+    JobRecord record;
+    JobChange change = JobChange::kNone;
+  };
+  // What this transaction does to a batch.
+  struct BatchWork {
+    EventGroupWriter events;
+    std::vector<v1::Outcome> ended;
+    bool cancelled = false;
+    absl::Time now;  // of the last change
+  };
 
-  // What the job's stage is expected to take.
-  absl::StatusOr<double> ExpectedSeconds(const v1::Job& job);
-  // Of a job whose test has ended: whether it is flaky, and what that says of later ones.
-  absl::Status Learn(JobRecord& record);
-  absl::StatusOr<LostAttempt> LoseAttempt(JobRecord record, absl::string_view why, bool counts,
-                                          absl::Time now);
+  bool alone() const { return sharing_ == Sharing::kAlone; }
+  // kAlone: all that is live is in memory from here on.
+  absl::Status Load();
+  void Forget();
+  // What is known of it already stays.
+  Entry& Keep(JobRecord record);
+  // To be changed; nullptr: there is no such job.
+  absl::StatusOr<Entry*> FindJob(absl::string_view job_id);
+  // Only to be looked at.
+  absl::StatusOr<std::optional<JobRecord>> PeekJob(absl::string_view job_id);
+  // To be changed, in the order of their ids.
+  absl::StatusOr<std::vector<Entry*>> HeldBy(const std::string& worker);
+  static void SortById(std::vector<Entry*>& entries);
 
+  void Changed(Entry& entry, JobChange change);
+  // The job has changed its state: an event, and where it is DONE it is counted.
+  void StateChanged(Entry& entry, JobChange change, absl::Time now);
+  // Writes what has changed of jobs (see above), so that the medium's own reads see it.
+  absl::Status FlushJobs();
+  // And all else; batches last.
+  absl::Status Flush();
+  absl::Status FlushBatches();
+  // Of jobs that ended in this transaction: whether they are flaky, and what that says of later ones.
+  absl::Status Learn();
+
+  // As the batch will be when this transaction is committed; its sequence number is not moved.
+  absl::StatusOr<std::optional<BatchRecord>> PeekBatch(absl::string_view batch_id);
+  // True: the batch has ended by it.
+  static bool Apply(const BatchWork& work, BatchRecord& record);
+  absl::StatusOr<std::optional<AnswerRecord>> AnswerTo(const v1::AttemptRef& attempt,
+                                                       const JobRecord& record);
+  // Sets what the jobs' stages are expected to take.
+  absl::Status Expect(const std::vector<JobRecord*>& records);
+  void Time(const JobRecord& record, double seconds);
+  LostAttempt LoseAttempt(Entry& entry, absl::string_view why, bool counts, absl::Time now);
+
+  const Sharing sharing_;
   const uint32_t max_attempts_;
   std::set<std::string> touched_;
+
+  // Of the transaction, and where the store is alone of all that is live.
+  bool loaded_ = false;
+  std::unordered_map<std::string, std::unique_ptr<Entry>> jobs_;
+  std::unordered_map<std::string, std::unique_ptr<BatchRecord>> batches_;  // kAlone alone
+  std::unique_ptr<LiveIndex> live_;                                        // kAlone alone
+
+  // Of the transaction.
+  std::set<std::string> absent_;   // jobs that were looked for in vain
+  std::set<std::string> skipped_;  // that TakeQueued did not get
+  std::set<std::string> held_by_;  // workers whose attempts were taken
+  std::vector<Entry*> changed_;
+  std::vector<Entry*> ended_;          // not yet learned from
+  std::vector<std::string> passing_;   // DONE jobs in memory
+  std::vector<std::string> finished_;  // batches
+  std::map<std::string, BatchWork> work_;
+  std::map<std::pair<std::string, uint64_t>, AnswerRecord> answers_;
+  std::set<Seconds::key_type> timed_;  // to be written
+  Seconds seconds_;                    // known, of this transaction and those before it
 };
 
 }  // namespace assay::coordinator

@@ -93,6 +93,21 @@ CREATE TABLE tokens (
 CREATE TABLE audit (number INTEGER PRIMARY KEY AUTOINCREMENT, time INTEGER NOT NULL, entry BLOB NOT NULL);
 )sql";
 
+// The start of an attempt is written beside the job's record, which follows when it ends. The events that one
+// transaction makes of a batch are one row, numbered as the last of them. What waits and what runs is found
+// in memory: only batches that have not ended are looked for.
+constexpr char kToVersion4[] = R"sql(
+ALTER TABLE jobs ADD COLUMN attempt INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN worker TEXT NOT NULL DEFAULT '';
+ALTER TABLE jobs ADD COLUMN started INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN answered INTEGER NOT NULL DEFAULT 0;
+DROP INDEX jobs_queued;
+DROP INDEX jobs_running;
+ALTER TABLE batches ADD COLUMN ended INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX batches_live ON batches (number) WHERE ended = 0;
+ALTER TABLE events ADD COLUMN grouped INTEGER NOT NULL DEFAULT 0;
+)sql";
+
 }  // namespace
 
 absl::Status PrepareSchema(Database& database, const std::string& path) {
@@ -110,6 +125,7 @@ absl::Status PrepareSchema(Database& database, const std::string& path) {
   }
   std::string steps = version == 0 ? kVersion2 : version == 1 ? kToVersion2 : "";
   if (version < 3) steps += kToVersion3;
+  if (version < 4) steps += kToVersion4;
   return database.Execute(
       absl::StrCat("BEGIN IMMEDIATE;", steps, "PRAGMA user_version = ", kSchemaVersion, "; COMMIT;"));
 }

@@ -24,24 +24,10 @@ absl::Status Parse(const std::string& bytes, Message& message) {
 class SqliteStore final : public RecordStore {
  public:
   SqliteStore(std::unique_ptr<Database> database, uint32_t max_attempts, const Clock* clock)
-      : RecordStore(max_attempts), clock_(clock), database_(std::move(database)) {}
+      : RecordStore(Sharing::kAlone, max_attempts), clock_(clock), database_(std::move(database)) {}
 
   absl::Time Now() override { return clock_->Now(); }
 
-  absl::Status Begin() override { return database_->Execute("BEGIN IMMEDIATE"); }
-  absl::Status Commit() override { return database_->Execute("COMMIT"); }
-  void Rollback() override {
-    TakeTouched();
-    // SQLite may have rolled back by itself (a full disk): then there is nothing left to do.
-    if (absl::Status status = database_->Execute("ROLLBACK"); !status.ok()) {
-      spdlog::debug("rollback: {}", status.ToString());
-    }
-  }
-
-  absl::StatusOr<std::vector<QueuedJob>> Queued(size_t limit) override;
-  absl::StatusOr<BatchPage> ListBatches(size_t page_size, uint64_t before) override;
-  absl::StatusOr<std::vector<v1::BatchEvent>> EventsAfter(absl::string_view batch_id, uint64_t sequence,
-                                                          size_t limit) override;
   absl::Status PutWorker(const WorkerRecord& worker) override;
   absl::StatusOr<std::optional<WorkerRecord>> FindWorker(absl::string_view name) override;
   absl::StatusOr<std::vector<WorkerRecord>> ListWorkers() override;
@@ -58,37 +44,55 @@ class SqliteStore final : public RecordStore {
   absl::Status DropAudit(absl::Time before) override;
 
  protected:
+  absl::Status BeginMedium() override { return database_->Execute("BEGIN IMMEDIATE"); }
+  absl::Status CommitMedium() override { return database_->Execute("COMMIT"); }
+  void RollbackMedium() override {
+    // SQLite may have rolled back by itself (a full disk): then there is nothing left to do.
+    if (absl::Status status = database_->Execute("ROLLBACK"); !status.ok()) {
+      spdlog::debug("rollback: {}", status.ToString());
+    }
+  }
+
+  absl::StatusOr<std::vector<JobRecord>> LockJobs(const Touches& touches) override {
+    return ReadJobs(touches.jobs);
+  }
+  absl::StatusOr<std::vector<JobRecord>> ReadJobs(const std::vector<std::string>& job_ids) override;
+  absl::StatusOr<std::vector<JobRecord>> JobsOf(absl::string_view batch_id) override;
+  absl::StatusOr<std::vector<BatchRecord>> ReadLiveBatches() override;
+  absl::Status WriteJobs(const std::vector<JobWrite>& jobs) override;
   absl::StatusOr<std::optional<BatchRecord>> FindBatch(absl::string_view batch_id) override;
   absl::StatusOr<std::optional<BatchRecord>> FindBatchByRequest(absl::string_view request_id) override;
-  absl::Status PutBatch(BatchRecord& record) override;
-  absl::StatusOr<std::optional<JobRecord>> FindJob(absl::string_view job_id) override;
-  absl::Status PutJob(const JobRecord& record) override;
-  absl::StatusOr<std::vector<JobRecord>> JobsOf(absl::string_view batch_id) override;
-  absl::StatusOr<std::vector<JobRecord>> RunningJobs() override;
-  absl::Status PutEvent(absl::string_view batch_id, const v1::BatchEvent& event) override;
+  absl::StatusOr<bool> InsertBatch(BatchRecord& record) override;
+  absl::StatusOr<std::vector<BatchRecord>> LockBatches(const std::vector<std::string>& batch_ids) override;
+  absl::Status WriteBatches(const std::vector<const BatchRecord*>& batches,
+                            const std::vector<EventRow>& events) override;
+  absl::StatusOr<BatchPage> ReadBatches(size_t page_size, uint64_t before) override;
+  absl::StatusOr<std::vector<EventRow>> ReadEvents(absl::string_view batch_id, uint64_t sequence,
+                                                   size_t limit) override;
   absl::StatusOr<std::optional<AnswerRecord>> FindAnswer(const v1::AttemptRef& attempt) override;
   absl::Status PutAnswer(const v1::AttemptRef& attempt, const AnswerRecord& answer) override;
-  absl::StatusOr<std::optional<double>> FindSeconds(absl::string_view model,
-                                                    absl::string_view target) override;
-  absl::Status PutSeconds(absl::string_view model, absl::string_view target, double seconds) override;
-  absl::StatusOr<bool> HasFailed(absl::string_view inputs_digest) override;
-  absl::Status PutFailed(absl::string_view inputs_digest) override;
+  absl::StatusOr<Seconds> ReadSeconds(const std::vector<Seconds::key_type>& keys) override;
+  absl::Status WriteSeconds(const Seconds& seconds) override;
+  absl::StatusOr<std::set<std::string>> ReadFailed(const std::vector<std::string>& digests) override;
+  absl::Status WriteFailed(const std::set<std::string>& digests) override;
   absl::Status EraseBatch(absl::string_view batch_id) override;
   absl::StatusOr<std::optional<TokenRecord>> LockToken(absl::string_view id, absl::string_view hash) override;
   absl::Status PutToken(const TokenRecord& token) override;
 
  private:
   absl::StatusOr<std::optional<BatchRecord>> OneBatch(Statement statement);
-  absl::StatusOr<std::vector<JobRecord>> AllJobs(Statement statement);
-  absl::Status LongestQueued(const QueuedJob& like, size_t limit, std::vector<QueuedJob>& queued);
+  absl::Status InsertJob(const JobRecord& record);
+  absl::Status UpdateJob(const JobRecord& record);
+  absl::Status UpdateStarted(const JobRecord& record);
 
   const Clock* const clock_;
   std::unique_ptr<Database> database_;
 };
 
 #define ASSAY_BATCH_COLUMNS "number, request_id, request_digest, last_sequence, batch"
-#define ASSAY_JOB_COLUMNS \
-  "submitter, priority, batch_number, ordinal, expected_seconds, lease_until, setbacks, assigned, job"
+#define ASSAY_JOB_COLUMNS                                                                               \
+  "submitter, priority, batch_number, ordinal, expected_seconds, lease_until, setbacks, assigned, job," \
+  " attempt, worker, started, answered"
 
 absl::StatusOr<BatchRecord> ReadBatch(const Statement& row) {
   BatchRecord record;
@@ -111,7 +115,13 @@ absl::StatusOr<JobRecord> ReadJob(const Statement& row) {
   record.setbacks = static_cast<uint32_t>(row.Int(6));
   ASSAY_RETURN_IF_ERROR(Parse(row.Bytes(7), record.assigned));
   ASSAY_RETURN_IF_ERROR(Parse(row.Bytes(8), record.job));
+  CatchUp(record, static_cast<uint64_t>(row.Int(9)), row.Bytes(10), absl::FromUnixNanos(row.Int(11)));
+  record.answered = static_cast<uint64_t>(row.Int(12));
   return record;
+}
+
+int64_t StartedNanos(const v1::Job& job) {
+  return job.start_time().seconds() * 1'000'000'000 + job.start_time().nanos();
 }
 
 absl::StatusOr<std::optional<BatchRecord>> SqliteStore::OneBatch(Statement statement) {
@@ -135,159 +145,178 @@ absl::StatusOr<std::optional<BatchRecord>> SqliteStore::FindBatchByRequest(absl:
   return OneBatch(std::move(statement));
 }
 
-absl::Status SqliteStore::PutBatch(BatchRecord& record) {
-  const std::string batch = record.batch.SerializeAsString();
-  if (record.number == 0) {
+absl::StatusOr<bool> SqliteStore::InsertBatch(BatchRecord& record) {
+  ASSAY_ASSIGN_OR_RETURN(
+      Statement statement,
+      database_->Prepare("INSERT INTO batches (batch_id, request_id, request_digest, last_sequence, batch)"
+                         " VALUES (?, ?, ?, 0, ?) ON CONFLICT DO NOTHING RETURNING number"));
+  statement.BindText(record.batch.batch_id()).BindText(record.request_id).BindText(record.request_digest);
+  statement.BindBlob(record.batch.SerializeAsString());
+  ASSAY_ASSIGN_OR_RETURN(bool inserted, statement.Step());
+  if (!inserted) return false;
+  record.number = static_cast<uint64_t>(statement.Int(0));
+  ASSAY_RETURN_IF_ERROR(statement.Step().status());
+  return true;
+}
+
+absl::StatusOr<std::vector<BatchRecord>> SqliteStore::LockBatches(const std::vector<std::string>& batch_ids) {
+  std::vector<BatchRecord> records;
+  for (const std::string& batch_id : batch_ids) {
+    ASSAY_ASSIGN_OR_RETURN(std::optional<BatchRecord> record, FindBatch(batch_id));
+    if (record) records.push_back(*std::move(record));
+  }
+  return records;
+}
+
+absl::StatusOr<std::vector<BatchRecord>> SqliteStore::ReadLiveBatches() {
+  std::vector<BatchRecord> records;
+  ASSAY_ASSIGN_OR_RETURN(Statement rows, database_->Prepare("SELECT " ASSAY_BATCH_COLUMNS
+                                                            " FROM batches WHERE ended = 0 ORDER BY number"));
+  while (true) {
+    ASSAY_ASSIGN_OR_RETURN(bool found, rows.Step());
+    if (!found) return records;
+    ASSAY_ASSIGN_OR_RETURN(BatchRecord record, ReadBatch(rows));
+    // Those of before this was kept say it themselves.
+    if (!record.batch.has_end_time()) records.push_back(std::move(record));
+  }
+}
+
+absl::Status SqliteStore::WriteBatches(const std::vector<const BatchRecord*>& batches,
+                                       const std::vector<EventRow>& events) {
+  for (const BatchRecord* record : batches) {
     ASSAY_ASSIGN_OR_RETURN(
         Statement statement,
-        database_->Prepare("INSERT INTO batches (batch_id, request_id, request_digest, last_sequence, batch)"
-                           " VALUES (?, ?, ?, ?, ?)"));
-    statement.BindText(record.batch.batch_id()).BindText(record.request_id).BindText(record.request_digest);
-    statement.Bind(static_cast<int64_t>(record.last_sequence)).BindBlob(batch);
+        database_->Prepare("UPDATE batches SET last_sequence = ?, ended = ?, batch = ? WHERE number = ?"));
+    statement.Bind(static_cast<int64_t>(record->last_sequence));
+    statement.Bind(int64_t{record->batch.has_end_time() ? 1 : 0});
+    statement.BindBlob(record->batch.SerializeAsString()).Bind(static_cast<int64_t>(record->number));
     ASSAY_RETURN_IF_ERROR(statement.Run());
-    record.number = static_cast<uint64_t>(database_->LastInsertRowid());
-    return absl::OkStatus();
   }
-  ASSAY_ASSIGN_OR_RETURN(
-      Statement statement,
-      database_->Prepare("UPDATE batches SET last_sequence = ?, batch = ? WHERE number = ?"));
-  statement.Bind(static_cast<int64_t>(record.last_sequence)).BindBlob(batch);
-  statement.Bind(static_cast<int64_t>(record.number));
-  return statement.Run();
+  for (const EventRow& row : events) {
+    ASSAY_ASSIGN_OR_RETURN(
+        Statement statement,
+        database_->Prepare("INSERT INTO events (batch_id, sequence, event, grouped) VALUES (?, ?, ?, 1)"));
+    statement.BindText(row.batch_id).Bind(static_cast<int64_t>(row.sequence)).BindBlob(row.bytes);
+    ASSAY_RETURN_IF_ERROR(statement.Run());
+  }
+  return absl::OkStatus();
 }
 
-absl::StatusOr<std::optional<JobRecord>> SqliteStore::FindJob(absl::string_view job_id) {
-  ASSAY_ASSIGN_OR_RETURN(Statement statement,
-                         database_->Prepare("SELECT " ASSAY_JOB_COLUMNS " FROM jobs WHERE job_id = ?"));
-  statement.BindText(job_id);
-  ASSAY_ASSIGN_OR_RETURN(bool found, statement.Step());
-  if (!found) return std::nullopt;
-  ASSAY_ASSIGN_OR_RETURN(JobRecord record, ReadJob(statement));
-  return record;
-}
-
-absl::Status SqliteStore::PutJob(const JobRecord& record) {
-  ASSAY_ASSIGN_OR_RETURN(
-      Statement statement,
-      database_->Prepare(
-          "INSERT INTO jobs (job_id, batch_id, needs_exporter, device, route, state, " ASSAY_JOB_COLUMNS
-          ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-          " ON CONFLICT (job_id) DO UPDATE SET needs_exporter = excluded.needs_exporter,"
-          " device = excluded.device, route = excluded.route, state = excluded.state,"
-          " expected_seconds = excluded.expected_seconds, lease_until = excluded.lease_until,"
-          " setbacks = excluded.setbacks, assigned = excluded.assigned, job = excluded.job"));
-  statement.BindText(record.job.job_id()).BindText(record.job.batch_id());
-  statement.Bind(int64_t{StageOf(record.job) == v1::STAGE_EXPORT ? 1 : 0});
-  statement.Bind(int64_t{DeviceOf(record.job)}).BindText(RouteOf(record.job));
-  statement.Bind(int64_t{record.job.state()});
-  statement.BindText(record.submitter).Bind(static_cast<int64_t>(record.priority));
-  statement.Bind(static_cast<int64_t>(record.batch_number)).Bind(int64_t{record.ordinal});
-  statement.Bind(record.expected_seconds).Bind(Micros(record.lease_until)).Bind(int64_t{record.setbacks});
-  statement.BindBlob(record.assigned.SerializeAsString()).BindBlob(record.job.SerializeAsString());
-  return statement.Run();
-}
-
-absl::StatusOr<std::vector<JobRecord>> SqliteStore::AllJobs(Statement statement) {
+absl::StatusOr<std::vector<JobRecord>> SqliteStore::ReadJobs(const std::vector<std::string>& job_ids) {
   std::vector<JobRecord> records;
-  while (true) {
-    ASSAY_ASSIGN_OR_RETURN(bool found, statement.Step());
-    if (!found) return records;
-    ASSAY_ASSIGN_OR_RETURN(JobRecord record, ReadJob(statement));
+  for (const std::string& job_id : job_ids) {
+    ASSAY_ASSIGN_OR_RETURN(Statement row,
+                           database_->Prepare("SELECT " ASSAY_JOB_COLUMNS " FROM jobs WHERE job_id = ?"));
+    row.BindText(job_id);
+    ASSAY_ASSIGN_OR_RETURN(bool found, row.Step());
+    if (!found) continue;
+    ASSAY_ASSIGN_OR_RETURN(JobRecord record, ReadJob(row));
     records.push_back(std::move(record));
   }
+  return records;
 }
 
 absl::StatusOr<std::vector<JobRecord>> SqliteStore::JobsOf(absl::string_view batch_id) {
   ASSAY_ASSIGN_OR_RETURN(
-      Statement statement,
-      database_->Prepare("SELECT " ASSAY_JOB_COLUMNS " FROM jobs WHERE batch_id = ? ORDER BY ordinal"));
-  statement.BindText(batch_id);
-  return AllJobs(std::move(statement));
-}
-
-absl::StatusOr<std::vector<JobRecord>> SqliteStore::RunningJobs() {
-  ASSAY_ASSIGN_OR_RETURN(
-      Statement statement,
-      database_->Prepare("SELECT " ASSAY_JOB_COLUMNS " FROM jobs WHERE state = 2 ORDER BY job_id"));
-  return AllJobs(std::move(statement));
-}
-
-// Walks the index from one (priority, needs_exporter, device, route, submitter) to the next instead of
-// reading every queued job.
-absl::StatusOr<std::vector<QueuedJob>> SqliteStore::Queued(size_t limit) {
-  std::vector<QueuedJob> queued;
-  QueuedJob at;
-  at.priority = static_cast<Priority>(-1);
-  at.device = v1::DEVICE_CHOICE_UNSPECIFIED;
-  auto exporter = [&at] { return int64_t{at.needs_exporter ? 1 : 0}; };
-  while (true) {
-    {
-      ASSAY_ASSIGN_OR_RETURN(
-          Statement next,
-          database_->Prepare(
-              "SELECT priority, needs_exporter, device, route, submitter FROM jobs"
-              " WHERE state = 1 AND (priority, needs_exporter, device, route, submitter) > (?, ?, ?, ?, ?)"
-              " ORDER BY priority, needs_exporter, device, route, submitter LIMIT 1"));
-      next.Bind(static_cast<int64_t>(at.priority)).Bind(exporter());
-      next.Bind(int64_t{at.device}).BindText(at.route).BindText(at.submitter);
-      ASSAY_ASSIGN_OR_RETURN(bool found, next.Step());
-      if (!found) return queued;
-      at.priority = static_cast<Priority>(next.Int(0));
-      at.needs_exporter = next.Int(1) != 0;
-      at.device = static_cast<v1::DeviceChoice>(next.Int(2));
-      at.route = next.Bytes(3);
-      at.submitter = next.Bytes(4);
-    }
-    ASSAY_RETURN_IF_ERROR(LongestQueued(at, limit, queued));
-  }
-}
-
-absl::Status SqliteStore::LongestQueued(const QueuedJob& like, size_t limit, std::vector<QueuedJob>& queued) {
-  ASSAY_ASSIGN_OR_RETURN(
       Statement rows,
-      database_->Prepare(
-          "SELECT batch_number, ordinal, expected_seconds, job FROM jobs"
-          " WHERE state = 1 AND priority = ? AND needs_exporter = ? AND device = ? AND route = ?"
-          " AND submitter = ? ORDER BY expected_seconds DESC, batch_number, ordinal LIMIT ?"));
-  rows.Bind(static_cast<int64_t>(like.priority)).Bind(int64_t{like.needs_exporter ? 1 : 0});
-  rows.Bind(int64_t{like.device}).BindText(like.route).BindText(like.submitter);
-  rows.Bind(static_cast<int64_t>(limit));
+      database_->Prepare("SELECT " ASSAY_JOB_COLUMNS " FROM jobs WHERE batch_id = ? ORDER BY ordinal"));
+  rows.BindText(batch_id);
+  std::vector<JobRecord> records;
   while (true) {
     ASSAY_ASSIGN_OR_RETURN(bool found, rows.Step());
-    if (!found) return absl::OkStatus();
-    v1::Job job;
-    ASSAY_RETURN_IF_ERROR(Parse(rows.Bytes(3), job));
-    queued.push_back(QueuedJobOf(job, like.submitter, like.priority, rows.Double(2),
-                                 static_cast<uint64_t>(rows.Int(0)), static_cast<uint32_t>(rows.Int(1))));
+    if (!found) return records;
+    ASSAY_ASSIGN_OR_RETURN(JobRecord record, ReadJob(rows));
+    records.push_back(std::move(record));
   }
 }
 
-absl::Status SqliteStore::PutEvent(absl::string_view batch_id, const v1::BatchEvent& event) {
+absl::Status SqliteStore::WriteJobs(const std::vector<JobWrite>& jobs) {
+  for (const JobWrite& job : jobs) {
+    switch (job.change) {
+      case JobChange::kNew:
+        ASSAY_RETURN_IF_ERROR(InsertJob(*job.record));
+        break;
+      case JobChange::kWhole:
+        ASSAY_RETURN_IF_ERROR(UpdateJob(*job.record));
+        break;
+      case JobChange::kStarted:
+        ASSAY_RETURN_IF_ERROR(UpdateStarted(*job.record));
+        break;
+      case JobChange::kLease:
+      case JobChange::kNone:
+        break;
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SqliteStore::InsertJob(const JobRecord& record) {
   ASSAY_ASSIGN_OR_RETURN(
       Statement statement,
-      database_->Prepare("INSERT INTO events (batch_id, sequence, event) VALUES (?, ?, ?)"));
-  statement.BindText(batch_id).Bind(static_cast<int64_t>(event.sequence()));
-  statement.BindBlob(event.SerializeAsString());
+      database_->Prepare(
+          "INSERT INTO jobs (job_id, batch_id, needs_exporter, device, route, state, " ASSAY_JOB_COLUMNS
+          ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"));
+  const v1::Job& job = record.job;
+  statement.BindText(job.job_id()).BindText(job.batch_id());
+  statement.Bind(int64_t{StageOf(job) == v1::STAGE_EXPORT ? 1 : 0});
+  statement.Bind(int64_t{DeviceOf(job)}).BindText(RouteOf(job)).Bind(int64_t{job.state()});
+  statement.BindText(record.submitter).Bind(static_cast<int64_t>(record.priority));
+  statement.Bind(static_cast<int64_t>(record.batch_number)).Bind(int64_t{record.ordinal});
+  statement.Bind(record.expected_seconds).Bind(Micros(record.lease_until)).Bind(int64_t{record.setbacks});
+  statement.BindBlob(record.assigned.SerializeAsString()).BindBlob(job.SerializeAsString());
+  statement.Bind(static_cast<int64_t>(job.attempt())).BindText(job.worker());
+  statement.Bind(StartedNanos(job)).Bind(static_cast<int64_t>(record.answered));
   return statement.Run();
 }
 
-absl::StatusOr<std::vector<v1::BatchEvent>> SqliteStore::EventsAfter(absl::string_view batch_id,
-                                                                     uint64_t sequence, size_t limit) {
-  std::vector<v1::BatchEvent> events;
-  // Larger numbers than SQLite's are after every event.
-  if (sequence > static_cast<uint64_t>(INT64_MAX)) return events;
-  ASSAY_ASSIGN_OR_RETURN(Statement rows,
-                         database_->Prepare("SELECT event FROM events WHERE batch_id = ? AND sequence > ?"
-                                            " ORDER BY sequence LIMIT ?"));
-  rows.BindText(batch_id).Bind(static_cast<int64_t>(sequence)).Bind(static_cast<int64_t>(limit));
-  while (true) {
-    ASSAY_ASSIGN_OR_RETURN(bool found, rows.Step());
-    if (!found) return events;
-    ASSAY_RETURN_IF_ERROR(Parse(rows.Bytes(0), events.emplace_back()));
-  }
+absl::Status SqliteStore::UpdateJob(const JobRecord& record) {
+  ASSAY_ASSIGN_OR_RETURN(
+      Statement statement,
+      database_->Prepare("UPDATE jobs SET needs_exporter = ?, device = ?, route = ?, state = ?,"
+                         " expected_seconds = ?, lease_until = ?, setbacks = ?, assigned = ?, job = ?,"
+                         " attempt = ?, worker = ?, started = ?, answered = ? WHERE job_id = ?"));
+  const v1::Job& job = record.job;
+  statement.Bind(int64_t{StageOf(job) == v1::STAGE_EXPORT ? 1 : 0});
+  statement.Bind(int64_t{DeviceOf(job)}).BindText(RouteOf(job)).Bind(int64_t{job.state()});
+  statement.Bind(record.expected_seconds).Bind(Micros(record.lease_until)).Bind(int64_t{record.setbacks});
+  statement.BindBlob(record.assigned.SerializeAsString()).BindBlob(job.SerializeAsString());
+  statement.Bind(static_cast<int64_t>(job.attempt())).BindText(job.worker());
+  statement.Bind(StartedNanos(job)).Bind(static_cast<int64_t>(record.answered)).BindText(job.job_id());
+  return statement.Run();
 }
 
-absl::StatusOr<BatchPage> SqliteStore::ListBatches(size_t page_size, uint64_t before) {
+absl::Status SqliteStore::UpdateStarted(const JobRecord& record) {
+  ASSAY_ASSIGN_OR_RETURN(Statement statement,
+                         database_->Prepare("UPDATE jobs SET state = ?, attempt = ?, worker = ?, started = ?,"
+                                            " lease_until = ?, assigned = ? WHERE job_id = ?"));
+  const v1::Job& job = record.job;
+  statement.Bind(int64_t{job.state()}).Bind(static_cast<int64_t>(job.attempt())).BindText(job.worker());
+  statement.Bind(StartedNanos(job)).Bind(Micros(record.lease_until));
+  statement.BindBlob(record.assigned.SerializeAsString()).BindText(job.job_id());
+  return statement.Run();
+}
+
+absl::StatusOr<std::vector<RecordStore::EventRow>> SqliteStore::ReadEvents(absl::string_view batch_id,
+                                                                           uint64_t sequence, size_t limit) {
+  std::vector<EventRow> events;
+  // Larger numbers than SQLite's are after every event.
+  if (sequence > static_cast<uint64_t>(INT64_MAX)) return events;
+  ASSAY_ASSIGN_OR_RETURN(
+      Statement rows,
+      database_->Prepare("SELECT sequence, event, grouped FROM events WHERE batch_id = ? AND sequence > ?"
+                         " ORDER BY sequence LIMIT ?"));
+  rows.BindText(batch_id).Bind(static_cast<int64_t>(sequence)).Bind(static_cast<int64_t>(limit));
+  // A row has one event or more.
+  for (uint64_t last = 0; last < sequence + limit;) {
+    ASSAY_ASSIGN_OR_RETURN(bool found, rows.Step());
+    if (!found) break;
+    last = static_cast<uint64_t>(rows.Int(0));
+    events.push_back({std::string(batch_id), last, rows.Bytes(1), rows.Int(2) != 0});
+  }
+  return events;
+}
+
+absl::StatusOr<BatchPage> SqliteStore::ReadBatches(size_t page_size, uint64_t before) {
   BatchPage page;
   ASSAY_ASSIGN_OR_RETURN(Statement rows, database_->Prepare("SELECT " ASSAY_BATCH_COLUMNS
                                                             " FROM batches WHERE ? = 0 OR number < ?"
@@ -327,35 +356,45 @@ absl::Status SqliteStore::PutAnswer(const v1::AttemptRef& attempt, const AnswerR
   return statement.Run();
 }
 
-absl::StatusOr<std::optional<double>> SqliteStore::FindSeconds(absl::string_view model,
-                                                               absl::string_view target) {
-  ASSAY_ASSIGN_OR_RETURN(Statement row,
-                         database_->Prepare("SELECT seconds FROM timings WHERE model = ? AND target = ?"));
-  row.BindText(model).BindText(target);
-  ASSAY_ASSIGN_OR_RETURN(bool found, row.Step());
-  if (!found) return std::nullopt;
-  return row.Double(0);
+absl::StatusOr<RecordStore::Seconds> SqliteStore::ReadSeconds(const std::vector<Seconds::key_type>& keys) {
+  Seconds known;
+  for (const auto& key : keys) {
+    ASSAY_ASSIGN_OR_RETURN(Statement row,
+                           database_->Prepare("SELECT seconds FROM timings WHERE model = ? AND target = ?"));
+    row.BindText(key.first).BindText(key.second);
+    ASSAY_ASSIGN_OR_RETURN(bool found, row.Step());
+    if (found) known[key] = row.Double(0);
+  }
+  return known;
 }
 
-absl::Status SqliteStore::PutSeconds(absl::string_view model, absl::string_view target, double seconds) {
-  ASSAY_ASSIGN_OR_RETURN(
-      Statement statement,
-      database_->Prepare("INSERT OR REPLACE INTO timings (model, target, seconds) VALUES (?, ?, ?)"));
-  statement.BindText(model).BindText(target).Bind(seconds);
-  return statement.Run();
+absl::Status SqliteStore::WriteSeconds(const Seconds& seconds) {
+  for (const auto& [key, value] : seconds) {
+    ASSAY_ASSIGN_OR_RETURN(
+        Statement statement,
+        database_->Prepare("INSERT OR REPLACE INTO timings (model, target, seconds) VALUES (?, ?, ?)"));
+    ASSAY_RETURN_IF_ERROR(statement.BindText(key.first).BindText(key.second).Bind(value).Run());
+  }
+  return absl::OkStatus();
 }
 
-absl::StatusOr<bool> SqliteStore::HasFailed(absl::string_view inputs_digest) {
-  ASSAY_ASSIGN_OR_RETURN(Statement row, database_->Prepare("SELECT 1 FROM failed_inputs WHERE digest = ?"));
-  row.BindText(inputs_digest);
-  return row.Step();
+absl::StatusOr<std::set<std::string>> SqliteStore::ReadFailed(const std::vector<std::string>& digests) {
+  std::set<std::string> known;
+  for (const std::string& digest : digests) {
+    ASSAY_ASSIGN_OR_RETURN(Statement row, database_->Prepare("SELECT 1 FROM failed_inputs WHERE digest = ?"));
+    ASSAY_ASSIGN_OR_RETURN(bool found, row.BindText(digest).Step());
+    if (found) known.insert(digest);
+  }
+  return known;
 }
 
-absl::Status SqliteStore::PutFailed(absl::string_view inputs_digest) {
-  ASSAY_ASSIGN_OR_RETURN(Statement statement,
-                         database_->Prepare("INSERT OR IGNORE INTO failed_inputs (digest) VALUES (?)"));
-  statement.BindText(inputs_digest);
-  return statement.Run();
+absl::Status SqliteStore::WriteFailed(const std::set<std::string>& digests) {
+  for (const std::string& digest : digests) {
+    ASSAY_ASSIGN_OR_RETURN(Statement statement,
+                           database_->Prepare("INSERT OR IGNORE INTO failed_inputs (digest) VALUES (?)"));
+    ASSAY_RETURN_IF_ERROR(statement.BindText(digest).Run());
+  }
+  return absl::OkStatus();
 }
 
 absl::Status SqliteStore::PutWorker(const WorkerRecord& worker) {

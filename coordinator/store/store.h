@@ -11,7 +11,8 @@
 // Durability: nothing is durable, and nothing may be told to anyone, before Commit returns OK. Operations run
 // between Begin and Commit; Rollback takes all of them back. An operation that returns an error of the domain
 // (NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION, INVALID_ARGUMENT) has changed nothing, and the transaction
-// goes on. Any other error means that the transaction is to be rolled back.
+// goes on. Any other error means that the transaction is to be rolled back; ABORTED, that it may then be run
+// again: it was in another one's way.
 //
 // Not thread-safe: one thread owns a store. See writer.h for the one that shares commits between callers.
 #pragma once
@@ -135,6 +136,13 @@ struct AuditPage {
   uint64_t next = 0;
 };
 
+// What of the store a request is about to change.
+struct Touches {
+  std::vector<std::string> jobs;     // by id
+  std::vector<std::string> holders;  // all that these workers hold
+  std::vector<std::string> batches;  // all jobs of theirs that have not ended
+};
+
 class Store {
  public:
   virtual ~Store() = default;
@@ -142,6 +150,11 @@ class Store {
   virtual absl::Status Begin() = 0;
   virtual absl::Status Commit() = 0;
   virtual void Rollback() = 0;
+
+  // Reads all of this at once, and takes it from other coordinators until the transaction ends. Needed by
+  // nothing: what an operation misses it takes itself. But one round trip does for many, and takes them in an
+  // order in which coordinators do not wait for each other in a circle.
+  virtual absl::Status Take(const Touches& touches) = 0;
 
   // The store's own time, of when the transaction began: the server's where several coordinators share a
   // store, so that their clocks need not agree; else the clock that it was opened with. Within a transaction
@@ -160,12 +173,19 @@ class Store {
   // Of each (priority, exports or tests, device, route, submitter) the `limit` jobs that are expected to take
   // longest, in no particular order beyond that.
   virtual absl::StatusOr<std::vector<QueuedJob>> Queued(size_t limit) = 0;
+  // How many jobs are QUEUED; `most` where there are more.
+  virtual absl::StatusOr<size_t> CountQueued(size_t most) = 0;
   virtual absl::StatusOr<std::vector<RunningAttempt>> Running() = 0;
   // How many attempts hold a lease, by submitter; none: not there.
   virtual absl::StatusOr<std::map<std::string, uint32_t>> RunningBySubmitter() = 0;
 
+  // As Take, of those of the jobs that are QUEUED and that no other coordinator is about to start. The others
+  // can not be leased in this transaction.
+  virtual absl::Status TakeQueued(const std::vector<std::string>& job_ids) = 0;
+
   // Starts the next attempt at a QUEUED job, and keeps the digests of what `assign` gives it, to be compared
-  // with those that its result names. NOT_FOUND; FAILED_PRECONDITION: it is not QUEUED.
+  // with those that its result names. NOT_FOUND; FAILED_PRECONDITION: it is not QUEUED, or another
+  // coordinator is about to start it.
   virtual absl::StatusOr<v1::Assignment> Lease(absl::string_view job_id, absl::string_view worker,
                                                absl::Time now, absl::Time until, const Assign& assign) = 0;
 
@@ -195,9 +215,12 @@ class Store {
   // For a coordinator that was away and heard no heartbeats: no lease ends before `until`.
   virtual absl::Status ExtendAllLeases(absl::Time until) = 0;
 
+  // Of both that follow, `worker`: who says so; FAILED_PRECONDITION where the attempt is another one's.
+  // Empty: it is not asked.
+  //
   // Records a case result as an event. FAILED_PRECONDITION: not the newest attempt of a RUNNING job.
   virtual absl::Status RecordProgress(const v1::AttemptRef& attempt, const v1::CaseResult& result,
-                                      absl::Time now) = 0;
+                                      absl::Time now, absl::string_view worker = {}) = 0;
 
   // Counts the result, once. A repetition gets the first answer. The result of an export that lets its job go
   // on (PASSED; SKIPPED, of a default checkpoint) is counted, and the job QUEUED for its test; any other ends
@@ -206,7 +229,8 @@ class Store {
   // the stage were used up. A lease that has run out does not matter while the attempt is the newest and its
   // job has not ended. NOT_FOUND: no such job. FAILED_PRECONDITION, with the reason: a newer attempt runs, or
   // the job has ended.
-  virtual absl::StatusOr<v1::ResultAck> CommitResult(const v1::AttemptResult& result, absl::Time now) = 0;
+  virtual absl::StatusOr<v1::ResultAck> CommitResult(const v1::AttemptResult& result, absl::Time now,
+                                                     absl::string_view worker = {}) = 0;
 
   virtual absl::StatusOr<v1::Batch> GetBatch(absl::string_view batch_id) = 0;
   // Newest first. `before`: the `next` of the page before, 0 for the first.

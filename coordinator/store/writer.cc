@@ -10,6 +10,8 @@ namespace {
 
 // Bounds how long the first request of a group waits for the others' work.
 constexpr size_t kMaxGroup = 512;
+// Each time one of those that wait for each other has gone on.
+constexpr int kTriesBesideOthers = 10;
 
 }  // namespace
 
@@ -64,22 +66,42 @@ void Writer::Loop() {
       group.assign(std::make_move_iterator(queue_.begin()), std::make_move_iterator(queue_.begin() + taken));
       queue_.erase(queue_.begin(), queue_.begin() + taken);
     }
-    absl::Status status = RunGroup(group);
+    absl::Status status = RunUntilAlone(group);
     if (status.ok()) continue;
     spdlog::warn("a transaction of {} was taken back: {}", group.size(), status.ToString());
     // One of them may be to blame: alone, it fails alone.
     for (Request& request : group) {
       std::vector<Request> single;
       single.push_back(request);
-      if (absl::Status alone = RunGroup(single); !alone.ok()) request.answer(std::move(alone));
+      if (absl::Status alone = RunUntilAlone(single); !alone.ok()) request.answer(std::move(alone));
     }
   }
+}
+
+absl::Status Writer::RunUntilAlone(std::vector<Request>& group) {
+  absl::Status status = RunGroup(group);
+  for (int i = 1; i < kTriesBesideOthers && absl::IsAborted(status); ++i) status = RunGroup(group);
+  if (!absl::IsAborted(status)) return status;
+  return absl::UnavailableError(status.message());  // to clients and workers: try again
 }
 
 absl::Status Writer::RunGroup(std::vector<Request>& group) {
   ASSAY_RETURN_IF_ERROR(store_->Begin());
   auto run = [&]() -> absl::Status {
-    for (Request& request : group) ASSAY_RETURN_IF_ERROR(request.run(*store_));
+    Touches touches;
+    for (Request& request : group) {
+      if (request.reads) ASSAY_RETURN_IF_ERROR(request.run(*store_));
+      auto add = [](const std::vector<std::string>& from, std::vector<std::string>& to) {
+        to.insert(to.end(), from.begin(), from.end());
+      };
+      add(request.touches.jobs, touches.jobs);
+      add(request.touches.holders, touches.holders);
+      add(request.touches.batches, touches.batches);
+    }
+    ASSAY_RETURN_IF_ERROR(store_->Take(touches));
+    for (Request& request : group) {
+      if (!request.reads) ASSAY_RETURN_IF_ERROR(request.run(*store_));
+    }
     if (before_commit_) ASSAY_RETURN_IF_ERROR(before_commit_(*store_));
     return store_->Commit();
   };

@@ -40,12 +40,20 @@ class Writer {
   // must not wait for the writer. `work` may run more than once, each time on a store that has not seen it:
   // after a failed group its members are tried one by one. Where the medium fails, `done` gets that error and
   // nothing has changed; after Stop, UNAVAILABLE.
+  // Requests run in their order. `touches`: what it is going to change, as far as that is known: taken for
+  // the whole group at once (Store::Take).
   template <typename T>
-  void Ask(std::function<absl::StatusOr<T>(Store&)> work, std::function<void(absl::StatusOr<T>)> done);
+  void Ask(std::function<absl::StatusOr<T>(Store&)> work, std::function<void(absl::StatusOr<T>)> done,
+           Touches touches = {});
+
+  // As Ask, of what changes nothing. It runs before all of its group that may, so that nothing has to be
+  // written for it to be seen: it sees what was committed before it was asked, and perhaps more.
+  template <typename T>
+  void Read(std::function<absl::StatusOr<T>(Store&)> work, std::function<void(absl::StatusOr<T>)> done);
 
   // As Ask, and waits. Not from the writer's thread.
   template <typename T>
-  absl::StatusOr<T> Call(std::function<absl::StatusOr<T>(Store&)> work);
+  absl::StatusOr<T> Call(std::function<absl::StatusOr<T>(Store&)> work, Touches touches = {});
 
   // Finishes what was asked, then stops. Repeating it does nothing.
   void Stop();
@@ -55,12 +63,19 @@ class Writer {
   struct Request {
     std::function<absl::Status(Store&)> run;
     std::function<void(absl::Status transaction)> answer;
+    Touches touches;
+    bool reads = false;
   };
 
+  template <typename T>
+  static Request RequestOf(std::function<absl::StatusOr<T>(Store&)> work,
+                           std::function<void(absl::StatusOr<T>)> done);
   void Enqueue(Request request);
   void Loop();
   // Runs the requests in one transaction. An error: all was taken back and nothing was answered.
   absl::Status RunGroup(std::vector<Request>& group);
+  // As RunGroup, some times over where another coordinator was in the way.
+  absl::Status RunUntilAlone(std::vector<Request>& group);
 
   std::unique_ptr<Store> store_;
   std::function<absl::Status(Store&)> before_commit_;
@@ -76,7 +91,8 @@ class Writer {
 bool IsErrorOfTheDomain(const absl::Status& status);
 
 template <typename T>
-void Writer::Ask(std::function<absl::StatusOr<T>(Store&)> work, std::function<void(absl::StatusOr<T>)> done) {
+Writer::Request Writer::RequestOf(std::function<absl::StatusOr<T>(Store&)> work,
+                                  std::function<void(absl::StatusOr<T>)> done) {
   auto result = std::make_shared<absl::StatusOr<T>>(absl::UnavailableError("not run"));
   Request request;
   request.run = [work = std::move(work), result](Store& store) {
@@ -91,19 +107,38 @@ void Writer::Ask(std::function<absl::StatusOr<T>(Store&)> work, std::function<vo
       done(std::move(transaction));
     }
   };
+  return request;
+}
+
+template <typename T>
+void Writer::Ask(std::function<absl::StatusOr<T>(Store&)> work, std::function<void(absl::StatusOr<T>)> done,
+                 Touches touches) {
+  Request request = RequestOf<T>(std::move(work), std::move(done));
+  request.touches = std::move(touches);
   Enqueue(std::move(request));
 }
 
 template <typename T>
-absl::StatusOr<T> Writer::Call(std::function<absl::StatusOr<T>(Store&)> work) {
+void Writer::Read(std::function<absl::StatusOr<T>(Store&)> work,
+                  std::function<void(absl::StatusOr<T>)> done) {
+  Request request = RequestOf<T>(std::move(work), std::move(done));
+  request.reads = true;
+  Enqueue(std::move(request));
+}
+
+template <typename T>
+absl::StatusOr<T> Writer::Call(std::function<absl::StatusOr<T>(Store&)> work, Touches touches) {
   absl::Mutex mutex;
   bool ready = false;
   absl::StatusOr<T> answer = absl::UnavailableError("no answer");
-  Ask<T>(std::move(work), [&](absl::StatusOr<T> result) {
-    absl::MutexLock lock(&mutex);
-    answer = std::move(result);
-    ready = true;
-  });
+  Ask<T>(
+      std::move(work),
+      [&](absl::StatusOr<T> result) {
+        absl::MutexLock lock(&mutex);
+        answer = std::move(result);
+        ready = true;
+      },
+      std::move(touches));
   absl::MutexLock lock(&mutex);
   mutex.Await(absl::Condition(&ready));
   return answer;

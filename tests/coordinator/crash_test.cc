@@ -8,6 +8,7 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <random>
 #include <set>
@@ -22,6 +23,7 @@
 #include "common/file.h"
 #include "common/id.h"
 #include "tests/coordinator/fake_worker.h"
+#include "tests/coordinator/postgres_server.h"
 #include "tests/coordinator/server_fixture.h"
 
 extern char** environ;
@@ -34,7 +36,8 @@ namespace fs = std::filesystem;
 // One life of the process.
 class Process {
  public:
-  explicit Process(const fs::path& dir) {
+  // `database`: empty for a file in the folder.
+  explicit Process(const fs::path& dir, const std::string& database = "") {
     const std::string binary = absl::StrCat(std::getenv("ASSAY_BUILD_DIR"), "/bin/assay-coordinator");
     const fs::path port_file = dir / "port";
     fs::remove(port_file);
@@ -44,6 +47,7 @@ class Process {
         // What runs when the coordinator is killed does not use up attempts, but
         // assignments that crossed its death may.
         "--max-attempts", "1000", "--log-level", "warn", "--port-file", port_file.string()};
+    if (!database.empty()) words.insert(words.end(), {"--database", database});
     std::vector<char*> arguments;
     for (std::string& word : words) arguments.push_back(word.data());
     arguments.push_back(nullptr);
@@ -156,23 +160,25 @@ std::string Uncounted(const std::shared_ptr<grpc::Channel>& channel, const World
   return text;
 }
 
-TEST(CrashTest, NothingAcceptedIsLostAndNothingCountsTwice) {
+// `between`: what else happens after each kill.
+void DieAndGoOn(const std::string& database, int lives, const std::function<void()>& between) {
   ASSERT_NE(std::getenv("ASSAY_BUILD_DIR"), nullptr)
       << "run by ctest, or set ASSAY_BUILD_DIR to the build folder";
   const fs::path dir = fs::path(::testing::TempDir()) / absl::StrCat("crash-", NewUuid());
   fs::create_directories(dir);
   std::mt19937_64 random(std::random_device{}());
   World world;
-  for (int life = 0; life < 8; ++life) {
-    Process process(dir);
+  for (int life = 0; life < lives; ++life) {
+    Process process(dir, database);
     ASSERT_NE(process.channel(), nullptr);
     std::thread client([&] { SubmitAll(process.channel(), world); });
     Work(process, world, static_cast<int>(1 + random() % 12), /*to_the_end=*/false);
     process.Kill();
     client.join();
-    if (HasFailure()) return;
+    between();
+    if (::testing::Test::HasFailure()) return;
   }
-  Process process(dir);
+  Process process(dir, database);
   ASSERT_NE(process.channel(), nullptr);
   SubmitAll(process.channel(), world);
   ASSERT_EQ(world.accepted.size(), World::kBatches);
@@ -217,6 +223,19 @@ TEST(CrashTest, NothingAcceptedIsLostAndNothingCountsTwice) {
   }
   process.Kill();
   fs::remove_all(dir);
+}
+
+TEST(CrashTest, NothingAcceptedIsLostAndNothingCountsTwice) {
+  DieAndGoOn(/*database=*/"", 8, [] {});
+}
+
+// Its server, too, is killed after each life of the coordinator.
+TEST(CrashTest, NothingAcceptedIsLostAndNothingCountsTwiceOnPostgres) {
+  PostgresServer& server = PostgresServer::Get();
+  DieAndGoOn(server.NewStore(), 5, [&] {
+    server.Kill();
+    server.Start();
+  });
 }
 
 }  // namespace

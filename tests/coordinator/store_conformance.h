@@ -470,6 +470,8 @@ TEST_P(StoreConformanceTest, EverySubmitterPriorityAndDeviceIsSeenHoweverLongThe
   for (const QueuedJob& job : queued) EXPECT_NE(job.model, "m3");
   ASSERT_OK_AND_ASSIGN(auto all, Do([](Store& s) { return s.Queued(100); }));
   EXPECT_THAT(all, SizeIs(12));
+  EXPECT_THAT(Do([](Store& s) { return s.CountQueued(100); }), IsOkAndHolds(12));
+  EXPECT_THAT(Do([](Store& s) { return s.CountQueued(5); }), IsOkAndHolds(5));
 }
 
 TEST_P(StoreConformanceTest, BatchesAreListedNewestFirstInPages) {

@@ -118,8 +118,13 @@ class OldDatabase {
   absl::Status PutBatch(const v1::Batch& batch) {
     ASSAY_ASSIGN_OR_RETURN(Statement row, database_->Prepare("INSERT INTO batches (batch_id, request_id,"
                                                              " request_digest, last_sequence, batch)"
-                                                             " VALUES (?, 'r', 'd', 0, ?)"));
+                                                             " VALUES (?, 'r', 'd', 1, ?)"));
     return row.BindText(batch.batch_id()).BindBlob(batch.SerializeAsString()).Run();
+  }
+  absl::Status PutEvent(const std::string& batch_id, const v1::BatchEvent& event) {
+    ASSAY_ASSIGN_OR_RETURN(Statement row, database_->Prepare("INSERT INTO events VALUES (?, ?, ?)"));
+    row.BindText(batch_id).Bind(static_cast<int64_t>(event.sequence())).BindBlob(event.SerializeAsString());
+    return row.Run();
   }
   absl::Status PutJob(const v1::Job& job, int64_t ordinal, int64_t lease_until) {
     ASSAY_ASSIGN_OR_RETURN(Statement row,
@@ -161,6 +166,10 @@ TEST(SqliteStoreTest, BringsAnOlderFileForwardWithAllThatItHolds) {
     job.add_attempts()->set_attempt(1);
     job.mutable_attempts(0)->set_worker("w1");
     ASSERT_THAT(old.PutJob(job, 1, absl::ToUnixMicros(now + absl::Seconds(1))), IsOk());
+    v1::BatchEvent started;
+    started.set_sequence(1);
+    *started.mutable_job() = job;
+    ASSERT_THAT(old.PutEvent("b1", started), IsOk());
   }
   {
     ASSERT_OK_AND_ASSIGN(auto store, OpenSqliteStore(path, 3));
@@ -175,6 +184,11 @@ TEST(SqliteStoreTest, BringsAnOlderFileForwardWithAllThatItHolds) {
     EXPECT_TRUE(ack.counted());
     ASSERT_OK_AND_ASSIGN(v1::Job bert, store->GetJob("b1.bert"));
     EXPECT_EQ(bert.result().outcome(), v1::PASSED);
+    ASSERT_OK_AND_ASSIGN(auto events, store->EventsAfter("b1", 0, 10));
+    ASSERT_THAT(events, SizeIs(2));
+    EXPECT_EQ(events[0].job().state(), v1::RUNNING);
+    EXPECT_EQ(events[1].sequence(), 2);
+    EXPECT_EQ(events[1].job().result().outcome(), v1::PASSED);
     // And jobs of today have a place.
     ASSERT_THAT(store->SubmitBatch(CheckpointSubmission("b2", {"bert"}), now), IsOk());
     ASSERT_THAT(store->Queued(10), IsOkAndHolds(SizeIs(2)));
@@ -200,6 +214,41 @@ TEST(SqliteStoreTest, AnOlderFileIsBroughtForwardWholeOrNotAtAll) {
   ASSERT_THAT(version.Step(), IsOkAndHolds(true));
   EXPECT_EQ(version.Int(0), 1);
   EXPECT_FALSE(database->Prepare("SELECT needs_exporter FROM jobs").ok());
+}
+
+// What is kept in memory is only what is known already: the file says the same.
+TEST(SqliteStoreTest, AnotherProcessFindsWhatThisOneRemembers) {
+  const std::string path = NewFile();
+  const absl::Time now = absl::FromUnixSeconds(1'700'000'000) + absl::Nanoseconds(5);
+  ASSERT_OK_AND_ASSIGN(auto store, OpenSqliteStore(path, 3));
+  ASSERT_THAT(store->Begin(), IsOk());
+  ASSERT_THAT(store->SubmitBatch(Submission("b1", {"bert", "vit", "gpt2"}), now), IsOk());
+  ASSERT_THAT(store->Commit(), IsOk());
+  ASSERT_THAT(store->Begin(), IsOk());
+  for (const std::string job : {"b1.bert", "b1.vit"}) {
+    ASSERT_THAT(store->Lease(job, "w1", now, now + absl::Hours(1), Given), IsOk());
+  }
+  ASSERT_THAT(store->Commit(), IsOk());
+  ASSERT_THAT(store->Begin(), IsOk());
+  ASSERT_THAT(store->CommitResult(Result("b1.bert", 1, v1::PASSED), now), IsOk());
+  ASSERT_THAT(store->CommitResult(Result("b1.vit", 1, v1::INFRASTRUCTURE_ERROR), now), IsOk());
+  ASSERT_THAT(store->Lease("b1.vit", "w2", now, now + absl::Hours(1), Given), IsOk());
+  ASSERT_THAT(store->Commit(), IsOk());
+
+  ASSERT_OK_AND_ASSIGN(auto other, OpenSqliteStore(path, 3));
+  for (const std::string job : {"b1.bert", "b1.vit", "b1.gpt2"}) {
+    ASSERT_OK_AND_ASSIGN(v1::Job here, store->GetJob(job));
+    ASSERT_OK_AND_ASSIGN(v1::Job there, other->GetJob(job));
+    EXPECT_EQ(here.DebugString(), there.DebugString());
+  }
+  ASSERT_OK_AND_ASSIGN(auto here, store->EventsAfter("b1", 0, 100));
+  ASSERT_OK_AND_ASSIGN(auto there, other->EventsAfter("b1", 0, 100));
+  ASSERT_THAT(there, SizeIs(here.size()));
+  for (size_t i = 0; i < here.size(); ++i) EXPECT_EQ(here[i].DebugString(), there[i].DebugString());
+  EXPECT_EQ(here[0].job().attempts_size(), 1);
+  EXPECT_EQ(here[0].job().start_time().nanos(), 5);
+  EXPECT_THAT(other->Running(), IsOkAndHolds(SizeIs(1)));
+  EXPECT_THAT(other->Queued(10), IsOkAndHolds(SizeIs(1)));
 }
 
 TEST(SqliteStoreTest, RefusesASchemaThatIsNewer) {

@@ -29,6 +29,57 @@ TEST_F(WorkerServiceTest, GreetsWithTheTimesToKeep) {
   EXPECT_EQ(welcome->heartbeat_ms(), 3'333);
 }
 
+TEST_F(WorkerServiceTest, AgreesOnTheNewestProtocolThatBothSpeak) {
+  for (const auto& [spoken, agreed] : std::map<uint32_t, uint32_t>{{1, 1}, {2, 2}, {9, 2}}) {
+    v1::Hello hello = HelloOf("w", "i", 1);
+    hello.set_protocol(spoken);
+    FakeWorker worker(channel_, hello);
+    auto welcome = worker.AwaitWelcome();
+    ASSERT_TRUE(welcome.has_value());
+    EXPECT_EQ(welcome->protocol(), agreed);
+  }
+}
+
+TEST_F(WorkerServiceTest, SeveralResultsInOneMessageAreAnsweredInOne) {
+  const std::string batch = Submit({"bert", "roberta"});
+  v1::Hello hello = HelloOf("w", "i", 2);
+  hello.set_protocol(2);
+  FakeWorker worker(channel_, hello);
+  v1::WorkerMessage message;
+  for (int i = 0; i < 2; ++i) {
+    auto start = worker.AwaitStart();
+    ASSERT_TRUE(start.has_value());
+    v1::AttemptResult& result = *message.mutable_results()->add_result();
+    *result.mutable_attempt() = start->attempt();
+    *result.mutable_result() = TestResultOf(*start, v1::PASSED);
+  }
+  *message.mutable_results()->add_result()->mutable_attempt() = Ref("no such job", 1);
+  ASSERT_TRUE(worker.Send(message));
+  while (worker.acks().empty()) ASSERT_TRUE(worker.Read());
+  ASSERT_THAT(worker.acks(), SizeIs(3)) << "all of them in one message";
+  EXPECT_TRUE(worker.acks()[0].counted());
+  EXPECT_TRUE(worker.acks()[1].counted());
+  EXPECT_FALSE(worker.acks()[2].counted());
+  EXPECT_THAT(worker.acks()[2].reason(), HasSubstr("no such job"));
+  EXPECT_TRUE(Get(batch).batch().has_end_time());
+}
+
+TEST_F(WorkerServiceTest, AWorkerReportsOnlyOnWhatItHolds) {
+  const std::string batch = Submit({"bert"});
+  FakeWorker holder(channel_, HelloOf("holder", "i", 1));
+  auto start = holder.AwaitStart();
+  ASSERT_TRUE(start.has_value());
+  FakeWorker other(channel_, HelloOf("other", "i", 0));
+  ASSERT_TRUE(other.SendResult(*start, v1::FAILED));
+  auto ack = other.AwaitAck();
+  ASSERT_TRUE(ack.has_value());
+  EXPECT_FALSE(ack->counted());
+  EXPECT_THAT(ack->reason(), HasSubstr("not worker 'other's"));
+  ASSERT_TRUE(holder.SendResult(*start, v1::PASSED));
+  ASSERT_TRUE(holder.AwaitAck().has_value());
+  EXPECT_EQ(Get(batch).job(0).result().outcome(), v1::PASSED);
+}
+
 TEST_F(WorkerServiceTest, FillsSlotsAndNoMore) {
   Submit({"bert", "roberta", "albert"});
   FakeWorker worker(channel_, HelloOf("w", "i", 2));
@@ -330,10 +381,10 @@ TEST_F(WorkerServiceTest, TellsAWorkerThatDoesNotKeepToTheProtocol) {
   EXPECT_EQ(hasty.Finish().error_code(), grpc::StatusCode::INVALID_ARGUMENT);
   FakeWorker nameless(channel_, HelloOf("", "i", 1));
   EXPECT_EQ(nameless.Finish().error_code(), grpc::StatusCode::INVALID_ARGUMENT);
-  v1::Hello modern = HelloOf("w", "i", 1);
-  modern.set_protocol(2);
-  FakeWorker newer(channel_, modern);
-  EXPECT_EQ(newer.Finish().error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  v1::Hello ancient = HelloOf("w", "i", 1);
+  ancient.set_protocol(0);
+  FakeWorker older(channel_, ancient);
+  EXPECT_EQ(older.Finish().error_code(), grpc::StatusCode::FAILED_PRECONDITION);
   FakeWorker talkative(channel_, HelloOf("w", "i", 1));
   v1::WorkerMessage again;
   *again.mutable_hello() = HelloOf("w", "i", 1);

@@ -1,0 +1,352 @@
+// RecordStore's unit of work: what is read, kept and written, and when. The rules are in record_store.cc.
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+#include "coordinator/store/live_index.h"
+#include "coordinator/store/record_rules.h"
+#include "coordinator/store/record_store.h"
+
+namespace assay::coordinator {
+namespace {
+
+// Of models and targets that are kept in memory.
+constexpr size_t kMaxTimings = 100'000;
+
+}  // namespace
+
+RecordStore::RecordStore(Sharing sharing, uint32_t max_attempts)
+    : sharing_(sharing), max_attempts_(max_attempts), live_(std::make_unique<LiveIndex>()) {}
+
+RecordStore::~RecordStore() = default;
+
+absl::Status RecordStore::Begin() {
+  ASSAY_RETURN_IF_ERROR(BeginMedium());
+  return Load();
+}
+
+absl::Status RecordStore::Commit() {
+  ASSAY_RETURN_IF_ERROR(Flush());
+  ASSAY_RETURN_IF_ERROR(CommitMedium());
+  if (!alone()) {
+    Forget();
+    return absl::OkStatus();
+  }
+  for (const std::string& job_id : passing_) {
+    auto found = jobs_.find(job_id);
+    if (found != jobs_.end() && found->second->record.job.state() == v1::DONE) jobs_.erase(found);
+  }
+  for (const std::string& batch_id : finished_) batches_.erase(batch_id);
+  passing_.clear();
+  finished_.clear();
+  ended_.clear();
+  absent_.clear();
+  if (seconds_.size() > kMaxTimings) seconds_.clear();
+  return absl::OkStatus();
+}
+
+void RecordStore::Rollback() {
+  Forget();
+  seconds_.clear();
+  touched_.clear();
+  RollbackMedium();
+}
+
+void RecordStore::Forget() {
+  live_->Clear();
+  jobs_.clear();
+  batches_.clear();
+  absent_.clear();
+  skipped_.clear();
+  held_by_.clear();
+  changed_.clear();
+  ended_.clear();
+  passing_.clear();
+  finished_.clear();
+  work_.clear();
+  answers_.clear();
+  timed_.clear();
+  loaded_ = false;
+  if (seconds_.size() > kMaxTimings) seconds_.clear();
+}
+
+absl::Status RecordStore::Load() {
+  if (!alone() || loaded_) return absl::OkStatus();
+  ASSAY_ASSIGN_OR_RETURN(std::vector<BatchRecord> live, ReadLiveBatches());
+  for (BatchRecord& batch : live) {
+    ASSAY_ASSIGN_OR_RETURN(std::vector<JobRecord> jobs, JobsOf(batch.batch.batch_id()));
+    for (JobRecord& job : jobs) {
+      if (job.job.state() != v1::DONE) Keep(std::move(job));
+    }
+    const std::string id = batch.batch.batch_id();
+    batches_[id] = std::make_unique<BatchRecord>(std::move(batch));
+  }
+  loaded_ = true;
+  return absl::OkStatus();
+}
+
+RecordStore::Entry& RecordStore::Keep(JobRecord record) {
+  std::unique_ptr<Entry>& entry = jobs_[record.job.job_id()];
+  if (entry != nullptr) return *entry;  // with what was changed of it
+  entry = std::make_unique<Entry>();
+  entry->record = std::move(record);
+  if (!alone()) return *entry;
+  if (entry->record.job.state() == v1::DONE) {
+    passing_.push_back(entry->record.job.job_id());
+  } else {
+    live_->Update(entry->record);
+  }
+  return *entry;
+}
+
+absl::Status RecordStore::Take(const Touches& touches) {
+  if (alone()) return absl::OkStatus();
+  Touches missing;
+  for (const std::string& job_id : touches.jobs) {
+    if (jobs_.count(job_id) == 0 && absent_.count(job_id) == 0) missing.jobs.push_back(job_id);
+  }
+  for (const std::string& holder : touches.holders) {
+    if (held_by_.insert(holder).second) missing.holders.push_back(holder);
+  }
+  missing.batches = touches.batches;
+  if (missing.jobs.empty() && missing.holders.empty() && missing.batches.empty()) return absl::OkStatus();
+  ASSAY_ASSIGN_OR_RETURN(std::vector<JobRecord> taken, LockJobs(missing));
+  for (JobRecord& record : taken) Keep(std::move(record));
+  for (const std::string& job_id : missing.jobs) {
+    if (jobs_.count(job_id) == 0) absent_.insert(job_id);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RecordStore::TakeQueued(const std::vector<std::string>& job_ids) {
+  if (alone()) return absl::OkStatus();
+  std::vector<std::string> missing;
+  for (const std::string& job_id : job_ids) {
+    if (jobs_.count(job_id) == 0) missing.push_back(job_id);
+  }
+  if (missing.empty()) return absl::OkStatus();
+  ASSAY_ASSIGN_OR_RETURN(std::vector<JobRecord> taken, LockQueued(missing));
+  for (JobRecord& record : taken) Keep(std::move(record));
+  for (const std::string& job_id : missing) {
+    if (jobs_.count(job_id) == 0) skipped_.insert(job_id);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<RecordStore::Entry*> RecordStore::FindJob(absl::string_view job_id) {
+  ASSAY_RETURN_IF_ERROR(Load());
+  const std::string id(job_id);
+  if (auto found = jobs_.find(id); found != jobs_.end()) return found->second.get();
+  if (absent_.count(id) > 0) return nullptr;
+  Touches one;
+  one.jobs.push_back(id);
+  ASSAY_ASSIGN_OR_RETURN(std::vector<JobRecord> taken, LockJobs(one));
+  if (!taken.empty()) return &Keep(std::move(taken.front()));
+  absent_.insert(id);
+  return nullptr;
+}
+
+absl::StatusOr<std::optional<JobRecord>> RecordStore::PeekJob(absl::string_view job_id) {
+  const std::string id(job_id);
+  if (auto found = jobs_.find(id); found != jobs_.end()) return found->second->record;
+  ASSAY_ASSIGN_OR_RETURN(std::vector<JobRecord> read, ReadJobs({id}));
+  if (read.empty()) return std::nullopt;
+  return std::move(read.front());
+}
+
+absl::StatusOr<std::vector<RecordStore::Entry*>> RecordStore::HeldBy(const std::string& worker) {
+  std::vector<Entry*> held;
+  if (alone()) {
+    ASSAY_RETURN_IF_ERROR(Load());
+    for (const JobRecord* record : live_->HeldBy(worker)) {
+      held.push_back(jobs_.at(record->job.job_id()).get());
+    }
+    return held;
+  }
+  Touches touches;
+  touches.holders.push_back(worker);
+  ASSAY_RETURN_IF_ERROR(Take(touches));
+  for (const auto& [job_id, entry] : jobs_) {
+    if (entry->record.job.state() == v1::RUNNING && entry->record.job.worker() == worker) {
+      held.push_back(entry.get());
+    }
+  }
+  SortById(held);
+  return held;
+}
+
+void RecordStore::SortById(std::vector<Entry*>& entries) {
+  std::sort(entries.begin(), entries.end(),
+            [](const Entry* a, const Entry* b) { return a->record.job.job_id() < b->record.job.job_id(); });
+}
+
+void RecordStore::Changed(Entry& entry, JobChange change) {
+  // Nobody else looks at leases, and a coordinator that starts gives all of them time (ExtendAllLeases).
+  if (alone() && change == JobChange::kLease) return;
+  if (entry.change == JobChange::kNone) changed_.push_back(&entry);
+  entry.change = std::max(entry.change, change);
+}
+
+void RecordStore::StateChanged(Entry& entry, JobChange change, absl::Time now) {
+  Changed(entry, change);
+  const v1::Job& job = entry.record.job;
+  if (alone()) live_->Update(entry.record);
+  BatchWork& work = work_[job.batch_id()];
+  work.now = now;
+  if (job.state() == v1::DONE) {
+    ended_.push_back(&entry);
+    if (alone()) passing_.push_back(job.job_id());
+    work.ended.push_back(job.result().outcome());
+    work.events.Ended(job, now);
+  } else if (job.state() == v1::RUNNING && job.attempts_size() == 1 && job.ended_stage().empty() &&
+             change == JobChange::kStarted) {
+    work.events.Started(job, now);
+  } else {
+    v1::BatchEvent event;
+    *event.mutable_time() = ToTimestamp(now);
+    *event.mutable_job() = ForEvent(job);
+    work.events.Add(event);
+  }
+}
+
+absl::Status RecordStore::FlushJobs() {
+  if (changed_.empty()) return absl::OkStatus();
+  ASSAY_RETURN_IF_ERROR(Learn());
+  SortById(changed_);
+  std::vector<JobWrite> writes;
+  writes.reserve(changed_.size());
+  for (Entry* entry : changed_)
+    writes.push_back({&entry->record, std::exchange(entry->change, JobChange::kNone)});
+  changed_.clear();
+  return WriteJobs(writes);
+}
+
+absl::Status RecordStore::Learn() {
+  std::vector<std::pair<Entry*, std::string>> learned;
+  std::vector<std::string> digests;
+  for (Entry* entry : std::exchange(ended_, {})) {
+    const v1::Outcome outcome = entry->record.job.result().outcome();
+    if (outcome != v1::PASSED && !IsFailureOfTheModel(outcome)) continue;
+    std::string digest = InputsDigest(entry->record);
+    if (digest.empty()) continue;
+    if (outcome == v1::PASSED) digests.push_back(digest);
+    learned.emplace_back(entry, std::move(digest));
+  }
+  std::set<std::string> failed, news;
+  if (!digests.empty()) {
+    ASSAY_ASSIGN_OR_RETURN(failed, ReadFailed(digests));
+  }
+  for (auto& [entry, digest] : learned) {
+    v1::Job& job = entry->record.job;
+    if (job.result().outcome() == v1::PASSED) {
+      job.set_flaky(failed.count(digest) > 0);
+    } else {
+      failed.insert(digest);
+      news.insert(std::move(digest));
+    }
+  }
+  return news.empty() ? absl::OkStatus() : WriteFailed(news);
+}
+
+bool RecordStore::Apply(const BatchWork& work, BatchRecord& record) {
+  v1::Batch& batch = record.batch;
+  if (work.cancelled) batch.set_cancelled(true);
+  batch.set_done(batch.done() + static_cast<uint32_t>(work.ended.size()));
+  for (v1::Outcome outcome : work.ended) Count(batch, outcome);
+  if (batch.has_end_time() || batch.done() != batch.total()) return false;
+  *batch.mutable_end_time() = ToTimestamp(work.now);
+  return true;
+}
+
+absl::StatusOr<std::optional<BatchRecord>> RecordStore::PeekBatch(absl::string_view batch_id) {
+  const std::string id(batch_id);
+  std::optional<BatchRecord> record;
+  if (auto known = batches_.find(id); known != batches_.end()) {
+    record = *known->second;
+  } else {
+    ASSAY_ASSIGN_OR_RETURN(record, FindBatch(id));
+  }
+  if (auto work = work_.find(id); record && work != work_.end()) Apply(work->second, *record);
+  return record;
+}
+
+absl::Status RecordStore::Flush() {
+  ASSAY_RETURN_IF_ERROR(FlushJobs());
+  if (!timed_.empty()) {
+    Seconds seconds;
+    for (const auto& key : std::exchange(timed_, {})) seconds.emplace(key, seconds_.at(key));
+    ASSAY_RETURN_IF_ERROR(WriteSeconds(seconds));
+  }
+  for (const auto& [attempt, answer] : std::exchange(answers_, {})) {
+    v1::AttemptRef ref;
+    ref.set_job_id(attempt.first);
+    ref.set_attempt(attempt.second);
+    ASSAY_RETURN_IF_ERROR(PutAnswer(ref, answer));
+  }
+  return work_.empty() ? absl::OkStatus() : FlushBatches();
+}
+
+absl::Status RecordStore::FlushBatches() {
+  std::vector<std::string> missing;
+  for (const auto& [batch_id, work] : work_) {
+    if (batches_.count(batch_id) == 0) missing.push_back(batch_id);
+  }
+  std::map<std::string, BatchRecord> locked;
+  if (!missing.empty()) {
+    ASSAY_ASSIGN_OR_RETURN(std::vector<BatchRecord> records, LockBatches(missing));
+    for (BatchRecord& record : records) locked.emplace(record.batch.batch_id(), std::move(record));
+  }
+  std::vector<const BatchRecord*> batches;
+  std::vector<EventRow> rows;
+  for (auto& [batch_id, work] : work_) {
+    auto known = batches_.find(batch_id);
+    auto read = locked.find(batch_id);
+    if (known == batches_.end() && read == locked.end()) {
+      return absl::DataLossError(absl::StrCat("store: jobs of a batch '", batch_id, "' that is not there"));
+    }
+    BatchRecord& record = known != batches_.end() ? *known->second : read->second;
+    if (Apply(work, record)) {
+      v1::BatchEvent event;
+      *event.mutable_time() = ToTimestamp(work.now);
+      *event.mutable_batch() = record.batch;
+      work.events.Add(event);
+    }
+    if (alone() && record.batch.has_end_time()) finished_.push_back(batch_id);
+    if (work.events.size() > 0) {
+      record.last_sequence += work.events.size();
+      rows.push_back({batch_id, record.last_sequence, work.events.bytes(), /*grouped=*/true});
+      touched_.insert(batch_id);
+    }
+    batches.push_back(&record);
+  }
+  absl::Status written = WriteBatches(batches, rows);
+  work_.clear();
+  return written;
+}
+
+absl::StatusOr<std::vector<JobRecord>> RecordStore::LockQueued(const std::vector<std::string>&) {
+  return absl::InternalError("store: is not shared");
+}
+absl::StatusOr<std::vector<JobRecord>> RecordStore::LockExpired(absl::Time) {
+  return absl::InternalError("store: is not shared");
+}
+absl::StatusOr<std::vector<QueuedJob>> RecordStore::ReadQueued(size_t) {
+  return absl::InternalError("store: is not shared");
+}
+absl::StatusOr<size_t> RecordStore::ReadQueuedCount(size_t) {
+  return absl::InternalError("store: is not shared");
+}
+absl::StatusOr<std::map<std::string, uint32_t>> RecordStore::ReadRunningBySubmitter() {
+  return absl::InternalError("store: is not shared");
+}
+absl::StatusOr<std::vector<JobRecord>> RecordStore::ReadRunning() {
+  return absl::InternalError("store: is not shared");
+}
+absl::StatusOr<std::vector<BatchRecord>> RecordStore::ReadLiveBatches() {
+  return absl::InternalError("store: is not alone");
+}
+
+std::set<std::string> RecordStore::TakeTouched() { return std::exchange(touched_, {}); }
+
+}  // namespace assay::coordinator

@@ -109,7 +109,13 @@ absl::Status AttemptRunner::StartHosts() {
     if (options_.gpus.has_value()) {
       found = *options_.gpus;
     } else {
-      ASSAY_ASSIGN_OR_RETURN(found, FindGpus(environment));
+      absl::StatusOr<std::vector<Gpu>> asked = FindGpus(environment);
+      if (!asked.ok()) {
+        return absl::Status(
+            asked.status().code(),
+            absl::StrCat(asked.status().message(), "; mend that, or leave GPUs alone (--cpu-only)"));
+      }
+      found = *std::move(asked);
     }
   }
   // LibTorch's symbols are bound once, at the host's start; bound lazily, every child would bind them anew.

@@ -163,6 +163,32 @@ TEST_F(WorkerProcessTest, ReadsItsLabelsAgainOnSighup) {
   EXPECT_EQ(beat.labels().label(0), "zone=west");
 }
 
+// The real way to NVIDIA's library, with another one of that name.
+TEST_F(WorkerProcessTest, FindsItsGpusThroughNvml) {
+  std::filesystem::create_symlink(bin_.parent_path() / "lib/libassay_fake_nvml.so",
+                                  folder_ / "libnvidia-ml.so.1");
+  std::ofstream(folder_ / "driver") << "driver 550.54.14\n"
+                                       "gpu GPU-aaaa 85899345920 9 0 0 NVIDIA H100 80GB HBM3\n"
+                                       "gpu GPU-bbbb 85899345920 9 0 1 NVIDIA H100 80GB HBM3\n"
+                                       "slice MIG-1111 10737418240 NVIDIA H100 80GB HBM3 MIG 1g.10gb\n";
+  std::vector<std::string> environment = {"LD_LIBRARY_PATH=" + folder_.string(),
+                                          "ASSAY_FAKE_NVML=" + (folder_ / "driver").string()};
+  for (const std::string& entry : OwnEnvironment()) environment.push_back(entry);
+  std::vector<std::string> arguments = Arguments();
+  std::erase(arguments, "--cpu-only");
+  arguments.insert(arguments.end(), {"--gpu-slots", "2", "--gpu-memory-reserve", "1.5"});
+  StartProgram("assay-worker", arguments, environment);
+  const v1::Hello hello = coordinator_.AwaitHello(1);
+  ASSERT_EQ(hello.device_size(), 3);
+  const v1::DeviceSlots& gpu = hello.device(1);
+  EXPECT_EQ(gpu.device().id(), "GPU-aaaa");
+  EXPECT_EQ(gpu.device().name(), "NVIDIA H100 80GB HBM3");
+  EXPECT_EQ(gpu.device().driver(), "550.54.14");
+  EXPECT_EQ(gpu.slots(), 2);
+  EXPECT_EQ(gpu.memory_bytes(), (uint64_t{80} << 30) - (uint64_t{3} << 29));
+  EXPECT_EQ(hello.device(2).device().mig_profile(), "1g.10gb");
+}
+
 // Nobody who runs the product can make a worker offer what is not there.
 TEST_F(WorkerProcessTest, TheProductHasNoSimulatedGpus) {
   std::ofstream(folder_ / "gpus") << "gpu { id: \"GPU-1\" name: \"H100\" memory_bytes: 85899345920 }\n";

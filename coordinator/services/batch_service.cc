@@ -194,15 +194,15 @@ grpc::ServerUnaryReactor* BatchService::ListBatches(grpc::CallbackServerContext*
   }
   const uint32_t size = request->page_size() == 0 ? kDefaultPage : std::min(request->page_size(), kMaxPage);
   rooms_.writer->Read<BatchPage>([size, before](Store& store) { return store.ListBatches(size, before); },
-                                [reactor, response](absl::StatusOr<BatchPage> page) {
-                                  if (page.ok()) {
-                                    for (v1::Batch& batch : page->batches)
-                                      *response->add_batch() = std::move(batch);
-                                    if (page->next != 0)
-                                      response->set_next_page_token(absl::StrCat(page->next));
-                                  }
-                                  reactor->Finish(ToGrpc(page.status()));
-                                });
+                                 [reactor, response](absl::StatusOr<BatchPage> page) {
+                                   if (page.ok()) {
+                                     for (v1::Batch& batch : page->batches)
+                                       *response->add_batch() = std::move(batch);
+                                     if (page->next != 0)
+                                       response->set_next_page_token(absl::StrCat(page->next));
+                                   }
+                                   reactor->Finish(ToGrpc(page.status()));
+                                 });
   return reactor;
 }
 
@@ -222,7 +222,7 @@ grpc::ServerUnaryReactor* BatchService::GetReport(grpc::CallbackServerContext* c
                                                   v1::GetReportResponse* response) {
   auto* reactor = context->DefaultReactor();
   rooms_.writer->Read<Records>(&ReadRecords, [this, reactor, request,
-                                             response](absl::StatusOr<Records> records) {
+                                              response](absl::StatusOr<Records> records) {
     if (!records.ok()) return reactor->Finish(ToGrpc(records.status()));
     // std::function wants to be copied.
     auto shared = std::make_shared<Records>(*std::move(records));

@@ -103,9 +103,17 @@ absl::Status PostgresSession::TakeOver(PostgresConnection& connection, bool firs
                   PostgresParameters().Bytes(name_))
             .status());
   }
-  // Each session of ours holds it while it lives.
   ASSAY_RETURN_IF_ERROR(connection.Execute(
       absl::StrCat("SET lock_timeout = ", std::max<int64_t>(1, absl::ToInt64Milliseconds(patience_.lock)))));
+  // A coordinator of the first release has the database for itself, by this lock, and reckons with nobody.
+  absl::Status shared = connection.Execute("SELECT pg_advisory_lock_shared(24947, 2)");
+  if (absl::StrContains(shared.message(), "55P03")) {  // lock_not_available
+    return absl::FailedPreconditionError(
+        "the database is in use by a coordinator of an Assay that shares it with nobody: stop that one "
+        "first");
+  }
+  ASSAY_RETURN_IF_ERROR(shared);
+  // Each session of ours holds it while it lives.
   absl::Status taken =
       connection
           .Read("SELECT pg_advisory_lock($1)",

@@ -74,6 +74,17 @@ TEST_F(PostgresStoreTest, MakesItsTablesAndRemembers) {
   EXPECT_THAT(store->EventsAfter("b1", 0, 10), IsOkAndHolds(SizeIs(1)));
 }
 
+TEST_F(PostgresStoreTest, ACoordinatorOfTheFirstReleaseHasItsDatabaseForItself) {
+  const std::string url = server_.NewStore();
+  ASSERT_OK_AND_ASSIGN(auto old, PostgresConnection::Connect(url, "old"));
+  ASSERT_THAT(old->Execute("SELECT pg_advisory_lock(24947, 2)"), IsOk());
+  EXPECT_THAT(OpenPostgresStore(url, 3, kImpatient),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("stop that one first")));
+  old.reset();
+  ASSERT_OK_AND_ASSIGN(auto first, OpenPostgresStore(url, 3));
+  EXPECT_THAT(OpenPostgresStore(url, 3), IsOk()) << "newer ones share it";
+}
+
 TEST_F(PostgresStoreTest, ASessionThatEndedBetweenTransactionsIsMadeAgain) {
   const std::string url = server_.NewStore();
   ASSERT_OK_AND_ASSIGN(auto store, OpenPostgresStore(url, 3));

@@ -34,6 +34,7 @@ absl::Status SubmitFiles(Connection& connection, const Submission& submission,
   for (size_t i = 0; i < requests.size(); ++i) {
     v1::SubmitBatchRequest& request = requests[i];
     request.set_submitter(submission.submitter);
+    request.set_traceparent(submission.traceparent);
     *request.mutable_target() = submission.target;
     if (submission.request_id.empty()) {
       request.set_request_id(NewUuid());

@@ -20,6 +20,7 @@ struct Submission {
   std::string request_id;         // of the first file; the others' are made from it. Empty: new ones
   std::string submitter;
   v1::Target target;
+  std::string traceparent;  // of the command's span; empty: it is not traced
 };
 
 // One batch a file, in the files' order, those before the first error. Nothing is submitted unless every file

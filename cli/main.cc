@@ -12,6 +12,8 @@
 #include <vector>
 
 #include "CLI/CLI.hpp"
+#include "cli/command_trace.h"
+#include "cli/doctor.h"
 #include "cli/local_commands.h"
 #include "cli/remote_commands.h"
 #include "cli/run_command.h"
@@ -29,6 +31,7 @@ std::string DefaultSubmitter() {
 // The options that several commands share, with their defaults.
 struct Arguments {
   ConnectionOptions connection;
+  DoctorOptions doctor;
   double timeout_seconds = 30;
   double give_up_seconds = 60;
   std::vector<std::string> batch_files;
@@ -117,6 +120,7 @@ using Command = std::function<ExitCode()>;
 
 // Adds every command; the one chosen is put into `chosen`.
 void AddCommands(CLI::App& app, Arguments& arguments, Command& chosen) {
+  static CLI::Option* doctor_address = nullptr;
   auto add = [&](const std::string& name, const std::string& description, Command command) {
     CLI::App* sub = app.add_subcommand(name, description);
     sub->callback([&chosen, command = std::move(command)] { chosen = command; });
@@ -128,8 +132,10 @@ void AddCommands(CLI::App& app, Arguments& arguments, Command& chosen) {
     submission.request_id = arguments.request_id;
     submission.submitter = arguments.submitter;
     submission.target = arguments.target();
-    return SubmitCommand(arguments.connected(), submission,
-                         {arguments.watch, arguments.json(), arguments.reports_dir});
+    const CommandTrace trace("submit");
+    submission.traceparent = trace.traceparent();
+    return trace.Ended(SubmitCommand(arguments.connected(), submission,
+                                     {arguments.watch, arguments.json(), arguments.reports_dir}));
   });
   AddConnection(submit, arguments);
   AddGiveUp(submit, arguments);
@@ -216,6 +222,33 @@ void AddCommands(CLI::App& app, Arguments& arguments, Command& chosen) {
   AddConnection(workers, arguments);
   AddJson(workers, arguments);
 
+  CLI::App* doctor = add("doctor", "Check what Assay needs here, and say what to do about what is wrong", [&] {
+    DoctorOptions& options = arguments.doctor;
+    options.connection = arguments.connected();
+    options.content_dir = arguments.content_dir;
+    options.host_binary = arguments.host_binary;
+    options.exporter = arguments.exporter;
+    options.json = arguments.json();
+    options.coordinator_named = doctor_address->count() > 0;
+    if (const char* database = std::getenv("ASSAY_DATABASE"); options.database.empty() && database != nullptr) {
+      options.database = database;
+    }
+    return DoctorCommand(options);
+  });
+  AddConnection(doctor, arguments);
+  doctor_address = doctor->get_option("--address");
+  AddJson(doctor, arguments);
+  doctor->add_option("--content-dir", arguments.content_dir, "The folder with templates/ and models/");
+  doctor->add_option("--data-dir", arguments.doctor.data_dir, "A coordinator's data folder on this machine");
+  doctor->add_option("--database", arguments.doctor.database,
+                     "A coordinator's postgres://user@host/name; also from ASSAY_DATABASE");
+  doctor->add_option("--state-dir", arguments.doctor.state_dir, "A worker's state folder on this machine");
+  doctor->add_option("--host-binary", arguments.host_binary,
+                     "assay-host; without it: the one beside this executable");
+  doctor->add_option("--exporter", arguments.exporter, "The exporter's folder, to see whether it is set up");
+  doctor->add_option("--tls-cert", arguments.doctor.tls_cert, "A certificate to check, in PEM");
+  doctor->add_option("--tls-key", arguments.doctor.tls_key, "Its private key");
+
   CLI::App* generate = add("generate", "Write the test files of batch files; needs no coordinator", [&] {
     return GenerateCommand(arguments.batch_files, arguments.output_dir, arguments.content_dir,
                            arguments.target());
@@ -245,7 +278,9 @@ void AddCommands(CLI::App& app, Arguments& arguments, Command& chosen) {
     options.slots = arguments.slots;
     options.target = arguments.target();
     options.cpu_only = arguments.cpu_only;
-    return RunCommand(options);
+    const CommandTrace trace("run");
+    options.traceparent = trace.traceparent();
+    return trace.Ended(RunCommand(options));
   });
   CLI::Option_group* what = run->add_option_group("What to run");
   what->add_option("--batch-file", arguments.batch_files, "Batch files, each a batch of its own");
@@ -306,6 +341,10 @@ int Main(int argc, char** argv) {
     return kExitUsage;
   }
   if (const absl::Status status = StartLogging("assay", log_level, log_format); !status.ok()) {
+    std::fprintf(stderr, "assay: %s\n", std::string(status.message()).c_str());
+    return kExitUsage;
+  }
+  if (const absl::Status status = Tracer::StartGlobal(); !status.ok()) {
     std::fprintf(stderr, "assay: %s\n", std::string(status.message()).c_str());
     return kExitUsage;
   }

@@ -195,6 +195,7 @@ absl::StatusOr<Ending> Run(const RunOptions& options, Interrupt& interrupt) {
   submission.texts = plan.texts;
   submission.submitter = options.submitter;
   submission.target = options.target;
+  submission.traceparent = options.traceparent;
   std::vector<v1::Batch> batches;
   const absl::Status submitted = SubmitFiles(connection, submission, &batches, &ending.errors);
   if (!ending.errors.empty()) {

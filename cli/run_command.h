@@ -27,6 +27,7 @@ struct RunOptions {
   uint32_t slots = 1;
   v1::Target target;
   bool cpu_only = false;
+  std::string traceparent;  // of the command's span; empty: it is not traced
 };
 
 // A batch that names a checkpoint, or a folder of the exporter that was given, makes the worker an exporter;

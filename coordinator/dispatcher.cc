@@ -60,6 +60,7 @@ Dispatcher::Dispatcher(Writer* writer, Options options,
                        std::function<void(const std::set<std::string>&)> on_events)
     : writer_(writer),
       options_(std::move(options)),
+      life_(options_.metrics),
       on_events_(std::move(on_events)),
       fleet_({options_.ahead_per_slot, options_.require_acceptance}) {
   writer_->BeforeCommit([this](Store& store) { return FillSlots(store); });
@@ -71,6 +72,7 @@ absl::Status Dispatcher::FillSlots(Store& store) {
   for (const RunningAttempt& attempt : decided_) fleet_.Free(attempt.attempt);
   if (!decided_.empty()) wake_ = true;
   decided_.clear();
+  starts_.clear();
   outbox_.clear();
   if (!wake_) return absl::OkStatus();
 
@@ -112,6 +114,7 @@ absl::StatusOr<std::set<std::string>> Dispatcher::Start(Store& store,
     absl::StatusOr<v1::Assignment> assignment =
         store.Lease(placement.job_id, placement.worker, now, now + options_.lease, [&](const v1::Job& job) {
           attempt.device = DeviceOf(job);
+          starts_.push_back(JobLife::StartOf(job, now));
           v1::Assignment given = AssignmentOf(job);
           given.set_device_id(placement.device_id);
           given.set_memory_bytes(placement.memory);
@@ -138,8 +141,10 @@ void Dispatcher::SendDecided(const std::set<std::string>& touched) {
     // One that left between is none of ours: the lease decides.
     if (Session* session = fleet_.Find(worker)) SendDesired(*session->link, desired);
   }
+  life_.Started(starts_);
   outbox_.clear();
   decided_.clear();
+  starts_.clear();
   if (!touched.empty()) on_events_(touched);
 }
 
@@ -148,6 +153,7 @@ v1::Assignment Dispatcher::AssignmentOf(const v1::Job& job) const {
   assignment.mutable_attempt()->set_job_id(job.job_id());
   assignment.mutable_attempt()->set_attempt(job.attempt());
   assignment.set_batch_id(job.batch_id());
+  assignment.set_traceparent(JobLife::AttemptTraceparent(job));
   *assignment.mutable_model() = job.model();
   *assignment.mutable_target() = job.target();
   const JobDigests digests = options_.content->DigestsOf(job.model());
@@ -253,9 +259,7 @@ void Dispatcher::Connected(std::shared_ptr<WorkerLink> link, v1::Hello hello, st
           done();
           return;
         }
-        spdlog::info("worker {} connected ({}): keeps {} attempts, abandons {}, lost {}", hello.worker(),
-                     outcome->same_instance ? "again" : "new instance", outcome->attempts.keep.size(),
-                     outcome->attempts.abandon.size(), outcome->attempts.lost.size());
+        life_.WorkerConnected(hello, outcome->same_instance, outcome->attempts, absl::Now());
         v1::CoordinatorMessage message;
         v1::Welcome& welcome = *message.mutable_welcome();
         welcome.set_coordinator(options_.name);
@@ -358,12 +362,25 @@ void Dispatcher::Results(std::shared_ptr<WorkerLink> link, std::vector<v1::Attem
     result = WithItsProducts(std::move(result));
   }
   auto shared = std::make_shared<const std::vector<v1::AttemptResult>>(std::move(results));
+  // What became of each, and of its job where somebody wants to know.
+  struct Left {
+    absl::StatusOr<v1::ResultAck> ack;
+    std::optional<v1::Job> job;
+  };
+  auto left = std::make_shared<std::pair<std::vector<Left>, absl::Time>>();
   writer_->Ask<Acks>(
-      [this, link, shared](Store& store) -> absl::StatusOr<Acks> {
+      [this, link, shared, left](Store& store) -> absl::StatusOr<Acks> {
         Acks acks;
+        left->first.clear();
+        left->second = store.Now();
         for (const v1::AttemptResult& result : *shared) {
           absl::StatusOr<v1::ResultAck> ack = store.CommitResult(result, store.Now(), link->worker());
           if (!ack.ok() && !IsErrorOfTheDomain(ack.status())) return ack.status();
+          Left& became = left->first.emplace_back(Left{ack, std::nullopt});
+          if (ack.ok() && life_.WantsJobs()) {
+            absl::StatusOr<v1::Job> job = store.GetJob(result.attempt().job_id());
+            if (job.ok()) became.job = *std::move(job);
+          }
           if (ack.ok()) {
             acks.push_back(*std::move(ack));
           } else {
@@ -379,10 +396,14 @@ void Dispatcher::Results(std::shared_ptr<WorkerLink> link, std::vector<v1::Attem
         }
         return acks;
       },
-      [link, together, done](absl::StatusOr<Acks> acks) {
+      [this, link, together, shared, left, done](absl::StatusOr<Acks> acks) {
         if (!acks.ok()) {
           link->Close(ReconnectLater(acks.status()));
           return done();
+        }
+        for (size_t i = 0; i < left->first.size(); ++i) {
+          const Left& became = left->first[i];
+          life_.Answered((*shared)[i], became.ack, became.job ? &*became.job : nullptr, left->second);
         }
         v1::CoordinatorMessage message;
         for (v1::ResultAck& ack : *acks) {
@@ -402,7 +423,7 @@ void Dispatcher::Disconnected(std::shared_ptr<WorkerLink> link) {
         const Session left = *session;
         const std::string& name = left.hello.worker();
         fleet_.Leave(link.get());
-        spdlog::info("worker {} disconnected", name);
+        LogWith(spdlog::level::info, {{"worker", name}}, "worker disconnected");
         wake_ = true;
         ASSAY_ASSIGN_OR_RETURN(std::optional<WorkerRecord> known, store.FindWorker(name));
         // Where it has connected to another coordinator meanwhile, that one speaks for it. What it holds was
@@ -443,15 +464,28 @@ void Dispatcher::Submit(BatchSubmission submission, std::function<void(absl::Sta
 }
 
 void Dispatcher::Cancel(std::string batch_id, std::function<void(absl::StatusOr<v1::Batch>)> done) {
+  auto left = std::make_shared<std::vector<v1::Job>>();  // that this ended, where somebody wants to know
   writer_->Ask<CancelledBatch>(
-      [this, batch_id](Store& store) -> absl::StatusOr<CancelledBatch> {
-        ASSAY_ASSIGN_OR_RETURN(CancelledBatch cancelled, store.CancelBatch(batch_id, store.Now()));
+      [this, batch_id, left](Store& store) -> absl::StatusOr<CancelledBatch> {
+        const absl::Time now = store.Now();
+        ASSAY_ASSIGN_OR_RETURN(CancelledBatch cancelled, store.CancelBatch(batch_id, now));
+        left->clear();
+        if (life_.WantsJobs()) {
+          ASSAY_ASSIGN_OR_RETURN(std::vector<v1::Job> jobs, store.ListJobs(batch_id));
+          const google::protobuf::Timestamp just_now = ToTimestamp(now);
+          for (v1::Job& job : jobs) {
+            const bool ended_now =
+                job.end_time().seconds() == just_now.seconds() && job.end_time().nanos() == just_now.nanos();
+            if (ended_now) left->push_back(std::move(job));
+          }
+        }
         for (const RunningAttempt& attempt : cancelled.stopped) fleet_.Free(attempt.attempt);
         wake_ = true;
         return cancelled;
       },
-      [this, done = std::move(done)](absl::StatusOr<CancelledBatch> cancelled) {
+      [this, left, done = std::move(done)](absl::StatusOr<CancelledBatch> cancelled) {
         if (!cancelled.ok()) return done(cancelled.status());
+        life_.Cancelled(cancelled->batch, *left);
         Outbox abandon;
         for (const RunningAttempt& attempt : cancelled->stopped) {
           *abandon[attempt.worker].add_abandon() = attempt.attempt;
@@ -489,6 +523,9 @@ void Dispatcher::ListWorkers(std::function<void(absl::StatusOr<v1::ListWorkersRe
   writer_->Read<v1::ListWorkersResponse>(
       [this](Store& store) -> absl::StatusOr<v1::ListWorkersResponse> {
         v1::ListWorkersResponse response;
+        response.set_build(BuildVersion());
+        *response.mutable_time() = ToTimestamp(Now());
+        *response.mutable_store_time() = ToTimestamp(store.Now());
         ASSAY_ASSIGN_OR_RETURN(Roster roster, ReadRoster(store));
         const google::protobuf::Timestamp yesterday = ToTimestamp(store.Now() - absl::Hours(24));
         for (v1::WorkerSummary& worker : roster.workers) {
@@ -496,6 +533,24 @@ void Dispatcher::ListWorkers(std::function<void(absl::StatusOr<v1::ListWorkersRe
           *response.add_worker() = std::move(worker);
         }
         return response;
+      },
+      std::move(done));
+}
+
+void Dispatcher::Look(std::function<void(absl::StatusOr<CoordinatorMetrics::Snapshot>)> done) {
+  writer_->Read<CoordinatorMetrics::Snapshot>(
+      [this](Store& store) -> absl::StatusOr<CoordinatorMetrics::Snapshot> {
+        CoordinatorMetrics::Snapshot snapshot;
+        snapshot.now = store.Now();
+        ASSAY_ASSIGN_OR_RETURN(snapshot.jobs, store.CountJobs());
+        for (const auto& [name, session] : fleet_.sessions()) {
+          v1::WorkerSummary& worker = snapshot.workers.emplace_back();
+          worker.set_name(name);
+          *worker.mutable_label() = session.hello.label();
+          worker.set_draining(session.draining);
+          worker.set_cordoned(session.cordoned);
+        }
+        return snapshot;
       },
       std::move(done));
 }
@@ -511,11 +566,19 @@ void Dispatcher::CloseAll(const absl::Status& status) {
 
 void Dispatcher::Tick() {
   using Lost = std::vector<LostAttempt>;
+  auto left = std::make_shared<std::pair<std::vector<v1::Job>, absl::Time>>();
   writer_->Ask<Lost>(
-      [this](Store& store) -> absl::StatusOr<Lost> {
+      [this, left](Store& store) -> absl::StatusOr<Lost> {
         wake_ = true;
-        ASSAY_ASSIGN_OR_RETURN(Lost lost, store.ExpireLeases(store.Now()));
-        for (const LostAttempt& attempt : lost) fleet_.Free(attempt.attempt);
+        left->first.clear();
+        left->second = store.Now();
+        ASSAY_ASSIGN_OR_RETURN(Lost lost, store.ExpireLeases(left->second));
+        for (const LostAttempt& attempt : lost) {
+          fleet_.Free(attempt.attempt);
+          if (!life_.WantsJobs()) continue;
+          ASSAY_ASSIGN_OR_RETURN(v1::Job job, store.GetJob(attempt.attempt.job_id()));
+          left->first.push_back(std::move(job));
+        }
         fleet_.Silence(Now() - options_.lease);
         ASSAY_ASSIGN_OR_RETURN(const auto cordons, store.ListCordons());
         fleet_.Cordon(cordons);
@@ -526,13 +589,11 @@ void Dispatcher::Tick() {
         }
         return lost;
       },
-      [this](absl::StatusOr<Lost> lost) {
+      [this, left](absl::StatusOr<Lost> lost) {
         if (!lost.ok()) return;
+        life_.Lost(*lost, left->first, left->second);
         Outbox abandon;
         for (const LostAttempt& attempt : *lost) {
-          spdlog::warn("attempt {} at job {}: worker {} was lost, the job {}", attempt.attempt.attempt(),
-                       attempt.attempt.job_id(), attempt.worker,
-                       attempt.requeued ? "is queued again" : "has ended");
           *abandon[attempt.worker].add_abandon() = attempt.attempt;
         }
         for (const auto& [worker, desired] : abandon) {

@@ -20,6 +20,8 @@
 #include "coordinator/blob_store.h"
 #include "coordinator/content.h"
 #include "coordinator/fleet.h"
+#include "coordinator/job_life.h"
+#include "coordinator/metrics.h"
 #include "coordinator/roster.h"
 #include "coordinator/schedule.h"
 #include "coordinator/store/writer.h"
@@ -45,6 +47,7 @@ class Dispatcher {
     const Clock* clock = nullptr;     // must outlive the dispatcher, as all below
     const Content* content = nullptr;
     const BlobStore* blobs = nullptr;
+    CoordinatorMetrics* metrics = nullptr;  // may stay null
   };
   // Takes the writer's hooks. `on_events`: batches that got events, after each commit.
   Dispatcher(Writer* writer, Options options, std::function<void(const std::set<std::string>&)> on_events);
@@ -65,6 +68,9 @@ class Dispatcher {
   void AskFleet(std::function<absl::StatusOr<T>(Store&, Fleet&)> work,
                 std::function<void(absl::StatusOr<T>)> done);
   const Options& options() const { return options_; }
+
+  // What operators see of the queue and of the workers connected here.
+  void Look(std::function<void(absl::StatusOr<CoordinatorMetrics::Snapshot>)> done);
 
   // Ends every worker's stream, before a shutdown.
   void CloseAll(const absl::Status& status);
@@ -99,6 +105,7 @@ class Dispatcher {
 
   Writer* const writer_;
   const Options options_;
+  const JobLife life_;
   const std::function<void(const std::set<std::string>&)> on_events_;
 
   // Of the writer's thread from here on.
@@ -106,6 +113,7 @@ class Dispatcher {
   absl::Time believe_again_ = absl::InfinitePast();  // when to say again which workers are here
   bool wake_ = true;                                 // something changed that may let a job start
   std::vector<RunningAttempt> decided_;
+  std::vector<JobLife::Start> starts_;  // of decided_
   Outbox outbox_;
   std::set<std::string> stranded_;  // what was warned of
 };

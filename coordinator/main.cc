@@ -10,6 +10,7 @@
 #include "common/exit_code.h"
 #include "common/file.h"
 #include "common/logging.h"
+#include "common/trace.h"
 #include "coordinator/maintenance.h"
 #include "coordinator/server.h"
 
@@ -59,6 +60,12 @@ int main(int argc, char** argv) {
   app.add_option("--ahead-per-slot", options.ahead_per_slot,
                  "jobs a worker is given beyond each slot while many wait")
       ->capture_default_str();
+  std::string metrics_port_file;
+  app.add_option("--metrics-listen", options.metrics_listen,
+                 "host:port of an HTTP endpoint with metrics for Prometheus; port 0 takes any free one");
+  app.add_flag("--insecure-metrics-anywhere", options.metrics_anywhere,
+               "let --metrics-listen be other than loopback, without encryption or authentication");
+  app.add_option("--metrics-port-file", metrics_port_file, "file that gets the port of --metrics-listen");
   app.add_option("--port-file", port_file, "file that gets the port once it is served");
   app.add_option("--log-level", log_level, "debug, info, warn or error")->capture_default_str();
   app.add_option("--log-format", log_format, "text or json, an object a line")->capture_default_str();
@@ -89,12 +96,20 @@ int main(int argc, char** argv) {
     options.retention->keep_runs = keep_runs;
     if (keep_days) options.retention->keep_for = *keep_days * absl::Hours(24);
   }
+  if (absl::Status status = assay::Tracer::StartGlobal(); !status.ok()) return Fail(status);
   auto server = assay::coordinator::Server::Start(options);
   if (!server.ok()) return Fail(server.status());
   const std::string host = options.listen.substr(0, options.listen.rfind(':'));
-  spdlog::info("serving on {}:{}", host, (*server)->port());
+  assay::LogWith(spdlog::level::info, {{"build", assay::BuildVersion()}}, "serving on {}:{}", host,
+                 (*server)->port());
   if (!port_file.empty()) {
     absl::Status status = assay::WriteFileAtomically(port_file, absl::StrCat((*server)->port(), "\n"));
+    if (!status.ok()) return Fail(status);
+  }
+
+  if (!metrics_port_file.empty()) {
+    absl::Status status =
+        assay::WriteFileAtomically(metrics_port_file, absl::StrCat((*server)->metrics_port(), "\n"));
     if (!status.ok()) return Fail(status);
   }
 
@@ -102,5 +117,6 @@ int main(int argc, char** argv) {
   sigwait(&signals, &signal);
   spdlog::info("got signal {}: shutting down", signal);
   (*server)->Shutdown();
+  assay::Tracer::Global().Flush(absl::Seconds(1));
   return assay::kExitOk;
 }

@@ -16,11 +16,13 @@
 #include "absl/synchronization/mutex.h"
 #include "common/id.h"
 #include "common/logging.h"
+#include "common/metrics.h"
 #include "common/status_macros.h"
 #include "coordinator/background.h"
 #include "coordinator/blob_store.h"
 #include "coordinator/content.h"
 #include "coordinator/dispatcher.h"
+#include "coordinator/metrics.h"
 #include "coordinator/postgres_blob_store.h"
 #include "coordinator/services/admin_service.h"
 #include "coordinator/services/batch_service.h"
@@ -32,6 +34,7 @@
 #include "coordinator/store/postgres_store.h"
 #include "coordinator/store/sqlite_store.h"
 #include "coordinator/store/writer.h"
+#include "coordinator/vitals.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/grpcpp.h"
 #include "grpcpp/health_check_service_interface.h"
@@ -95,6 +98,7 @@ struct Server::State {
   std::unique_ptr<FolderLock> lock;
   std::shared_ptr<const Content> content;
   std::unique_ptr<BlobStore> blobs;
+  CoordinatorMetrics metrics;
   WatchBoard board;
   std::unique_ptr<Writer> writer;
   std::unique_ptr<Dispatcher> dispatcher;
@@ -106,6 +110,8 @@ struct Server::State {
   std::unique_ptr<AdminService> admin_service;
   std::unique_ptr<grpc::Server> server;
   int port = 0;
+  std::unique_ptr<MetricsEndpoint> metrics_endpoint;
+  std::unique_ptr<Vitals> vitals;
 
   absl::Mutex mutex;
   bool stopping ABSL_GUARDED_BY(mutex) = false;
@@ -114,6 +120,8 @@ struct Server::State {
   absl::Status OpenStore();
   void ListenToOthers();
   absl::Status Serve();
+  absl::Status ServeMetrics();
+  void SetServing(bool store_is_there);
   void KeepTime();
   // Forgets what options.retention does not keep, in the background.
   void Forget();
@@ -149,6 +157,9 @@ absl::Status Server::State::OpenStore() {
     ASSAY_ASSIGN_OR_RETURN(blobs, OpenFolderBlobStore(options.blobs, /*shared=*/true));
   }
   writer = std::make_unique<Writer>(std::move(store));
+  writer->ObserveGroups([this](size_t requests, absl::Duration took, bool committed) {
+    committed ? metrics.GroupCommitted(requests, took) : metrics.GroupFailed();
+  });
   Dispatcher::Options dispatch;
   dispatch.lease = options.lease;
   dispatch.ahead_per_slot = options.ahead_per_slot;
@@ -158,8 +169,11 @@ absl::Status Server::State::OpenStore() {
   dispatch.clock = options.clock;
   dispatch.content = content.get();
   dispatch.blobs = blobs.get();
+  dispatch.metrics = &metrics;
+  board.Measure(&metrics);
   dispatcher =
       std::make_unique<Dispatcher>(writer.get(), dispatch, [this](const std::set<std::string>& batches) {
+        metrics.BatchesTouched(batches.size());
         board.Notify(batches);
         if (bell != nullptr) bell->Ring(batches);
       });
@@ -186,7 +200,7 @@ absl::Status Server::State::Serve() {
   rooms.background = background.get();
   rooms.clock = options.clock;
   batch_service = std::make_unique<BatchService>(rooms);
-  blob_service = std::make_unique<BlobService>(content.get(), blobs.get());
+  blob_service = std::make_unique<BlobService>(content.get(), blobs.get(), &metrics);
   worker_service = std::make_unique<WorkerService>(dispatcher.get());
   AdminService::Rooms admin_rooms;
   admin_rooms.writer = writer.get();
@@ -202,6 +216,9 @@ absl::Status Server::State::Serve() {
   builder.RegisterService(blob_service.get());
   builder.RegisterService(worker_service.get());
   builder.RegisterService(admin_service.get());
+  std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
+  interceptors.push_back(NewRpcMeter(&metrics));
+  builder.experimental().SetInterceptorCreators(std::move(interceptors));
   builder.SetMaxReceiveMessageSize(kMaxRequestBytes);
   // Reports and large batches in one answer; control messages are kept small where they are made.
   builder.SetMaxSendMessageSize(-1);
@@ -216,6 +233,30 @@ absl::Status Server::State::Serve() {
   if (server == nullptr || port == 0) {
     return absl::UnavailableError(absl::StrCat("cannot listen on ", options.listen, ": is the port taken?"));
   }
+  SetServing(true);
+  vitals =
+      std::make_unique<Vitals>(writer.get(), options.clock, &metrics, [this](bool up) { SetServing(up); });
+  return ServeMetrics();
+}
+
+// The service "" is the process: it lives until it shuts down, whatever the store does, and restarting it
+// helps nobody. That it can do its work is said of each service.
+void Server::State::SetServing(bool store_is_there) {
+  grpc::HealthCheckServiceInterface* health = server->GetHealthCheckService();
+  if (health == nullptr) return;
+  for (const char* name : {v1::BatchService::service_full_name(), v1::WorkerService::service_full_name(),
+                           v1::AdminService::service_full_name(), v1::BlobService::service_full_name()}) {
+    health->SetServingStatus(name, store_is_there);
+  }
+}
+
+absl::Status Server::State::ServeMetrics() {
+  if (options.metrics_listen.empty()) return absl::OkStatus();
+  metrics.AskAtScrape([this](auto done) { dispatcher->Look(std::move(done)); });
+  ASSAY_ASSIGN_OR_RETURN(
+      metrics_endpoint,
+      MetricsEndpoint::Start(options.metrics_listen, options.metrics_anywhere,
+                             {metrics.collected(), NewProcessMetrics("assay-coordinator")}));
   return absl::OkStatus();
 }
 
@@ -271,6 +312,7 @@ void Server::State::KeepTime() {
       Forget();
       next_forget = absl::Now() + kBetweenForgetting;
     }
+    vitals->Look();
   }
 }
 
@@ -281,12 +323,17 @@ void Server::State::Stop() {
   }
   if (ticker.joinable()) ticker.join();
   if (server != nullptr) {
+    // Whoever asks from now on is sent elsewhere.
+    if (auto* health = server->GetHealthCheckService(); health != nullptr) health->Shutdown();
     const absl::Status goodbye = absl::UnavailableError("the coordinator is shutting down: connect again");
     dispatcher->CloseAll(goodbye);
     board.EndAll();
     server->Shutdown(absl::ToChronoTime(absl::Now() + kShutdownGrace));
     server->Wait();
   }
+  // Scrapes wait for the writer.
+  metrics_endpoint.reset();
+  metrics.AskAtScrape(nullptr);
   background.reset();
   caretaker.reset();
   if (writer != nullptr) writer->Stop();
@@ -296,6 +343,9 @@ void Server::State::Stop() {
 Server::Server(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Server::~Server() { Shutdown(); }
 int Server::port() const { return state_->port; }
+int Server::metrics_port() const {
+  return state_->metrics_endpoint == nullptr ? 0 : state_->metrics_endpoint->port();
+}
 void Server::Shutdown() { state_->Stop(); }
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {

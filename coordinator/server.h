@@ -45,6 +45,10 @@ struct ServerOptions {
   uint32_t ahead_per_slot = 1;
   // How often leases are looked at. Nothing else waits for it.
   absl::Duration lease_tick = absl::Milliseconds(200);
+  // host:port of an HTTP endpoint with metrics for Prometheus; empty: there is none. Without encryption or
+  // authentication: other than loopback only where metrics_anywhere is set.
+  std::string metrics_listen;
+  bool metrics_anywhere = false;
   // Times of leases and records; must outlive the server. Null: the machine's clock.
   const Clock* clock = nullptr;
 };
@@ -63,6 +67,7 @@ class Server {
   Server& operator=(const Server&) = delete;
 
   int port() const;
+  int metrics_port() const;  // 0: there is none
 
   // Ends every stream with UNAVAILABLE or CANCELLED, commits what was accepted, and returns when nothing
   // runs any more. Attempts go on at their workers. Repeating it does nothing.

@@ -208,6 +208,7 @@ class TestRun {
 
   absl::Status RunMaterial(const v1::Case& c, const CaseMaterial& material, v1::CaseResult& done) {
     const v1::Program& program = material.program;
+    const auto start = SteadyClock::now();
     Weights weights;
     if (c.weights() == v1::REAL) {
       ASSAY_ASSIGN_OR_RETURN(std::optional<Weights> real, RealWeights(c, material, done));
@@ -229,10 +230,14 @@ class TestRun {
     // The plan holds what it uses. The mapping stays until the case's end was told: whoever measures the
     // process then can still tell a checkpoint's pages from its own memory.
     held_ = std::move(weights);
+    done.set_load_seconds(SecondsSince(start));
     ASSAY_ASSIGN_OR_RETURN(std::vector<at::Tensor> inputs,
                            GoldenInputs(program.manifest(), material.golden()));
     for (at::Tensor& input : inputs) input = engine::Place(input, placement_);
+    const auto run_start = SteadyClock::now();
     ASSAY_ASSIGN_OR_RETURN(std::vector<at::Tensor> outputs, plan->Run(inputs));
+    done.set_run_seconds(SecondsSince(run_start));
+    const auto check_start = SteadyClock::now();
 
     for (size_t i = 0; options_.want_output_digests && i < outputs.size(); ++i) {
       v1::OutputDigest& digest = *done.add_output_digest();
@@ -266,6 +271,7 @@ class TestRun {
       }
       *done.add_check() = std::move(checked);
     }
+    done.set_check_seconds(SecondsSince(check_start));
     if (outcome == v1::PASSED && !any_held) {
       return absl::InvalidArgumentError("none of the case's checks had anything to check");
     }

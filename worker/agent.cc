@@ -24,6 +24,7 @@
 #include "worker/coordinator_artifacts.h"
 #include "worker/courier.h"
 #include "worker/labels.h"
+#include "worker/metrics.h"
 #include "worker/node_info.h"
 #include "worker/state_folder.h"
 
@@ -93,6 +94,7 @@ class RunningAgent final : public Agent, public StreamOwner, public AttemptListe
       begun_ = true;
     }
     drainer_ = std::thread([this] { DrainLoop(); });
+    if (options_.metrics != nullptr) options_.metrics->AskAtScrape([this] { return Look(); });
     return absl::OkStatus();
   }
 
@@ -117,6 +119,7 @@ class RunningAgent final : public Agent, public StreamOwner, public AttemptListe
   }
 
   void Stop() override {
+    if (options_.metrics != nullptr) options_.metrics->AskAtScrape(nullptr);
     {
       absl::MutexLock lock(&mutex_);
       stopping_ = true;
@@ -134,6 +137,21 @@ class RunningAgent final : public Agent, public StreamOwner, public AttemptListe
   size_t unacknowledged() const override { return courier_->owed(); }
 
  private:
+  WorkerMetrics::Snapshot Look() const {
+    WorkerMetrics::Snapshot snapshot;
+    snapshot.connected = stream_->AwaitConnected(absl::InfinitePast());
+    snapshot.running = runner_->Running().size();
+    snapshot.spooled = courier_->owed();
+    snapshot.cache_bytes = cache_->bytes();
+    snapshot.cache_budget = options_.cache_bytes;
+    std::error_code error;
+    const std::filesystem::space_info space = std::filesystem::space(options_.state_dir, error);
+    if (!error) snapshot.disk_free = space.available;
+    snapshot.free_slots = runner_->FreeSlots();
+    snapshot.devices = runner_->Devices(kNewestProtocol);
+    return snapshot;
+  }
+
   // StreamOwner
   v1::Hello MakeHello(uint32_t protocol) override {
     AwaitBegun();
@@ -216,8 +234,12 @@ class RunningAgent final : public Agent, public StreamOwner, public AttemptListe
 
   void Acknowledged(const v1::ResultAck& ack) override {
     if (!ack.counted()) {
-      spdlog::info("result of job {} attempt {} was not counted: {}", ack.attempt().job_id(),
-                   ack.attempt().attempt(), ack.reason());
+      LogWith(spdlog::level::info,
+              {{"job", ack.attempt().job_id()},
+               {"attempt", absl::StrCat(ack.attempt().attempt())},
+               {"worker", options_.name},
+               {"reason", ack.reason()}},
+              "result not counted");
     }
     courier_->Drop(KeyOf(ack.attempt()));
   }
@@ -230,8 +252,14 @@ class RunningAgent final : public Agent, public StreamOwner, public AttemptListe
   }
 
   void AttemptFinished(SpooledResult result) override {
-    spdlog::debug("job {} attempt {}: {}", result.result.attempt().job_id(),
-                  result.result.attempt().attempt(), v1::Outcome_Name(result.result.result().outcome()));
+    const v1::AttemptRef& attempt = result.result.attempt();
+    LogWith(spdlog::level::debug,
+            {{"batch", attempt.job_id().substr(0, attempt.job_id().find('.'))},
+             {"job", attempt.job_id()},
+             {"attempt", absl::StrCat(attempt.attempt())},
+             {"worker", options_.name},
+             {"outcome", v1::Outcome_Name(result.result.result().outcome())}},
+            "attempt finished");
     {
       // A download that Stop() cut short is no outcome: the attempt is for another worker.
       absl::MutexLock lock(&mutex_);

@@ -24,6 +24,8 @@
 
 namespace assay::worker {
 
+class WorkerMetrics;
+
 struct AgentOptions {
   std::string coordinator;            // host:port; several, separated by commas, are tried in turn
   std::string name;                   // stable name of the node
@@ -75,6 +77,7 @@ struct AgentOptions {
   uint64_t min_free_bytes = uint64_t{64} << 20;
   absl::Duration min_backoff = absl::Milliseconds(250);
   absl::Duration max_backoff = absl::Seconds(5);
+  WorkerMetrics* metrics = nullptr;  // told of what happens, and asks; outlives the agent. May be null
 };
 
 // Thread-safe. One agent owns its state_dir while it lives.

@@ -70,6 +70,7 @@ void AttemptRunner::FindCheckpointOf(const std::shared_ptr<Attempt>& self) {
   Attempt& attempt = *self;
   const v1::Assignment& assignment = attempt.assignment;
   const auto cancelled = [this, &attempt] { return IsOver(attempt); };
+  attempt.stages.Enter("find");
   if (assignment.stage() == v1::STAGE_EXPORT) {
     const absl::Time start = absl::Now();
     absl::StatusOr<hub::Found> found = finder_->Find(assignment.checkpoint(), cancelled);
@@ -112,6 +113,7 @@ void AttemptRunner::FindCheckpointOf(const std::shared_ptr<Attempt>& self) {
 
 void AttemptRunner::Export(const std::shared_ptr<Attempt>& self) {
   Attempt& attempt = *self;
+  attempt.stages.Enter("export");
   ExportJob job;
   job.assignment = attempt.assignment;
   job.found = std::move(attempt.found);

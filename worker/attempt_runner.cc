@@ -216,12 +216,14 @@ absl::StatusOr<std::vector<Blob>> AttemptRunner::Fetch(const Attempt& attempt,
 void AttemptRunner::Prepare(const std::shared_ptr<Attempt>& self) {
   Attempt& attempt = *self;
   const v1::Assignment& assignment = attempt.assignment;
+  attempt.stages.Enter("fetch");
   absl::StatusOr<std::vector<Blob>> blobs = Fetch(attempt, BlobsOf(assignment));
   if (!blobs.ok()) {
     return Finish(self, ResultOf(v1::INFRASTRUCTURE_ERROR,
                                  absl::StrCat("its files cannot be fetched: ", blobs.status().ToString())));
   }
   attempt.blobs = *std::move(blobs);
+  attempt.stages.Enter("generate");
   PreparedFrom from;
   const auto read = [&attempt](const std::string& digest) -> absl::StatusOr<std::string> {
     for (const Blob& blob : attempt.blobs) {
@@ -360,7 +362,9 @@ void AttemptRunner::Finish(const std::shared_ptr<Attempt>& attempt, v1::TestResu
     }
     return attempt->apart(std::move(result));
   }
+  const std::vector<StageClock::Passed>& stages = attempt->stages.Stop();
   if (!abandoned) {
+    TellAttempt(assignment, stages, result, options_.name, options_.metrics);
     if (FitResult(result)) {
       spdlog::warn("result of job {} was cut to fit into a message", attempt->key.first);
     }

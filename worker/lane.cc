@@ -39,6 +39,9 @@ uint64_t MemoryOf(const Gpu& gpu, uint32_t slots, const std::optional<uint64_t>&
 
 void AttemptRunner::Lane::HostStarted(const v1::HostReady& started) {
   for (const std::string& warning : started.warning()) spdlog::warn("test host: {}", warning);
+  if (auto* metrics = runner_->options_.metrics; metrics != nullptr) {
+    metrics->HostStarted(device->gpu.info.kind());
+  }
   {
     absl::MutexLock lock(&runner_->mutex_);
     ready = started;
@@ -49,6 +52,9 @@ void AttemptRunner::Lane::HostStarted(const v1::HostReady& started) {
 }
 
 void AttemptRunner::Lane::HostLost(const std::string&) {
+  if (auto* metrics = runner_->options_.metrics; metrics != nullptr) {
+    metrics->HostLost(device->gpu.info.kind());
+  }
   {
     absl::MutexLock lock(&runner_->mutex_);
     up = false;
@@ -152,6 +158,7 @@ AttemptRunner::Device* AttemptRunner::DeviceById(const std::string& id) const {
 }
 
 void AttemptRunner::AwaitSlot(const std::shared_ptr<Attempt>& attempt) {
+  attempt->stages.Enter("wait");
   ready_.push_back(attempt);
   Dispatch();
 }
@@ -197,6 +204,7 @@ void AttemptRunner::Launch(Lane& lane, std::shared_ptr<Attempt> attempt) {
   lane.device->room.Take(attempt->assignment.memory_bytes());
   attempt->lane = &lane;
   attempt->id = absl::StrCat(++last_id_);
+  attempt->stages.Enter(kHostStage);
   v1::RunTest run;
   run.set_id(attempt->id);
   *run.mutable_test() = attempt->prepared.test;

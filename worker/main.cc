@@ -9,12 +9,17 @@
 #include <vector>
 
 #include "CLI/CLI.hpp"
+#include "absl/strings/str_cat.h"
 #include "common/build_info.h"
 #include "common/exit_code.h"
+#include "common/file.h"
 #include "common/logging.h"
+#include "common/metrics.h"
+#include "common/trace.h"
 #include "worker/acceptance.h"
 #include "worker/agent.h"
 #include "worker/local_accept.h"
+#include "worker/metrics.h"
 
 namespace {
 
@@ -118,6 +123,13 @@ int main(int argc, char** argv) {
   accept_command->add_option("--repetitions", accept.repetitions, "of each test on each device")
       ->capture_default_str()
       ->check(CLI::Range(1, 1000));
+  std::string metrics_listen, metrics_port_file;
+  bool metrics_anywhere = false;
+  app.add_option("--metrics-listen", metrics_listen,
+                 "host:port of an HTTP endpoint with metrics for Prometheus; port 0 takes any free one");
+  app.add_flag("--insecure-metrics-anywhere", metrics_anywhere,
+               "let --metrics-listen be other than loopback, without encryption or authentication");
+  app.add_option("--metrics-port-file", metrics_port_file, "file that gets the port of --metrics-listen");
   app.set_version_flag("--version", assay::VersionLine("assay-worker"));
   try {
     app.parse(argc, argv);
@@ -172,6 +184,31 @@ int main(int argc, char** argv) {
   for (int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1}) sigaddset(&signals, signal);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
 
+  if (absl::Status tracing = assay::Tracer::StartGlobal(); !tracing.ok()) {
+    std::cerr << "assay-worker: " << tracing.message() << "\n";
+    return assay::kExitUsage;
+  }
+  assay::worker::WorkerMetrics metrics;
+  options.metrics = &metrics;
+  std::unique_ptr<assay::MetricsEndpoint> endpoint;
+  if (!metrics_listen.empty()) {
+    auto started = assay::MetricsEndpoint::Start(
+        metrics_listen, metrics_anywhere, {metrics.collected(), assay::NewProcessMetrics("assay-worker")});
+    if (!started.ok()) {
+      std::cerr << "assay-worker: " << started.status().message() << "\n";
+      return assay::ExitCodeOf(started.status());
+    }
+    endpoint = *std::move(started);
+    if (!metrics_port_file.empty()) {
+      absl::Status status =
+          assay::WriteFileAtomically(metrics_port_file, absl::StrCat(endpoint->port(), "\n"));
+      if (!status.ok()) {
+        std::cerr << "assay-worker: " << status.message() << "\n";
+        return assay::kExitInfrastructure;
+      }
+    }
+  }
+  assay::LogWith(spdlog::level::info, {{"build", assay::BuildVersion()}, {"worker", options.name}}, "starts");
   auto agent = assay::worker::Agent::Start(std::move(options));
   if (!agent.ok()) {
     spdlog::error("{}", agent.status().ToString());
@@ -200,6 +237,7 @@ int main(int argc, char** argv) {
   waiter.join();
   const size_t owed = (*agent)->unacknowledged();
   (*agent)->Stop();
+  assay::Tracer::Global().Flush(absl::Seconds(1));
   if (interrupted) return assay::kExitInterrupted;
   return owed == 0 ? assay::kExitOk : assay::kExitInfrastructure;
 }

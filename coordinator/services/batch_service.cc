@@ -11,6 +11,7 @@
 #include "common/digest.h"
 #include "common/id.h"
 #include "common/status_macros.h"
+#include "coordinator/job_life.h"
 #include "coordinator/report/report.h"
 #include "coordinator/services/blob_stream.h"
 #include "coordinator/services/grpc_status.h"
@@ -155,10 +156,14 @@ grpc::ServerUnaryReactor* BatchService::SubmitBatch(grpc::CallbackServerContext*
     reactor->Finish(RefusedStatus(submission.status(), errors));
     return reactor;
   }
-  rooms_.dispatcher->Submit(*std::move(submission), [reactor, response](absl::StatusOr<v1::Batch> batch) {
-    if (batch.ok()) *response->mutable_batch() = *std::move(batch);
-    reactor->Finish(ToGrpc(batch.status()));
-  });
+  const SubmitTrace trace(request->traceparent());
+  submission->traceparent = trace.traceparent();
+  rooms_.dispatcher->Submit(*std::move(submission),
+                            [reactor, response, trace](absl::StatusOr<v1::Batch> batch) {
+                              trace.Ended(batch);
+                              if (batch.ok()) *response->mutable_batch() = *std::move(batch);
+                              reactor->Finish(ToGrpc(batch.status()));
+                            });
   return reactor;
 }
 

@@ -15,7 +15,8 @@ namespace {
 
 class UploadStream final : public grpc::ServerReadReactor<v1::UploadRequest> {
  public:
-  UploadStream(BlobStore* blobs, v1::UploadResponse* response) : blobs_(blobs), response_(response) {
+  UploadStream(BlobStore* blobs, CoordinatorMetrics* metrics, v1::UploadResponse* response)
+      : blobs_(blobs), metrics_(metrics), response_(response) {
     StartRead(&request_);
   }
 
@@ -43,6 +44,7 @@ class UploadStream final : public grpc::ServerReadReactor<v1::UploadRequest> {
       digest_ = request_.digest();
       key_ = request_.key();
     }
+    if (metrics_ != nullptr) metrics_->BlobReceived(request_.chunk().size());
     return sink_->Append(request_.chunk());
   }
 
@@ -55,6 +57,7 @@ class UploadStream final : public grpc::ServerReadReactor<v1::UploadRequest> {
   }
 
   BlobStore* const blobs_;
+  CoordinatorMetrics* const metrics_;
   v1::UploadResponse* const response_;  // lives until OnDone
   std::string digest_, key_;            // as the first message said
   std::unique_ptr<BlobSink> sink_;
@@ -65,7 +68,7 @@ class UploadStream final : public grpc::ServerReadReactor<v1::UploadRequest> {
 
 grpc::ServerReadReactor<v1::UploadRequest>* BlobService::Upload(grpc::CallbackServerContext*,
                                                                 v1::UploadResponse* response) {
-  return new UploadStream(blobs_, response);
+  return new UploadStream(blobs_, metrics_, response);
 }
 
 grpc::ServerUnaryReactor* BlobService::Lookup(grpc::CallbackServerContext* context,
@@ -95,12 +98,13 @@ grpc::ServerWriteReactor<v1::DownloadResponse>* BlobService::Download(grpc::Call
     if (auto bytes = content_->Find(digest)) return NewMemoryBlob(std::move(bytes));
     return blobs_->Open(digest);
   };
-  auto fill = [request, next_index](bool first, uint64_t size, std::string chunk,
-                                    v1::DownloadResponse& message) {
+  auto fill = [request, next_index, metrics = metrics_](bool first, uint64_t size, std::string chunk,
+                                                        v1::DownloadResponse& message) {
     if (first) {
       message.set_digest(request->digest(*next_index - 1));
       message.set_size(size);
     }
+    if (metrics != nullptr) metrics->BlobSent(chunk.size());
     message.set_chunk(std::move(chunk));
   };
   auto* stream = new BlobStream<v1::DownloadResponse>(next, fill);

@@ -4,14 +4,16 @@
 #include "assay/v1/coordinator.grpc.pb.h"
 #include "coordinator/blob_store.h"
 #include "coordinator/content.h"
+#include "coordinator/metrics.h"
 
 namespace assay::coordinator {
 
 // Thread-safe.
 class BlobService final : public v1::BlobService::CallbackService {
  public:
-  // Both must outlive the server.
-  BlobService(const Content* content, BlobStore* blobs) : content_(content), blobs_(blobs) {}
+  // All must outlive the server. `metrics` may be null.
+  BlobService(const Content* content, BlobStore* blobs, CoordinatorMetrics* metrics)
+      : content_(content), blobs_(blobs), metrics_(metrics) {}
 
   grpc::ServerReadReactor<v1::UploadRequest>* Upload(grpc::CallbackServerContext* context,
                                                      v1::UploadResponse* response) override;
@@ -23,6 +25,7 @@ class BlobService final : public v1::BlobService::CallbackService {
  private:
   const Content* const content_;
   BlobStore* const blobs_;
+  CoordinatorMetrics* const metrics_;
 };
 
 }  // namespace assay::coordinator

@@ -48,11 +48,13 @@ void WatchBoard::EndAll() {
 
 void WatchBoard::Add(const std::string& batch_id, std::weak_ptr<WatchStream> watcher) {
   const WatchStream* key = watcher.lock().get();
+  if (metrics_ != nullptr) metrics_->WatchersChanged(1);
   absl::MutexLock lock(&mutex_);
   watchers_[batch_id][key] = std::move(watcher);
 }
 
 void WatchBoard::Remove(const std::string& batch_id, const WatchStream* watcher) {
+  if (metrics_ != nullptr) metrics_->WatchersChanged(-1);
   absl::MutexLock lock(&mutex_);
   auto found = watchers_.find(batch_id);
   if (found == watchers_.end()) return;
@@ -122,6 +124,7 @@ void WatchStream::OnWriteDone(bool ok) {
   absl::MutexLock lock(&mutex_);
   writing_ = false;
   if (!ok) return FinishOnce(grpc::Status(grpc::StatusCode::CANCELLED, "the watcher is gone"));
+  if (board_->metrics_ != nullptr) board_->metrics_->WatchEventsSent(1);
   ++next_;
   Advance();
 }

@@ -10,6 +10,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "assay/v1/coordinator.pb.h"
+#include "coordinator/metrics.h"
 #include "coordinator/store/writer.h"
 #include "grpcpp/support/server_callback.h"
 
@@ -20,6 +21,9 @@ class WatchStream;
 // Who watches which batch. Thread-safe.
 class WatchBoard {
  public:
+  // Told of watchers and of what is sent to them; null: nobody is. Set before anything else is called.
+  void Measure(CoordinatorMetrics* metrics) { metrics_ = metrics; }
+
   // These batches have new events.
   void Notify(const std::set<std::string>& batches);
   // Any batch may have.
@@ -33,6 +37,7 @@ class WatchBoard {
   void Add(const std::string& batch_id, std::weak_ptr<WatchStream> watcher);
   void Remove(const std::string& batch_id, const WatchStream* watcher);
 
+  CoordinatorMetrics* metrics_ = nullptr;
   absl::Mutex mutex_;
   std::map<std::string, std::map<const WatchStream*, std::weak_ptr<WatchStream>>> watchers_
       ABSL_GUARDED_BY(mutex_);

@@ -12,6 +12,7 @@
 #include "coordinator/store/postgres_session.h"
 #include "coordinator/store/record_rules.h"
 #include "coordinator/store/record_store.h"
+#include "google/protobuf/util/time_util.h"
 
 namespace assay::coordinator {
 namespace {
@@ -44,6 +45,7 @@ class PostgresStore final : public RecordStore {
   absl::Status PutCordon(absl::string_view worker, absl::string_view reason) override;
   absl::StatusOr<bool> RemoveCordon(absl::string_view worker) override;
   absl::StatusOr<std::map<std::string, std::string>> ListCordons() override;
+  absl::StatusOr<std::vector<JobCount>> CountJobs() override;
   absl::Status AddToken(const TokenRecord& token) override;
   absl::StatusOr<std::optional<TokenRecord>> FindToken(absl::string_view hash) override;
   absl::StatusOr<std::vector<TokenRecord>> ListTokens() override;
@@ -598,6 +600,33 @@ absl::StatusOr<std::map<std::string, std::string>> PostgresStore::ListCordons() 
   std::map<std::string, std::string> cordons;
   for (int row = 0; row < rows.size(); ++row) cordons[rows.Bytes(row, 0)] = rows.Bytes(row, 1);
   return cordons;
+}
+
+absl::StatusOr<std::vector<JobCount>> PostgresStore::CountJobs() {
+  // The two states by themselves, as each has an index of its own.
+  std::vector<JobCount> counts;
+  for (const v1::JobState state : {v1::QUEUED, v1::RUNNING}) {
+    ASSAY_ASSIGN_OR_RETURN(
+        PostgresRows rows,
+        session_->Read(state == v1::QUEUED
+                           ? "SELECT n, needs_exporter, device, route, batch FROM (SELECT count(*) AS n,"
+                             " needs_exporter, device, route, min(batch_number) AS oldest FROM assay.jobs"
+                             " WHERE state = 1 GROUP BY needs_exporter, device, route) AS counted"
+                             " JOIN assay.batches ON number = oldest"
+                           : "SELECT n, needs_exporter, device, route, batch FROM (SELECT count(*) AS n,"
+                             " needs_exporter, device, route, min(batch_number) AS oldest FROM assay.jobs"
+                             " WHERE state = 2 GROUP BY needs_exporter, device, route) AS counted"
+                             " JOIN assay.batches ON number = oldest"));
+    for (int row = 0; row < rows.size(); ++row) {
+      v1::Batch batch;
+      if (!batch.ParseFromString(rows.Bytes(row, 4))) return absl::DataLossError("a batch cannot be read");
+      counts.push_back({state, static_cast<v1::DeviceChoice>(rows.Int(row, 2)), rows.Bool(row, 1),
+                        rows.Bytes(row, 3), static_cast<uint64_t>(rows.Int(row, 0)),
+                        absl::FromUnixNanos(
+                            google::protobuf::util::TimeUtil::TimestampToNanoseconds(batch.create_time()))});
+    }
+  }
+  return counts;
 }
 
 absl::Status PostgresStore::AddToken(const TokenRecord& token) {

@@ -62,6 +62,7 @@ absl::StatusOr<v1::Batch> RecordStore::SubmitBatch(const BatchSubmission& submis
   std::vector<JobRecord*> fresh;
   for (const NewJob& job : submission.jobs) {
     jobs.push_back(NewJobRecord(record, job, submission.target, static_cast<uint32_t>(jobs.size()), now));
+    jobs.back().job.set_traceparent(submission.traceparent);
     fresh.push_back(&jobs.back());
   }
   ASSAY_RETURN_IF_ERROR(Expect(fresh));

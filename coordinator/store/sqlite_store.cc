@@ -9,6 +9,7 @@
 #include "coordinator/store/record_store.h"
 #include "coordinator/store/sqlite.h"
 #include "coordinator/store/sqlite_schema.h"
+#include "google/protobuf/util/time_util.h"
 
 namespace assay::coordinator {
 namespace {
@@ -35,6 +36,7 @@ class SqliteStore final : public RecordStore {
   absl::Status PutCordon(absl::string_view worker, absl::string_view reason) override;
   absl::StatusOr<bool> RemoveCordon(absl::string_view worker) override;
   absl::StatusOr<std::map<std::string, std::string>> ListCordons() override;
+  absl::StatusOr<std::vector<JobCount>> CountJobs() override;
   absl::Status AddToken(const TokenRecord& token) override;
   absl::StatusOr<std::optional<TokenRecord>> FindToken(absl::string_view hash) override;
   absl::StatusOr<std::vector<TokenRecord>> ListTokens() override;
@@ -469,6 +471,36 @@ absl::StatusOr<std::map<std::string, std::string>> SqliteStore::ListCordons() {
     if (!found) return cordons;
     cordons[rows.Bytes(0)] = rows.Bytes(1);
   }
+}
+
+absl::StatusOr<std::vector<JobCount>> SqliteStore::CountJobs() {
+  // The two states by themselves, as each has an index of its own.
+  std::vector<JobCount> counts;
+  for (const v1::JobState state : {v1::QUEUED, v1::RUNNING}) {
+    // Not a parameter: a partial index is only used for a state that is known when the statement is prepared.
+    ASSAY_ASSIGN_OR_RETURN(
+        Statement rows,
+        database_->Prepare(state == v1::QUEUED
+                               ? "SELECT n, needs_exporter, device, route, batch FROM (SELECT count(*) AS n,"
+                                 " needs_exporter, device, route, min(batch_number) AS oldest FROM jobs"
+                                 " WHERE state = 1 GROUP BY needs_exporter, device, route)"
+                                 " JOIN batches ON number = oldest"
+                               : "SELECT n, needs_exporter, device, route, batch FROM (SELECT count(*) AS n,"
+                                 " needs_exporter, device, route, min(batch_number) AS oldest FROM jobs"
+                                 " WHERE state = 2 GROUP BY needs_exporter, device, route)"
+                                 " JOIN batches ON number = oldest"));
+    while (true) {
+      ASSAY_ASSIGN_OR_RETURN(bool found, rows.Step());
+      if (!found) break;
+      v1::Batch batch;
+      if (!batch.ParseFromString(rows.Bytes(4))) return absl::DataLossError("a batch cannot be read");
+      counts.push_back({state, static_cast<v1::DeviceChoice>(rows.Int(2)), rows.Int(1) != 0, rows.Bytes(3),
+                        static_cast<uint64_t>(rows.Int(0)),
+                        absl::FromUnixNanos(
+                            google::protobuf::util::TimeUtil::TimestampToNanoseconds(batch.create_time()))});
+    }
+  }
+  return counts;
 }
 
 absl::Status SqliteStore::AddToken(const TokenRecord& token) {

@@ -58,6 +58,7 @@ struct BatchSubmission {
   std::string submitter;
   v1::Target target;  // device and dtype are set
   std::vector<NewJob> jobs;
+  std::string traceparent;  // of its jobs; empty: they are not traced
 };
 
 // What the scheduler needs to know of a job that waits.
@@ -74,6 +75,16 @@ struct QueuedJob {
   std::string exported_by;  // the worker that has its checkpoint at hand; empty: nobody in particular
   // Workers whose attempts at this stage of it were lost or failed for the infrastructure's sake.
   std::vector<std::string> tried;
+};
+
+// Jobs that are QUEUED or RUNNING, of one kind.
+struct JobCount {
+  v1::JobState state = v1::QUEUED;
+  v1::DeviceChoice device = v1::AUTO;  // of its stage, as are the next two
+  bool needs_exporter = false;
+  std::string route;
+  uint64_t jobs = 0;
+  absl::Time oldest;  // when the first of their batches was submitted
 };
 
 // An attempt that holds a lease.
@@ -281,6 +292,9 @@ class Store {
   virtual absl::Status DropWorker(absl::string_view name) = 0;
   // Forgets the entries from before then.
   virtual absl::Status DropAudit(absl::Time before) = 0;
+
+  // How many jobs wait or run, for whoever looks after the service. Reads all of them: not for decisions.
+  virtual absl::StatusOr<std::vector<JobCount>> CountJobs() = 0;
 
   // Batches that got events since it was last called.
   virtual std::set<std::string> TakeTouched() = 0;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/time/clock.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
 
@@ -86,7 +87,14 @@ absl::Status Writer::RunUntilAlone(std::vector<Request>& group) {
 }
 
 absl::Status Writer::RunGroup(std::vector<Request>& group) {
-  ASSAY_RETURN_IF_ERROR(store_->Begin());
+  const absl::Time start = absl::Now();
+  const auto observe = [&](bool committed) {
+    if (observer_) observer_(group.size(), absl::Now() - start, committed);
+  };
+  if (absl::Status status = store_->Begin(); !status.ok()) {
+    observe(false);
+    return status;
+  }
   auto run = [&]() -> absl::Status {
     Touches touches;
     for (Request& request : group) {
@@ -107,8 +115,10 @@ absl::Status Writer::RunGroup(std::vector<Request>& group) {
   };
   if (absl::Status status = run(); !status.ok()) {
     store_->Rollback();
+    observe(false);
     return status;
   }
+  observe(true);
   const std::set<std::string> touched = store_->TakeTouched();
   for (Request& request : group) request.answer(absl::OkStatus());
   if (after_commit_) after_commit_(touched);

@@ -36,6 +36,12 @@ class Writer {
     after_commit_ = std::move(hook);
   }
 
+  // Hears of each group: of how many requests it was, how long its transaction took, and whether it was
+  // committed. On the writer's thread; must not wait. Set before anything is asked.
+  void ObserveGroups(std::function<void(size_t requests, absl::Duration took, bool committed)> observer) {
+    observer_ = std::move(observer);
+  }
+
   // Runs `work` in some transaction, then `done` with what it returned. Both run on the writer's thread and
   // must not wait for the writer. `work` may run more than once, each time on a store that has not seen it:
   // after a failed group its members are tried one by one. Where the medium fails, `done` gets that error and
@@ -80,6 +86,7 @@ class Writer {
   std::unique_ptr<Store> store_;
   std::function<absl::Status(Store&)> before_commit_;
   std::function<void(const std::set<std::string>&)> after_commit_;
+  std::function<void(size_t, absl::Duration, bool)> observer_;
   absl::Mutex mutex_;
   std::vector<Request> queue_ ABSL_GUARDED_BY(mutex_);
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;

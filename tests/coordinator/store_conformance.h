@@ -571,6 +571,24 @@ TEST_P(StoreConformanceTest, RollbackTakesEverythingBack) {
   EXPECT_EQ(Submit(Submission("b2", {"vit"})).total(), 1);
 }
 
+TEST_P(StoreConformanceTest, CountsWhatWaitsAndWhatRuns) {
+  const absl::Time first = now_;
+  Submit(Submission("b1", {"bert", "gpt2", "vit"}));
+  now_ += absl::Seconds(60);
+  Submit(Submission("b2", {"t5"}));
+  ASSERT_THAT(Lease("b1.bert", "w1"), IsOk());
+  ASSERT_THAT(Lease("b1.gpt2", "w1"), IsOk());
+  ASSERT_THAT(Commit(Result("b1.gpt2", 1, v1::PASSED)), IsOk());
+  ASSERT_OK_AND_ASSIGN(std::vector<JobCount> counts, Do([](Store& s) { return s.CountJobs(); }));
+  ASSERT_THAT(counts, SizeIs(2));
+  for (const JobCount& count : counts) {
+    EXPECT_EQ(count.jobs, count.state == v1::QUEUED ? 2u : 1u);
+    EXPECT_FALSE(count.needs_exporter);
+    EXPECT_EQ(count.oldest, first);
+  }
+  EXPECT_NE(counts[0].state, counts[1].state);
+}
+
 TEST_P(StoreConformanceTest, TouchedBatchesAreToldOnce) {
   Submit(Submission("b1", {"bert"}));
   EXPECT_THAT(store_->TakeTouched(), IsEmpty());  // a new batch has no event

@@ -14,9 +14,9 @@ PROGRAMS = {"coordinator": "assay-coordinator", "worker-cpu": "assay-worker", "w
 # Flags that are being made. Each leaves this list when its program has it; the list goes when it is empty.
 COMING = {
     "assay": ["--tls-ca", "--token-file"],
-    "assay-coordinator": ["--blobs", "--log-format", "--metrics-listen", "--pools", "--require-acceptance", "--tls-ca",
+    "assay-coordinator": ["--blobs", "--pools", "--require-acceptance", "--tls-ca",
                           "--tls-cert", "--tls-key"],
-    "assay-worker": ["--gpu-slots", "--log-format", "--metrics-listen", "--tls-ca", "--tls-cert", "--tls-key",
+    "assay-worker": ["--gpu-slots", "--tls-ca", "--tls-cert", "--tls-key",
                      "--token-file"],
 }
 COMING_SUBCOMMANDS = {("assay", "accept"), ("assay-worker", "accept")}

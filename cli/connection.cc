@@ -33,17 +33,8 @@ absl::Duration Jittered(absl::Duration backoff) {
   return backoff * absl::Uniform(random, 0.5, 1.0);
 }
 
-absl::Status ToAbsl(const grpc::Status& status, const std::string& address) {
-  if (status.ok()) return absl::OkStatus();
-  const auto code = static_cast<absl::StatusCode>(status.error_code());
-  if (code == absl::StatusCode::kUnavailable || code == absl::StatusCode::kDeadlineExceeded) {
-    return absl::Status(code,
-                        absl::StrCat("the coordinator at ", address, " does not answer: ", status.error_message()));
-  }
-  return absl::Status(code, status.error_message());
-}
-
-std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address,
+                                           const std::shared_ptr<grpc::ChannelCredentials>& credentials) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxAnswerBytes);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
@@ -57,15 +48,27 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   // Loopback and names inside a cluster must not go through a web proxy of the user's environment.
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  return grpc::CreateCustomChannel(
+      address, credentials != nullptr ? credentials : grpc::InsecureChannelCredentials(), arguments);
 }
 
 }  // namespace
+
+absl::Status ToAbsl(const grpc::Status& status, const std::string& address) {
+  if (status.ok()) return absl::OkStatus();
+  const auto code = static_cast<absl::StatusCode>(status.error_code());
+  if (code == absl::StatusCode::kUnavailable || code == absl::StatusCode::kDeadlineExceeded) {
+    return absl::Status(
+        code, absl::StrCat("the coordinator at ", address, " does not answer: ", status.error_message()));
+  }
+  return absl::Status(code, status.error_message());
+}
 
 // The coordinators, which are all alike. Thread-safe.
 struct Connection::Peers {
   struct Peer {
     std::string address;
+    std::shared_ptr<grpc::Channel> channel;
     std::unique_ptr<v1::BatchService::Stub> stub;
   };
   std::vector<Peer> all;       // constant; not empty
@@ -126,10 +129,21 @@ Connection::Connection(ConnectionOptions options)
     : options_(std::move(options)), peers_(std::make_shared<Peers>()), watches_(std::make_shared<Watches>()) {
   for (absl::string_view address : absl::StrSplit(options_.address, ',', absl::SkipWhitespace())) {
     const std::string name(absl::StripAsciiWhitespace(address));
-    peers_->all.push_back({name, v1::BatchService::NewStub(MakeChannel(name))});
+    auto channel = MakeChannel(name, options_.credentials);
+    peers_->all.push_back({name, channel, v1::BatchService::NewStub(channel)});
   }
   // Nothing: gRPC says that it is no address.
-  if (peers_->all.empty()) peers_->all.push_back({"", v1::BatchService::NewStub(MakeChannel(""))});
+  if (peers_->all.empty()) {
+    auto channel = MakeChannel("", nullptr);
+    peers_->all.push_back({"", channel, v1::BatchService::NewStub(channel)});
+  }
+}
+
+std::shared_ptr<grpc::Channel> Connection::channel() const {
+  for (const Peers::Peer& peer : peers_->all) {
+    if (peer.channel->WaitForConnected(absl::ToChronoTime(absl::Now() + kConnectLimit))) return peer.channel;
+  }
+  return peers_->all[0].channel;
 }
 
 absl::StatusOr<v1::Batch> Connection::Submit(const v1::SubmitBatchRequest& request,

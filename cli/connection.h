@@ -10,8 +10,13 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "assay/v1/coordinator.grpc.pb.h"
+#include "grpcpp/channel.h"
+#include "grpcpp/security/credentials.h"
 
 namespace assay::cli {
+
+// With the address, where nobody answers there.
+absl::Status ToAbsl(const grpc::Status& status, const std::string& address);
 
 struct ConnectionOptions {
   // host:port; several, separated by commas, are coordinators that share a store: when one does not answer,
@@ -19,6 +24,7 @@ struct ConnectionOptions {
   std::string address = "127.0.0.1:7420";
   absl::Duration deadline = absl::Seconds(30);  // of each try of a unary call
   absl::Duration give_up = absl::Seconds(60);   // a watch that can reach no coordinator for so long ends
+  std::shared_ptr<grpc::ChannelCredentials> credentials;  // TLS, and who is calling; null: without TLS
 };
 
 // Errors name the address where the coordinator cannot be reached. Thread-safe.
@@ -44,6 +50,11 @@ class Connection {
   absl::Status Watch(const std::string& batch_id, const std::function<void(const v1::BatchEvent&)>& event);
   // Ends all watches, now and later.
   void CancelWatches();
+
+  // For services that have no functions here: to the first coordinator that can be reached, as far as one
+  // can.
+  std::shared_ptr<grpc::Channel> channel() const;
+  const ConnectionOptions& options() const { return options_; }
 
  private:
   struct Peers;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "CLI/CLI.hpp"
+#include "cli/access_commands.h"
 #include "cli/command_trace.h"
 #include "cli/doctor.h"
 #include "cli/local_commands.h"
@@ -19,6 +20,8 @@
 #include "cli/run_command.h"
 #include "common/build_info.h"
 #include "common/logging.h"
+#include "common/status_macros.h"
+#include "common/tls.h"
 
 namespace assay::cli {
 namespace {
@@ -32,6 +35,9 @@ std::string DefaultSubmitter() {
 struct Arguments {
   ConnectionOptions connection;
   DoctorOptions doctor;
+  std::string tls_ca, tls_cert, tls_key, token_file, refused_token;
+  std::string token_name, role;
+  double days = 0;
   double timeout_seconds = 30;
   double give_up_seconds = 60;
   std::vector<std::string> batch_files;
@@ -71,6 +77,21 @@ struct Arguments {
     return target;
   }
   bool json() const { return output_format == "json"; }
+  absl::Status FindCredentials() {
+    if (!refused_token.empty()) {
+      return absl::InvalidArgumentError(
+          "a token on the command line can be read by every user of this machine: put it into a file and "
+          "name "
+          "that with --token-file, or set ASSAY_TOKEN; and make a new one, as this one was seen");
+    }
+    ClientTls tls;
+    tls.authority = tls_ca;
+    tls.certificate = tls_cert;
+    tls.key = tls_key;
+    tls.token_file = token_file;
+    ASSAY_ASSIGN_OR_RETURN(connection.credentials, ChannelCredentialsOf(WithEnvironment(std::move(tls))));
+    return absl::OkStatus();
+  }
   ConnectionOptions connected() const {
     ConnectionOptions options = connection;
     options.deadline = absl::Seconds(timeout_seconds);
@@ -85,6 +106,20 @@ void AddConnection(CLI::App* command, Arguments& arguments) {
                    "host:port of the coordinator; several of them, separated by commas")
       ->envname("ASSAY_ADDRESS")
       ->capture_default_str();
+  command->add_option(
+      "--tls-ca", arguments.tls_ca,
+      "The certificate of the coordinator's authority; also from ASSAY_TLS_CA. Without it: no TLS");
+  command->add_option(
+      "--token-file", arguments.token_file,
+      "A file with the token that says who is asking; also from ASSAY_TOKEN_FILE, and the token "
+      "itself from ASSAY_TOKEN");
+  command->add_option("--tls-cert", arguments.tls_cert,
+                      "A certificate of this client's own, where the coordinator wants one; also from "
+                      "ASSAY_TLS_CERT");
+  command->add_option("--tls-key", arguments.tls_key,
+                      "Its key, where that is not in the same file; also from ASSAY_TLS_KEY");
+  // Known, so that it is refused without being repeated in a message.
+  command->add_option("--token", arguments.refused_token)->group("");
   command->add_option("--timeout", arguments.timeout_seconds, "Seconds that one request may take")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
@@ -217,6 +252,45 @@ void AddCommands(CLI::App& app, Arguments& arguments, Command& chosen) {
   logs->add_option("--stage", arguments.stage, "export or test; without it: the last one that has ended")
       ->check(CLI::IsMember({"export", "test"}));
 
+  CLI::App* audit = add("audit", "List what was changed, and what was refused, the newest first", [&] {
+    return AuditCommand(arguments.connected(), arguments.limit, arguments.json());
+  });
+  AddConnection(audit, arguments);
+  AddJson(audit, arguments);
+  audit->add_option("--limit", arguments.limit, "At most so many; 0: all")->capture_default_str();
+
+  CLI::App* token = app.add_subcommand("token", "Make, list and revoke the tokens that say who is asking");
+  token->require_subcommand(1);
+  auto add_to_token = [&](const std::string& name, const std::string& description, Command command) {
+    CLI::App* sub = token->add_subcommand(name, description);
+    sub->callback([&chosen, command = std::move(command)] { chosen = command; });
+    AddConnection(sub, arguments);
+    return sub;
+  };
+  CLI::App* create = add_to_token("create", "Make a token; it is told once, here", [&] {
+    return CreateTokenCommand(arguments.connected(),
+                              {arguments.token_name, arguments.role, arguments.days, arguments.output});
+  });
+  create
+      ->add_option(
+          "--name", arguments.token_name,
+          "Whose it is. Of the roles work and join: the worker's name, or \"gpu-*\" for all that begin so")
+      ->required();
+  create->add_option("--role", arguments.role, "read, submit, work, admin or join")
+      ->required()
+      ->check(CLI::IsMember({"read", "submit", "work", "admin", "join"}));
+  create->add_option("--days", arguments.days, "How long it is good; without it: 90, and an hour to join")
+      ->check(CLI::PositiveNumber);
+  create->add_option("--output", arguments.output,
+                     "A file, readable by its owner alone; without it: standard output");
+  CLI::App* tokens = add_to_token("list", "List tokens and certificates; never the secrets themselves",
+                                  [&] { return TokensCommand(arguments.connected(), arguments.json()); });
+  AddJson(tokens, arguments);
+  CLI::App* revoke =
+      add_to_token("revoke", "End a token or certificate, at every coordinator within a second",
+                   [&] { return RevokeTokenCommand(arguments.connected(), arguments.id); });
+  revoke->add_option("id", arguments.id, "As `assay token list` has it")->required();
+
   CLI::App* workers = add("workers", "List workers that are connected or were seen in the last day",
                           [&] { return WorkersCommand(arguments.connected(), arguments.json()); });
   AddConnection(workers, arguments);
@@ -228,6 +302,10 @@ void AddCommands(CLI::App& app, Arguments& arguments, Command& chosen) {
     options.content_dir = arguments.content_dir;
     options.host_binary = arguments.host_binary;
     options.exporter = arguments.exporter;
+    options.tls_ca = arguments.tls_ca;
+    options.tls_cert = arguments.tls_cert;
+    options.tls_key = arguments.tls_key;
+    options.token_file = arguments.token_file;
     options.json = arguments.json();
     options.coordinator_named = doctor_address->count() > 0;
     if (const char* database = std::getenv("ASSAY_DATABASE"); options.database.empty() && database != nullptr) {
@@ -246,8 +324,6 @@ void AddCommands(CLI::App& app, Arguments& arguments, Command& chosen) {
   doctor->add_option("--host-binary", arguments.host_binary,
                      "assay-host; without it: the one beside this executable");
   doctor->add_option("--exporter", arguments.exporter, "The exporter's folder, to see whether it is set up");
-  doctor->add_option("--tls-cert", arguments.doctor.tls_cert, "A certificate to check, in PEM");
-  doctor->add_option("--tls-key", arguments.doctor.tls_key, "Its private key");
 
   CLI::App* generate = add("generate", "Write the test files of batch files; needs no coordinator", [&] {
     return GenerateCommand(arguments.batch_files, arguments.output_dir, arguments.content_dir,
@@ -347,6 +423,17 @@ int Main(int argc, char** argv) {
   if (const absl::Status status = Tracer::StartGlobal(); !status.ok()) {
     std::fprintf(stderr, "assay: %s\n", std::string(status.message()).c_str());
     return kExitUsage;
+  }
+  // Of the innermost command: those that ask a coordinator have the options to reach it.
+  const CLI::App* command = &app;
+  while (!command->get_subcommands().empty()) command = command->get_subcommands()[0];
+  if (command->get_option_no_throw("--tls-ca") != nullptr) {
+    // The doctor says itself what is wrong with files, and more of it.
+    const bool doctored = command->get_name() == "doctor" && arguments.refused_token.empty();
+    if (const absl::Status status = arguments.FindCredentials(); !status.ok() && !doctored) {
+      std::fprintf(stderr, "assay: %s\n", std::string(status.message()).c_str());
+      return kExitUsage;
+    }
   }
   return chosen();
 }

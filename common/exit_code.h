@@ -14,8 +14,8 @@ enum ExitCode : int {
   kExitInterrupted = 8,
 };
 
-// INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, OUT_OF_RANGE and FAILED_PRECONDITION are the user's to mend:
-// kExitUsage. CANCELLED is kExitInterrupted. All else is kExitInfrastructure.
+// INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, OUT_OF_RANGE, FAILED_PRECONDITION, UNAUTHENTICATED and
+// PERMISSION_DENIED are the user's to mend: kExitUsage. CANCELLED is kExitInterrupted. All else is kExitInfrastructure.
 ExitCode ExitCodeOf(const absl::Status& status);
 
 }  // namespace assay

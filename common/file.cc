@@ -28,6 +28,39 @@ absl::Status SyncFolder(const std::filesystem::path& folder) {
   return failed ? Errno(error, "cannot sync folder", folder) : absl::OkStatus();
 }
 
+absl::Status WriteWhole(const std::filesystem::path& path, absl::string_view content, bool durable,
+                        mode_t mode) {
+  static std::atomic<uint64_t> counter{0};
+  const std::filesystem::path folder = path.has_parent_path() ? path.parent_path() : ".";
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error) return Errno(error.value(), "cannot make folder", folder);
+
+  const std::filesystem::path beside =
+      folder / absl::StrCat(".", path.filename().string(), ".", ::getpid(), ".", counter++);
+  const int fd = ::open(beside.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
+  if (fd < 0) return Errno(errno, "cannot write", beside);
+  absl::Cleanup remove = [&beside] { ::unlink(beside.c_str()); };
+  size_t done = 0;
+  while (done < content.size()) {
+    const ssize_t wrote = ::write(fd, content.data() + done, content.size() - done);
+    if (wrote < 0 && errno == EINTR) continue;
+    if (wrote < 0) {
+      const int why = errno;
+      ::close(fd);
+      return Errno(why, "cannot write", path);
+    }
+    done += static_cast<size_t>(wrote);
+  }
+  const bool unsynced = durable && ::fsync(fd) != 0;
+  const int why = errno;
+  if (::close(fd) != 0 && !unsynced) return Errno(errno, "cannot write", path);
+  if (unsynced) return Errno(why, "cannot sync", path);
+  if (::rename(beside.c_str(), path.c_str()) != 0) return Errno(errno, "cannot write", path);
+  std::move(remove).Cancel();
+  return durable ? SyncFolder(folder) : absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<std::string> ReadFile(const std::filesystem::path& path, size_t max_bytes) {
@@ -57,35 +90,11 @@ absl::StatusOr<std::string> ReadFile(const std::filesystem::path& path, size_t m
 }
 
 absl::Status WriteFileAtomically(const std::filesystem::path& path, absl::string_view content, bool durable) {
-  static std::atomic<uint64_t> counter{0};
-  const std::filesystem::path folder = path.has_parent_path() ? path.parent_path() : ".";
-  std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  if (error) return Errno(error.value(), "cannot make folder", folder);
+  return WriteWhole(path, content, durable, 0644);
+}
 
-  const std::filesystem::path beside =
-      folder / absl::StrCat(".", path.filename().string(), ".", ::getpid(), ".", counter++);
-  const int fd = ::open(beside.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-  if (fd < 0) return Errno(errno, "cannot write", beside);
-  absl::Cleanup remove = [&beside] { ::unlink(beside.c_str()); };
-  size_t done = 0;
-  while (done < content.size()) {
-    const ssize_t wrote = ::write(fd, content.data() + done, content.size() - done);
-    if (wrote < 0 && errno == EINTR) continue;
-    if (wrote < 0) {
-      const int why = errno;
-      ::close(fd);
-      return Errno(why, "cannot write", path);
-    }
-    done += static_cast<size_t>(wrote);
-  }
-  const bool unsynced = durable && ::fsync(fd) != 0;
-  const int why = errno;
-  if (::close(fd) != 0 && !unsynced) return Errno(errno, "cannot write", path);
-  if (unsynced) return Errno(why, "cannot sync", path);
-  if (::rename(beside.c_str(), path.c_str()) != 0) return Errno(errno, "cannot write", path);
-  std::move(remove).Cancel();
-  return durable ? SyncFolder(folder) : absl::OkStatus();
+absl::Status WriteSecretFile(const std::filesystem::path& path, absl::string_view content) {
+  return WriteWhole(path, content, true, 0600);
 }
 
 bool LiesBelow(const std::filesystem::path& path, const std::filesystem::path& folder) {

@@ -18,6 +18,8 @@ absl::StatusOr<std::string> ReadFile(const std::filesystem::path& path, size_t m
 // `durable` also syncs, so that the file survives a power cut when this returns.
 absl::Status WriteFileAtomically(const std::filesystem::path& path, absl::string_view content,
                                  bool durable = false);
+// As above, durable, and never readable by anybody but its owner (mode 0600).
+absl::Status WriteSecretFile(const std::filesystem::path& path, absl::string_view content);
 
 // True where `path` is `folder` or below it, by their names alone: give both canonical.
 bool LiesBelow(const std::filesystem::path& path, const std::filesystem::path& folder);

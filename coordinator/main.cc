@@ -11,6 +11,7 @@
 #include "common/file.h"
 #include "common/logging.h"
 #include "common/trace.h"
+#include "coordinator/init.h"
 #include "coordinator/maintenance.h"
 #include "coordinator/server.h"
 
@@ -37,6 +38,15 @@ int main(int argc, char** argv) {
   app.add_option("--listen", options.listen, "host:port; port 0 takes any free one")->capture_default_str();
   app.add_flag("--insecure-listen-anywhere", options.allow_remote,
                "let --listen be other than loopback, without encryption or authentication");
+  std::string tls_cert, tls_key, tls_ca;
+  app.add_option(
+      "--tls-cert", tls_cert,
+      "certificate to serve with TLS 1.3, read again when it changes; default: what `init` made in "
+      "--data-dir; without any: no TLS");
+  app.add_option("--tls-key", tls_key, "its key; default: in the same file");
+  app.add_option("--tls-ca", tls_ca, "certificate of the authority that workers' certificates come from");
+  app.add_flag("--require-client-certificate", options.tls.require_client_certificate,
+               "clients need a certificate of their own beside their token, and not workers alone");
   app.add_option("--data-dir", data_dir, "folder of the database and the blobs; without it all is in memory");
   app.add_option(
       "--database", database,
@@ -52,7 +62,7 @@ int main(int argc, char** argv) {
   app.add_option("--keep-days", keep_days, "once a day, forget batches that ended more than so many days ago")
       ->check(CLI::NonNegativeNumber);
   app.footer("assay-coordinator prune and assay-coordinator backup look after a store: see their --help.");
-  app.add_option("--content-dir", content_dir, "folder that holds templates/ and models/")->required();
+  app.add_option("--content-dir", content_dir, "folder that holds templates/ and models/");
   app.add_option("--lease-ms", lease_ms, "how long a silent worker keeps its attempts")
       ->capture_default_str();
   app.add_option("--max-attempts", options.max_attempts, "attempts a job gets where its worker is lost")
@@ -70,6 +80,22 @@ int main(int argc, char** argv) {
   app.add_option("--log-level", log_level, "debug, info, warn or error")->capture_default_str();
   app.add_option("--log-format", log_format, "text or json, an object a line")->capture_default_str();
   app.set_version_flag("--version", assay::VersionLine("assay-coordinator"));
+  assay::coordinator::InitOptions making;
+  double server_days = absl::ToDoubleHours(making.server_life) / 24;
+  CLI::App* init = app.add_subcommand(
+      "init", "make a private authority, a server certificate and a first token in --data-dir");
+  CLI::App* renew =
+      app.add_subcommand("renew", "make a new server certificate in --data-dir, while it is served or not");
+  for (CLI::App* command : {init, renew}) {
+    command->fallthrough();
+    command->add_option(
+        "--host", making.hosts,
+        "name or address that clients and workers know this coordinator by; may be repeated; renew: "
+        "default as before");
+    command->add_option("--days", server_days, "how long the certificate is good")
+        ->capture_default_str()
+        ->check(CLI::Range(0.0001, 3650.0));
+  }
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -78,6 +104,18 @@ int main(int argc, char** argv) {
   if (absl::Status status = assay::StartLogging("assay-coordinator", log_level, log_format); !status.ok())
     return Fail(status);
 
+  auto url = assay::coordinator::DatabaseOf(database);
+  if (!url.ok()) return Fail(url.status());
+  if (init->parsed() || renew->parsed()) {
+    making.data_dir = data_dir;
+    making.database = *url;
+    making.server_life = server_days * absl::Hours(24);
+    const absl::Status made =
+        init->parsed() ? assay::coordinator::Init(making) : assay::coordinator::Renew(making);
+    return made.ok() ? assay::kExitOk : Fail(made);
+  }
+  if (content_dir.empty()) return Fail(absl::InvalidArgumentError("--content-dir is required"));
+
   // Blocked before any thread starts, so that only sigwait below gets them.
   sigset_t signals;
   sigemptyset(&signals);
@@ -85,10 +123,11 @@ int main(int argc, char** argv) {
   sigaddset(&signals, SIGINT);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
 
-  auto url = assay::coordinator::DatabaseOf(database);
-  if (!url.ok()) return Fail(url.status());
   options.database = *url;
   options.data_dir = data_dir;
+  options.tls.certificate = tls_cert;
+  options.tls.key = tls_key;
+  options.tls.authority = tls_ca;
   options.content_dir = content_dir;
   options.lease = absl::Milliseconds(lease_ms);
   if (keep_runs || keep_days) {

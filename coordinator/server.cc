@@ -1,11 +1,5 @@
 #include "coordinator/server.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <unistd.h>
-
-#include <cerrno>
-#include <cstring>
 #include <memory>
 #include <thread>
 #include <utility>
@@ -18,15 +12,22 @@
 #include "common/logging.h"
 #include "common/metrics.h"
 #include "common/status_macros.h"
+#include "coordinator/access/access.h"
+#include "coordinator/access/audit.h"
+#include "coordinator/access/audit_interceptor.h"
+#include "coordinator/access/authority.h"
+#include "coordinator/access/rules.h"
 #include "coordinator/background.h"
 #include "coordinator/blob_store.h"
 #include "coordinator/content.h"
 #include "coordinator/dispatcher.h"
+#include "coordinator/folder_lock.h"
 #include "coordinator/metrics.h"
 #include "coordinator/postgres_blob_store.h"
 #include "coordinator/services/admin_service.h"
 #include "coordinator/services/batch_service.h"
 #include "coordinator/services/blob_service.h"
+#include "coordinator/services/join_service.h"
 #include "coordinator/services/watch_stream.h"
 #include "coordinator/services/worker_service.h"
 #include "coordinator/store/memory_store.h"
@@ -51,6 +52,8 @@ constexpr int kMaxRequestBytes = (1 << 20) + (64 << 10);
 constexpr absl::Duration kShutdownGrace = absl::Milliseconds(500);
 
 constexpr absl::Duration kBetweenForgetting = absl::Hours(24);
+// How often open calls of revoked tokens are looked for.
+constexpr absl::Duration kAccessTick = absl::Milliseconds(250);
 
 absl::Status CheckListen(const std::string& listen, bool allow_remote) {
   const size_t colon = listen.rfind(':');
@@ -65,30 +68,10 @@ absl::Status CheckListen(const std::string& listen, bool allow_remote) {
   }
   return absl::InvalidArgumentError(absl::StrCat(
       "listen '", listen,
-      "': there is no encryption or authentication yet, so that anyone who reaches the port",
-      " could run jobs and read results; only loopback is listened on unless told so explicitly"));
+      "': without TLS there is neither encryption nor authentication, so that anyone who reaches the port",
+      " could run jobs and read results: run assay-coordinator init, or give --tls-cert; only loopback is",
+      " listened on else, unless told so explicitly"));
 }
-
-// A lock on a data folder, for as long as it lives.
-class FolderLock {
- public:
-  static absl::StatusOr<std::unique_ptr<FolderLock>> Take(const fs::path& dir) {
-    const fs::path path = dir / "lock";
-    const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0640);
-    if (fd < 0) return absl::UnavailableError(absl::StrCat(path.string(), ": ", std::strerror(errno)));
-    if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
-      close(fd);
-      return absl::FailedPreconditionError(absl::StrCat(
-          dir.string(), " is in use by another coordinator: stop it, or give each its own folder"));
-    }
-    return std::unique_ptr<FolderLock>(new FolderLock(fd));
-  }
-  ~FolderLock() { close(fd_); }
-
- private:
-  explicit FolderLock(int fd) : fd_(fd) {}
-  const int fd_;
-};
 
 }  // namespace
 
@@ -101,6 +84,8 @@ struct Server::State {
   CoordinatorMetrics metrics;
   WatchBoard board;
   std::unique_ptr<Writer> writer;
+  std::unique_ptr<AuditLog> audit;
+  std::unique_ptr<Access> access;
   std::unique_ptr<Dispatcher> dispatcher;
   std::unique_ptr<PostgresBell> bell;  // none: nobody else uses the store
   std::unique_ptr<Background> background, caretaker;
@@ -108,6 +93,7 @@ struct Server::State {
   std::unique_ptr<BlobService> blob_service;
   std::unique_ptr<WorkerService> worker_service;
   std::unique_ptr<AdminService> admin_service;
+  std::unique_ptr<JoinService> join_service;
   std::unique_ptr<grpc::Server> server;
   int port = 0;
   std::unique_ptr<MetricsEndpoint> metrics_endpoint;
@@ -116,6 +102,7 @@ struct Server::State {
   absl::Mutex mutex;
   bool stopping ABSL_GUARDED_BY(mutex) = false;
   std::thread ticker;
+  std::thread access_ticker;
 
   absl::Status OpenStore();
   void ListenToOthers();
@@ -125,6 +112,7 @@ struct Server::State {
   void KeepTime();
   // Forgets what options.retention does not keep, in the background.
   void Forget();
+  void KeepAccess();
   void Stop();
 };
 
@@ -189,6 +177,9 @@ absl::Status Server::State::OpenStore() {
 }
 
 absl::Status Server::State::Serve() {
+  const bool tls = !options.tls.certificate.empty();
+  audit = std::make_unique<AuditLog>(writer.get(), options.clock);
+  access = std::make_unique<Access>(writer.get(), audit.get(), options.clock, !tls);
   background = std::make_unique<Background>();
   caretaker = std::make_unique<Background>();
   BatchService::Rooms rooms;
@@ -201,22 +192,45 @@ absl::Status Server::State::Serve() {
   rooms.clock = options.clock;
   batch_service = std::make_unique<BatchService>(rooms);
   blob_service = std::make_unique<BlobService>(content.get(), blobs.get(), &metrics);
-  worker_service = std::make_unique<WorkerService>(dispatcher.get());
+  worker_service = std::make_unique<WorkerService>(dispatcher.get(), access.get());
   AdminService::Rooms admin_rooms;
   admin_rooms.writer = writer.get();
   admin_rooms.dispatcher = dispatcher.get();
+  admin_rooms.access = access.get();
   admin_rooms.clock = options.clock;
   admin_service = std::make_unique<AdminService>(admin_rooms);
+  JoinService::Rooms join_rooms;
+  join_rooms.writer = writer.get();
+  join_rooms.access = access.get();
+  join_rooms.clock = options.clock;
+  join_rooms.life = options.worker_certificate_life;
+  if (tls && !options.data_dir.empty() && fs::exists(TlsFolderIn(options.data_dir).authority_key)) {
+    ASSAY_ASSIGN_OR_RETURN(join_rooms.authority, LoadAuthority(options.data_dir));
+  }
+  join_service = std::make_unique<JoinService>(std::move(join_rooms));
 
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
-  builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &port);
-  builder.RegisterService(batch_service.get());
-  builder.RegisterService(blob_service.get());
-  builder.RegisterService(worker_service.get());
-  builder.RegisterService(admin_service.get());
+  std::shared_ptr<grpc::ServerCredentials> credentials = grpc::InsecureServerCredentials();
+  if (tls) {
+    ASSAY_ASSIGN_OR_RETURN(credentials, ServerCredentialsOf(options.tls, options.clock->Now()));
+    credentials->SetAuthMetadataProcessor(NewAccessProcessor(access.get()));
+  }
+  builder.AddListeningPort(options.listen, credentials, &port);
+  std::vector<std::string> served = {"grpc.reflection.v1alpha.ServerReflection"};
+  const auto serve = [&builder, &served](grpc::Service* service, const char* name) {
+    builder.RegisterService(service);
+    served.push_back(name);
+  };
+  serve(batch_service.get(), v1::BatchService::service_full_name());
+  serve(blob_service.get(), v1::BlobService::service_full_name());
+  serve(worker_service.get(), v1::WorkerService::service_full_name());
+  serve(admin_service.get(), v1::AdminService::service_full_name());
+  serve(join_service.get(), v1::JoinService::service_full_name());
+  ASSAY_RETURN_IF_ERROR(CheckRulesCover(served));
   std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
+  interceptors.push_back(NewAuditInterceptorFactory(access.get()));
   interceptors.push_back(NewRpcMeter(&metrics));
   builder.experimental().SetInterceptorCreators(std::move(interceptors));
   builder.SetMaxReceiveMessageSize(kMaxRequestBytes);
@@ -316,12 +330,24 @@ void Server::State::KeepTime() {
   }
 }
 
+void Server::State::KeepAccess() {
+  while (true) {
+    {
+      absl::MutexLock lock_(&mutex);
+      if (mutex.AwaitWithTimeout(absl::Condition(&stopping), kAccessTick)) return;
+    }
+    access->EndOutdatedCalls();
+    audit->Tick();
+  }
+}
+
 void Server::State::Stop() {
   {
     absl::MutexLock lock_(&mutex);
     if (std::exchange(stopping, true)) return;
   }
   if (ticker.joinable()) ticker.join();
+  if (access_ticker.joinable()) access_ticker.join();
   if (server != nullptr) {
     // Whoever asks from now on is sent elsewhere.
     if (auto* health = server->GetHealthCheckService(); health != nullptr) health->Shutdown();
@@ -336,6 +362,7 @@ void Server::State::Stop() {
   metrics.AskAtScrape(nullptr);
   background.reset();
   caretaker.reset();
+  if (audit != nullptr) audit->Flush();
   if (writer != nullptr) writer->Stop();
   bell.reset();  // the writer's thread rings it
 }
@@ -354,7 +381,13 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   if (options.lease < absl::Milliseconds(10)) return absl::InvalidArgumentError("lease: at least 10 ms");
   if (options.lease_tick <= absl::ZeroDuration())
     return absl::InvalidArgumentError("lease_tick: more than 0");
-  ASSAY_RETURN_IF_ERROR(CheckListen(options.listen, options.allow_remote));
+  if (const TlsFolder folder = TlsFolderIn(options.data_dir);
+      options.tls.certificate.empty() && !options.data_dir.empty() && fs::exists(folder.server)) {
+    options.tls.certificate = folder.server;
+    if (options.tls.authority.empty()) options.tls.authority = folder.authority;
+  }
+  ASSAY_RETURN_IF_ERROR(
+      CheckListen(options.listen, options.allow_remote || !options.tls.certificate.empty()));
   if (options.blobs == "postgres" && options.database.empty()) {
     return absl::InvalidArgumentError("blobs: postgres is wanted, and there is no database");
   }
@@ -370,6 +403,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   server->state_->ListenToOthers();
   ASSAY_RETURN_IF_ERROR(server->state_->Serve());
   server->state_->ticker = std::thread([state = server->state_.get()] { state->KeepTime(); });
+  server->state_->access_ticker = std::thread([state = server->state_.get()] { state->KeepAccess(); });
   return server;
 }
 

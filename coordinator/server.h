@@ -10,15 +10,21 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/clock.h"
+#include "common/tls.h"
 #include "coordinator/retention.h"
 
 namespace assay::coordinator {
 
 struct ServerOptions {
-  // host:port; port 0 takes any free one. There is no authentication yet: a host that is not loopback is
-  // refused unless allow_remote is set.
+  // host:port; port 0 takes any free one. Without TLS nobody says who they are: a host that is not loopback
+  // is refused then unless allow_remote is set.
   std::string listen = "127.0.0.1:7420";
   bool allow_remote = false;
+
+  // Without a certificate: data_dir/tls as `assay-coordinator init` makes it, where that is; else no TLS.
+  ServerTls tls;
+  // Of certificates that workers are given.
+  absl::Duration worker_certificate_life = absl::Hours(24 * 30);
 
   // Holds assay.db and blobs/. Empty: everything is in memory and gone with the server.
   std::filesystem::path data_dir;

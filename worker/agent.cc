@@ -85,6 +85,7 @@ class RunningAgent final : public Agent, public StreamOwner, public AttemptListe
         });
     ControlStreamOptions stream;
     stream.addresses = std::move(addresses);
+    stream.credentials = options_.credentials;
     stream.min_backoff = options_.min_backoff;
     stream.max_backoff = options_.max_backoff;
     {

@@ -18,6 +18,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "grpcpp/security/credentials.h"
 #include "hub/hub.h"
 #include "worker/exporter.h"
 #include "worker/gpus.h"
@@ -27,8 +28,10 @@ namespace assay::worker {
 class WorkerMetrics;
 
 struct AgentOptions {
-  std::string coordinator;            // host:port; several, separated by commas, are tried in turn
-  std::string name;                   // stable name of the node
+  std::string coordinator;  // host:port; several, separated by commas, are tried in turn
+  std::string name;         // stable name of the node
+  // TLS, and who this worker is; null: without TLS.
+  std::shared_ptr<grpc::ChannelCredentials> credentials;
   std::filesystem::path state_dir;    // blob cache and spool; one agent at a time
   uint32_t slots = 1;                 // tests that run at once on the CPU
   std::filesystem::path host_binary;  // assay-host

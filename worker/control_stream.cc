@@ -22,7 +22,8 @@ constexpr int kSilenceLimitMs = 3'000;
 
 // A channel of its own for each connection: a shared one would remember failures, and wait by its own
 // backoff.
-std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address,
+                                           const std::shared_ptr<grpc::ChannelCredentials>& credentials) {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
@@ -36,7 +37,8 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
   // seldom to trouble a server.
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 600'000);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kSilenceLimitMs);
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  return grpc::CreateCustomChannel(
+      address, credentials != nullptr ? credentials : grpc::InsecureChannelCredentials(), arguments);
 }
 
 }  // namespace
@@ -173,7 +175,7 @@ void ControlStream::Loop() {
 ControlStream::End ControlStream::Serve(const std::string& address, uint32_t protocol) {
   Connection connection;
   connection.protocol = protocol;
-  connection.channel = MakeChannel(address);
+  connection.channel = MakeChannel(address, options_.credentials);
   auto stub = v1::WorkerService::NewStub(connection.channel);
   {
     absl::MutexLock lock(&mutex_);

@@ -17,6 +17,7 @@
 #include "assay/v1/worker.pb.h"
 #include "grpcpp/channel.h"
 #include "grpcpp/client_context.h"
+#include "grpcpp/security/credentials.h"
 #include "worker/steady.h"
 
 namespace assay::worker {
@@ -55,7 +56,8 @@ class Backoff {
 
 struct ControlStreamOptions {
   std::vector<std::string> addresses;  // host:port, not empty; a name may stand for several machines
-  absl::Duration min_backoff = absl::Milliseconds(250);  // Backoff's spread
+  std::shared_ptr<grpc::ChannelCredentials> credentials;  // TLS, and who this worker is; null: without TLS
+  absl::Duration min_backoff = absl::Milliseconds(250);   // Backoff's spread
   absl::Duration max_backoff = absl::Seconds(2);
   absl::Duration welcome_limit = absl::Seconds(10);  // from the call to Welcome
 };

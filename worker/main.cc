@@ -10,6 +10,7 @@
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "common/build_info.h"
 #include "common/exit_code.h"
 #include "common/file.h"
@@ -18,6 +19,7 @@
 #include "common/trace.h"
 #include "worker/acceptance.h"
 #include "worker/agent.h"
+#include "worker/identity.h"
 #include "worker/local_accept.h"
 #include "worker/metrics.h"
 
@@ -131,6 +133,24 @@ int main(int argc, char** argv) {
                "let --metrics-listen be other than loopback, without encryption or authentication");
   app.add_option("--metrics-port-file", metrics_port_file, "file that gets the port of --metrics-listen");
   app.set_version_flag("--version", assay::VersionLine("assay-worker"));
+  assay::ClientTls tls;
+  std::string tls_ca, tls_cert, tls_key, token_file, refused_token;
+  app.add_option(
+      "--tls-ca", tls_ca,
+      "certificate of the coordinators' authority; also from ASSAY_TLS_CA; default: as `join` left it "
+      "in --state-dir; without any: no TLS");
+  app.add_option("--tls-cert", tls_cert, "this worker's certificate; default: as `join` left it");
+  app.add_option("--tls-key", tls_key, "its key; default: in the same file");
+  app.add_option(
+      "--token-file", token_file,
+      "file with a token that says who this worker is; also from ASSAY_TOKEN_FILE, and the token itself "
+      "from ASSAY_TOKEN");
+  // Known, so that it is refused without being repeated in a message.
+  app.add_option("--token", refused_token)->group("");
+  CLI::App* join = app.add_subcommand(
+      "join",
+      "trade a join token, once, for a certificate of this worker's own; needs --tls-ca and the token");
+  join->fallthrough();
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -140,8 +160,45 @@ int main(int argc, char** argv) {
     std::cerr << "assay-worker: " << logging.message() << "\n";
     return assay::kExitUsage;
   }
+  if (!refused_token.empty()) {
+    std::cerr
+        << "assay-worker: a token on the command line can be read by every user of this machine: put it"
+           " into a file and name that with --token-file, or set ASSAY_TOKEN; and make a new one, as this"
+           " one was seen\n";
+    return assay::kExitUsage;
+  }
   options.state_dir = state_dir;
   options.label_file = label_file;
+  tls.authority = tls_ca;
+  tls.certificate = tls_cert;
+  tls.key = tls_key;
+  tls.token_file = token_file;
+  tls = assay::WithEnvironment(std::move(tls));
+  const std::vector<std::string> coordinators =
+      absl::StrSplit(options.coordinator, ',', absl::SkipWhitespace());
+  if (join->parsed()) {
+    assay::worker::JoinOptions joining;
+    joining.coordinators = coordinators;
+    joining.name = options.name;
+    joining.state_dir = state_dir;
+    joining.authority = tls.authority;
+    joining.token_file = tls.token_file;
+    joining.token = tls.token;
+    if (absl::Status status = assay::worker::Join(joining); !status.ok()) {
+      std::cerr << "assay-worker: " << status.message() << "\n";
+      return assay::ExitCodeOf(status);
+    }
+    std::cerr << "assay-worker: " << options.name << " has joined\n";
+    return assay::kExitOk;
+  }
+  // An identity of its own, where it has joined and nothing else is said.
+  const assay::ClientTls identity = assay::worker::IdentityIn(state_dir);
+  const bool joined = tls.certificate.empty() && tls.token.empty() && tls.token_file.empty() &&
+                      std::filesystem::exists(identity.certificate);
+  if (joined) {
+    tls.certificate = identity.certificate;
+    if (tls.authority.empty()) tls.authority = identity.authority;
+  }
   options.checkpoint_root = checkpoint_root;
   const auto bytes = [](double gib) { return static_cast<uint64_t>(gib * (uint64_t{1} << 30)); };
   if (gpu_reserve_gib.has_value()) options.gpu_memory_reserve = bytes(*gpu_reserve_gib);
@@ -209,6 +266,21 @@ int main(int argc, char** argv) {
     }
   }
   assay::LogWith(spdlog::level::info, {{"build", assay::BuildVersion()}, {"worker", options.name}}, "starts");
+  // They watch their files from a thread of their own.
+  auto credentials = assay::ChannelCredentialsOf(tls);
+  if (!credentials.ok()) {
+    std::cerr << "assay-worker: " << credentials.status().message() << "\n";
+    return assay::ExitCodeOf(credentials.status());
+  }
+  options.credentials = *credentials;
+  std::unique_ptr<assay::worker::IdentityKeeper> keeper;
+  if (joined) {
+    assay::worker::IdentityKeeper::Options keeping;
+    keeping.coordinators = coordinators;
+    keeping.name = options.name;
+    keeping.tls = tls;
+    keeper = std::make_unique<assay::worker::IdentityKeeper>(keeping);
+  }
   auto agent = assay::worker::Agent::Start(std::move(options));
   if (!agent.ok()) {
     spdlog::error("{}", agent.status().ToString());

@@ -3,6 +3,7 @@
 
 #include "assay/v1/admin.grpc.pb.h"
 #include "common/clock.h"
+#include "coordinator/access/access.h"
 #include "coordinator/dispatcher.h"
 #include "coordinator/store/writer.h"
 
@@ -15,9 +16,24 @@ class AdminService final : public v1::AdminService::CallbackService {
   struct Rooms {
     Writer* writer = nullptr;
     Dispatcher* dispatcher = nullptr;
+    Access* access = nullptr;
     const Clock* clock = nullptr;
   };
   explicit AdminService(Rooms rooms) : rooms_(rooms) {}
+
+  // Of tokens and the audit log: admin_access.cc.
+  grpc::ServerUnaryReactor* ListAudit(grpc::CallbackServerContext* context,
+                                      const v1::ListAuditRequest* request,
+                                      v1::ListAuditResponse* response) override;
+  grpc::ServerUnaryReactor* CreateToken(grpc::CallbackServerContext* context,
+                                        const v1::CreateTokenRequest* request,
+                                        v1::CreateTokenResponse* response) override;
+  grpc::ServerUnaryReactor* ListTokens(grpc::CallbackServerContext* context,
+                                       const v1::ListTokensRequest* request,
+                                       v1::ListTokensResponse* response) override;
+  grpc::ServerUnaryReactor* RevokeToken(grpc::CallbackServerContext* context,
+                                        const v1::RevokeTokenRequest* request,
+                                        v1::RevokeTokenResponse* response) override;
 
  private:
   const Rooms rooms_;

@@ -28,8 +28,8 @@ class WorkerStream final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1:
                            public WorkerLink,
                            public std::enable_shared_from_this<WorkerStream> {
  public:
-  static WorkerStream* Start(Dispatcher* dispatcher) {
-    std::shared_ptr<WorkerStream> stream(new WorkerStream(dispatcher));
+  static WorkerStream* Start(Dispatcher* dispatcher, Access* access, grpc::CallbackServerContext* context) {
+    std::shared_ptr<WorkerStream> stream(new WorkerStream(dispatcher, access, context));
     stream->self_ = stream;
     stream->StartRead(&stream->incoming_);
     return stream.get();
@@ -64,6 +64,7 @@ class WorkerStream final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1:
       absl::Status status = incoming_.has_hello()
                                 ? CheckHello(incoming_.hello())
                                 : absl::InvalidArgumentError("the first message of a worker must be Hello");
+      if (status.ok()) status = access_->MaySpeakFor(*context_, incoming_.hello().worker());
       if (!status.ok()) {
         Close(std::move(status));
         return;
@@ -105,7 +106,8 @@ class WorkerStream final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1:
   }
 
  private:
-  explicit WorkerStream(Dispatcher* dispatcher) : dispatcher_(dispatcher) {}
+  WorkerStream(Dispatcher* dispatcher, Access* access, grpc::CallbackServerContext* context)
+      : dispatcher_(dispatcher), access_(access), context_(context) {}
 
   void Committed() {
     absl::MutexLock lock(&mutex_);
@@ -136,7 +138,9 @@ class WorkerStream final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1:
   }
 
   Dispatcher* const dispatcher_;
-  std::shared_ptr<WorkerStream> self_;  // until OnDone
+  Access* const access_;
+  grpc::CallbackServerContext* const context_;  // until OnDone
+  std::shared_ptr<WorkerStream> self_;          // until OnDone
   // Of the reads, of which there is one at a time.
   v1::WorkerMessage incoming_;
   bool greeted_ = false;
@@ -154,8 +158,8 @@ class WorkerStream final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1:
 }  // namespace
 
 grpc::ServerBidiReactor<v1::WorkerMessage, v1::CoordinatorMessage>* WorkerService::Connect(
-    grpc::CallbackServerContext*) {
-  return WorkerStream::Start(dispatcher_);
+    grpc::CallbackServerContext* context) {
+  return WorkerStream::Start(dispatcher_, access_, context);
 }
 
 }  // namespace assay::coordinator

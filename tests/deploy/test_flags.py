@@ -13,11 +13,8 @@ PROGRAMS = {"coordinator": "assay-coordinator", "worker-cpu": "assay-worker", "w
 
 # Flags that are being made. Each leaves this list when its program has it; the list goes when it is empty.
 COMING = {
-    "assay": ["--tls-ca", "--token-file"],
-    "assay-coordinator": ["--blobs", "--pools", "--require-acceptance", "--tls-ca",
-                          "--tls-cert", "--tls-key"],
-    "assay-worker": ["--gpu-slots", "--tls-ca", "--tls-cert", "--tls-key",
-                     "--token-file"],
+    "assay-coordinator": ["--blobs", "--pools", "--require-acceptance"],
+    "assay-worker": ["--gpu-slots"],
 }
 COMING_SUBCOMMANDS = {("assay", "accept"), ("assay-worker", "accept")}
 

@@ -29,7 +29,8 @@ def help_of(program, *subcommand):
 
 def options(text):
     """Those of a help text, each with whether it takes a value."""
-    return {name: bool(rest) and not rest.startswith("  ")
+    # A value is a word in capitals; a name as wide as its column has its description there.
+    return {name: bool(re.match("[A-Z]{2}", rest or ""))
             for line in text.splitlines() if re.match(r"  -", line)
             for names, rest in [re.match(r"  (\S+)(?: (\S.*)|(?:\s{2}.*)?$)?", line).groups()[:2]]
             for name in names.split(",")}

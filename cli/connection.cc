@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <atomic>
 #include <set>
+#include <type_traits>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/random/random.h"
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/synchronization/mutex.h"
@@ -70,21 +72,30 @@ struct Connection::Peers {
     std::string address;
     std::shared_ptr<grpc::Channel> channel;
     std::unique_ptr<v1::BatchService::Stub> stub;
+    std::unique_ptr<v1::AdminService::Stub> admin;
   };
   std::vector<Peer> all;       // constant; not empty
   std::atomic<size_t> at = 0;  // the one that answered last, modulo their number
 
   size_t Current() const { return at.load(); }
   v1::BatchService::Stub* Stub(size_t turn) const { return all[turn % all.size()].stub.get(); }
+  template <typename Kind>
+  Kind* Get(size_t turn) const {
+    const Peer& peer = all[turn % all.size()];
+    if constexpr (std::is_same_v<Kind, v1::AdminService::Stub>) {
+      return peer.admin.get();
+    } else {
+      return peer.stub.get();
+    }
+  }
   // The one of this turn does not answer: whoever comes next asks the next one.
   void MoveOn(size_t turn) { at.compare_exchange_strong(turn, turn + 1); }
 };
 
 // A unary call, again while nobody answers: of each coordinator at once, then with growing pauses between the
 // rounds. Only for calls that may be repeated.
-template <typename Request, typename Response>
-grpc::Status Connection::Call(grpc::Status (v1::BatchService::Stub::*method)(grpc::ClientContext*,
-                                                                             const Request&, Response*),
+template <typename Stub, typename Request, typename Response>
+grpc::Status Connection::Call(grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
                               const Request& request, Response* response) {
   absl::Duration backoff = kFirstBackoff;
   const size_t count = peers_->all.size();
@@ -93,12 +104,27 @@ grpc::Status Connection::Call(grpc::Status (v1::BatchService::Stub::*method)(grp
     grpc::ClientContext context;
     context.set_deadline(absl::ToChronoTime(absl::Now() + options_.deadline));
     response->Clear();
-    grpc::Status status = (peers_->Stub(turn)->*method)(&context, request, response);
+    grpc::Status status = (peers_->template Get<Stub>(turn)->*method)(&context, request, response);
     if (status.error_code() != grpc::StatusCode::UNAVAILABLE || attempt >= kTries * count) return status;
     peers_->MoveOn(turn);
     if (attempt % count != 0) continue;
     absl::SleepFor(Jittered(backoff));
     backoff = std::min(backoff * 2, kLongestBackoff);
+  }
+}
+
+template <typename Request, typename Response>
+grpc::Status Connection::CallHolder(grpc::Status (v1::AdminService::Stub::*method)(grpc::ClientContext*,
+                                                                                   const Request&, Response*),
+                                    const Request& request, Response* response) {
+  for (size_t asked = 1;; ++asked) {
+    const size_t turn = peers_->Current();
+    grpc::Status status = Call(method, request, response);
+    if (status.error_code() != grpc::StatusCode::FAILED_PRECONDITION || asked >= peers_->all.size() ||
+        !absl::StrContains(status.error_message(), "ask that one")) {
+      return status;
+    }
+    peers_->MoveOn(turn);
   }
 }
 
@@ -130,12 +156,14 @@ Connection::Connection(ConnectionOptions options)
   for (absl::string_view address : absl::StrSplit(options_.address, ',', absl::SkipWhitespace())) {
     const std::string name(absl::StripAsciiWhitespace(address));
     auto channel = MakeChannel(name, options_.credentials);
-    peers_->all.push_back({name, channel, v1::BatchService::NewStub(channel)});
+    peers_->all.push_back(
+        {name, channel, v1::BatchService::NewStub(channel), v1::AdminService::NewStub(channel)});
   }
   // Nothing: gRPC says that it is no address.
   if (peers_->all.empty()) {
     auto channel = MakeChannel("", nullptr);
-    peers_->all.push_back({"", channel, v1::BatchService::NewStub(channel)});
+    peers_->all.push_back(
+        {"", channel, v1::BatchService::NewStub(channel), v1::AdminService::NewStub(channel)});
   }
 }
 
@@ -283,6 +311,53 @@ void Connection::CancelWatches() {
   absl::MutexLock lock(&watches_->mutex);
   watches_->cancelled = true;
   for (grpc::ClientContext* context : watches_->open) context->TryCancel();
+}
+
+absl::StatusOr<v1::ExplainJobResponse> Connection::ExplainJob(const std::string& job_id) {
+  v1::ExplainJobRequest request;
+  request.set_job_id(job_id);
+  v1::ExplainJobResponse response;
+  const grpc::Status status = Call(&v1::BatchService::Stub::ExplainJob, request, &response);
+  if (!status.ok()) return ToAbsl(status, options_.address);
+  return response;
+}
+
+absl::StatusOr<v1::WorkerSummary> Connection::Cordon(const std::string& worker, const std::string& reason) {
+  v1::CordonWorkerRequest request;
+  request.set_worker(worker);
+  request.set_reason(reason);
+  v1::CordonWorkerResponse response;
+  const grpc::Status status = Call(&v1::AdminService::Stub::CordonWorker, request, &response);
+  if (!status.ok()) return ToAbsl(status, options_.address);
+  return std::move(*response.mutable_worker());
+}
+
+absl::StatusOr<v1::WorkerSummary> Connection::Uncordon(const std::string& worker) {
+  v1::UncordonWorkerRequest request;
+  request.set_worker(worker);
+  v1::UncordonWorkerResponse response;
+  const grpc::Status status = Call(&v1::AdminService::Stub::UncordonWorker, request, &response);
+  if (!status.ok()) return ToAbsl(status, options_.address);
+  return std::move(*response.mutable_worker());
+}
+
+absl::StatusOr<v1::WorkerSummary> Connection::Drain(const std::string& worker) {
+  v1::DrainWorkerRequest request;
+  request.set_worker(worker);
+  v1::DrainWorkerResponse response;
+  const grpc::Status status = CallHolder(&v1::AdminService::Stub::DrainWorker, request, &response);
+  if (!status.ok()) return ToAbsl(status, options_.address);
+  return std::move(*response.mutable_worker());
+}
+
+absl::StatusOr<std::string> Connection::Accept(const std::string& worker, uint32_t repetitions) {
+  v1::AcceptWorkerRequest request;
+  request.set_worker(worker);
+  request.set_repetitions(repetitions);
+  v1::AcceptWorkerResponse response;
+  const grpc::Status status = CallHolder(&v1::AdminService::Stub::AcceptWorker, request, &response);
+  if (!status.ok()) return ToAbsl(status, options_.address);
+  return response.id();
 }
 
 }  // namespace assay::cli

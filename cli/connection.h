@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "assay/v1/admin.grpc.pb.h"
 #include "assay/v1/coordinator.grpc.pb.h"
 #include "grpcpp/channel.h"
 #include "grpcpp/security/credentials.h"
@@ -41,6 +42,12 @@ class Connection {
   absl::StatusOr<v1::Batch> Cancel(const std::string& batch_id);
   absl::StatusOr<std::string> GetReport(const std::string& batch_id, v1::ReportFormat format, uint32_t size);
   absl::StatusOr<v1::ListWorkersResponse> ListWorkers();
+  absl::StatusOr<v1::ExplainJobResponse> ExplainJob(const std::string& job_id);
+  absl::StatusOr<v1::WorkerSummary> Cordon(const std::string& worker, const std::string& reason);
+  absl::StatusOr<v1::WorkerSummary> Uncordon(const std::string& worker);
+  absl::StatusOr<v1::WorkerSummary> Drain(const std::string& worker);
+  // The id of the sweep that was begun.
+  absl::StatusOr<std::string> Accept(const std::string& worker, uint32_t repetitions);
   // Hands over the log of a job's stage piece by piece; unspecified: of the last one that has ended.
   absl::Status GetLogs(const std::string& job_id, v1::Stage stage,
                        const std::function<void(const std::string&)>& chunk);
@@ -59,10 +66,14 @@ class Connection {
  private:
   struct Peers;
   struct Watches;
-  template <typename Request, typename Response>
-  grpc::Status Call(grpc::Status (v1::BatchService::Stub::*method)(grpc::ClientContext*, const Request&,
-                                                                   Response*),
+  template <typename Stub, typename Request, typename Response>
+  grpc::Status Call(grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
                     const Request& request, Response* response);
+  // As Call, of a worker's order: asks one coordinator after the other for the one that holds its stream.
+  template <typename Request, typename Response>
+  grpc::Status CallHolder(grpc::Status (v1::AdminService::Stub::*method)(grpc::ClientContext*, const Request&,
+                                                                         Response*),
+                          const Request& request, Response* response);
 
   ConnectionOptions options_;
   std::shared_ptr<Peers> peers_;

@@ -35,7 +35,13 @@ absl::Status SubmitFiles(Connection& connection, const Submission& submission,
     v1::SubmitBatchRequest& request = requests[i];
     request.set_submitter(submission.submitter);
     request.set_traceparent(submission.traceparent);
-    *request.mutable_target() = submission.target;
+    if (submission.targets.empty()) {
+      *request.mutable_target() = submission.target;
+    } else {
+      *request.mutable_targets() = {submission.targets.begin(), submission.targets.end()};
+    }
+    *request.mutable_selector() = {submission.selector.begin(), submission.selector.end()};
+    request.set_gpu_memory_bytes(submission.gpu_memory);
     if (submission.request_id.empty()) {
       request.set_request_id(NewUuid());
     } else {

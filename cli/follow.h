@@ -21,6 +21,10 @@ struct Submission {
   std::string submitter;
   v1::Target target;
   std::string traceparent;  // of the command's span; empty: it is not traced
+  // Each model is run on each of these; empty: on `target` alone.
+  std::vector<v1::Target> targets;
+  std::vector<std::string> selector;
+  uint64_t gpu_memory = 0;  // bytes; 0: the coordinator predicts it
 };
 
 // One batch a file, in the files' order, those before the first error. Nothing is submitted unless every file

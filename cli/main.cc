@@ -18,6 +18,8 @@
 #include "cli/local_commands.h"
 #include "cli/remote_commands.h"
 #include "cli/run_command.h"
+#include "cli/targets.h"
+#include "cli/worker_commands.h"
 #include "common/build_info.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
@@ -43,6 +45,11 @@ struct Arguments {
   std::vector<std::string> batch_files;
   bool cpu_only = false;
   std::string dtype = "float32";
+  std::vector<std::string> target_words;
+  std::vector<std::string> selector;
+  double gpu_memory_gib = 0;
+  std::string reason;
+  uint32_t repetitions = 0;
   bool watch = false;
   std::string output_format = "text";
   std::string output;
@@ -75,6 +82,12 @@ struct Arguments {
     target.set_device(cpu_only ? v1::CPU : v1::AUTO);
     target.set_dtype(dtypes.at(dtype));
     return target;
+  }
+  // Of --target; checked when it was read.
+  std::vector<v1::Target> targets() const {
+    std::vector<v1::Target> targets;
+    for (const std::string& word : target_words) targets.push_back(*ParseTarget(word));
+    return targets;
   }
   bool json() const { return output_format == "json"; }
   absl::Status FindCredentials() {
@@ -140,6 +153,17 @@ void AddTarget(CLI::App* command, Arguments& arguments) {
       ->capture_default_str();
 }
 
+// After AddTarget.
+void AddTargets(CLI::App* command, Arguments& arguments) {
+  command
+      ->add_option("--target", arguments.target_words,
+                   "Run each model on this: cpu, cuda or auto, with -float32, -bfloat16 or -float16 "
+                   "(cuda-bfloat16); may be repeated, a job for each")
+      ->check([](const std::string& word) { return std::string(ParseTarget(word).status().message()); })
+      ->excludes(command->get_option("--cpu-only"))
+      ->excludes(command->get_option("--dtype"));
+}
+
 void AddBatchFiles(CLI::App* command, Arguments& arguments) {
   command->add_option("--batch-file", arguments.batch_files, "Batch files, each a batch of its own")
       ->required();
@@ -167,6 +191,9 @@ void AddCommands(CLI::App& app, Arguments& arguments, Command& chosen) {
     submission.request_id = arguments.request_id;
     submission.submitter = arguments.submitter;
     submission.target = arguments.target();
+    submission.targets = arguments.targets();
+    submission.selector = arguments.selector;
+    submission.gpu_memory = static_cast<uint64_t>(arguments.gpu_memory_gib * (1 << 30));
     const CommandTrace trace("submit");
     submission.traceparent = trace.traceparent();
     return trace.Ended(SubmitCommand(arguments.connected(), submission,
@@ -176,6 +203,13 @@ void AddCommands(CLI::App& app, Arguments& arguments, Command& chosen) {
   AddGiveUp(submit, arguments);
   AddBatchFiles(submit, arguments);
   AddTarget(submit, arguments);
+  AddTargets(submit, arguments);
+  submit->add_option("--selector", arguments.selector,
+                     "A label that a worker must carry to take any of the tests: gpu=H100; may be repeated");
+  submit
+      ->add_option("--gpu-memory", arguments.gpu_memory_gib,
+                   "GiB that each test needs of a GPU; without it: what it took before, or a GPU alone")
+      ->check(CLI::Range(0.001, 1048576.0));
   AddJson(submit, arguments);
   CLI::Option* watched = submit->add_flag("--watch", arguments.watch, "Follow the batches to their end");
   submit
@@ -325,6 +359,30 @@ void AddCommands(CLI::App& app, Arguments& arguments, Command& chosen) {
                      "assay-host; without it: the one beside this executable");
   doctor->add_option("--exporter", arguments.exporter, "The exporter's folder, to see whether it is set up");
 
+  CLI::App* why = add("why", "Say why a job waits, or what it does instead",
+                      [&] { return WhyCommand(arguments.connected(), arguments.id, arguments.json()); });
+  AddConnection(why, arguments);
+  AddJson(why, arguments);
+  why->add_option("job", arguments.id, "The job's id")->required();
+
+  CLI::App* cordon = add("cordon", "Give a worker nothing new; what it runs goes on", [&] {
+    return CordonCommand(arguments.connected(), arguments.id, arguments.reason);
+  });
+  cordon->add_option("--reason", arguments.reason, "Shown with the worker");
+  CLI::App* uncordon = add("uncordon", "Let a cordoned worker take jobs again",
+                           [&] { return UncordonCommand(arguments.connected(), arguments.id); });
+  CLI::App* drain = add("drain", "Let a worker finish what it runs and leave",
+                        [&] { return DrainCommand(arguments.connected(), arguments.id); });
+  CLI::App* accept =
+      add("accept", "Run goldens repeatedly on a worker's devices; one that fails is cordoned",
+          [&] { return AcceptCommand(arguments.connected(), arguments.id, arguments.repetitions); });
+  accept->add_option("--repetitions", arguments.repetitions, "How often each is run; without it: 3")
+      ->check(CLI::Range(1, 100));
+  for (CLI::App* command : {cordon, uncordon, drain, accept}) {
+    AddConnection(command, arguments);
+    command->add_option("worker", arguments.id, "The worker's name")->required();
+  }
+
   CLI::App* generate = add("generate", "Write the test files of batch files; needs no coordinator", [&] {
     return GenerateCommand(arguments.batch_files, arguments.output_dir, arguments.content_dir,
                            arguments.target());
@@ -353,6 +411,7 @@ void AddCommands(CLI::App& app, Arguments& arguments, Command& chosen) {
     options.submitter = arguments.submitter;
     options.slots = arguments.slots;
     options.target = arguments.target();
+    options.targets = arguments.targets();
     options.cpu_only = arguments.cpu_only;
     const CommandTrace trace("run");
     options.traceparent = trace.traceparent();
@@ -379,6 +438,7 @@ void AddCommands(CLI::App& app, Arguments& arguments, Command& chosen) {
   run->add_flag("--allow-pickle", arguments.allow_pickle,
                 "Convert pickled weights, in the exporter's sandbox; refused without");
   AddTarget(run, arguments);
+  AddTargets(run, arguments);
   run->add_option("--output-dir", arguments.output_dir, "Where the reports go")->capture_default_str();
   run->add_option("--content-dir", arguments.content_dir, "The folder with templates/ and models/");
   run->add_option("--slots", arguments.slots, "Tests that run at once on the CPU")

@@ -234,28 +234,4 @@ ExitCode LogsCommand(const ConnectionOptions& options, const std::string& job_id
   return WriteOr(written);
 }
 
-ExitCode WorkersCommand(const ConnectionOptions& options, bool json) {
-  Connection connection(options);
-  absl::StatusOr<v1::ListWorkersResponse> workers = connection.ListWorkers();
-  if (!workers.ok()) return Complain(workers.status());
-  if (json) return WriteJson(*workers);
-  std::vector<std::vector<std::string>> rows = {
-      {"WORKER", "STATE", "DEVICES", "RUNNING", "LABELS", "LAST SEEN (UTC)", "BUILD"}};
-  for (const v1::WorkerSummary& worker : workers->worker()) {
-    std::vector<std::string> devices;
-    for (const v1::DeviceSlots& device : worker.device()) {
-      devices.push_back(
-          absl::StrCat(device.slots(), " x ", device.device().kind(), " ", device.device().name()));
-    }
-    rows.push_back({worker.name(),
-                    !worker.connected() ? "gone"
-                    : worker.draining() ? "draining"
-                                        : "connected",
-                    absl::StrJoin(devices, ", "), absl::StrCat(worker.running_job_size()),
-                    absl::StrJoin(worker.label(), ", "), report::TimeText(worker.last_seen()),
-                    worker.build()});
-  }
-  return WriteOr(Write("", Table(rows)));
-}
-
 }  // namespace assay::cli

@@ -29,6 +29,5 @@ ExitCode ReportCommand(const ConnectionOptions& connection, const std::string& b
 // Names the models without a catalogue entry on standard error: a batch file has no place for that.
 ExitCode NextBatchCommand(const ConnectionOptions& connection, uint32_t size, const std::string& output);
 ExitCode LogsCommand(const ConnectionOptions& connection, const std::string& job_id, v1::Stage stage);
-ExitCode WorkersCommand(const ConnectionOptions& connection, bool json);
 
 }  // namespace assay::cli

@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
@@ -140,6 +141,16 @@ absl::Status AwaitWorker(Connection& connection, Interrupt& interrupt) {
   return absl::UnavailableError("the worker did not reach the coordinator within 60 s");
 }
 
+absl::Status CheckGpu(Connection& connection) {
+  ASSAY_ASSIGN_OR_RETURN(const v1::ListWorkersResponse workers, connection.ListWorkers());
+  for (const v1::WorkerSummary& worker : workers.worker()) {
+    for (const v1::DeviceSlots& device : worker.device()) {
+      if (device.device().kind() == "cuda" && device.slots() > 0) return absl::OkStatus();
+    }
+  }
+  return absl::FailedPreconditionError("--target cuda: no GPU was found on this machine");
+}
+
 struct Ending {
   ExitCode code = kExitOk;
   std::vector<v1::FileError> errors;
@@ -186,16 +197,21 @@ absl::StatusOr<Ending> Run(const RunOptions& options, Interrupt& interrupt) {
   };
   // An exporter is there before its batches, for default checkpoints are tried only where one is. Else the
   // batches come first: a file that is refused should not wait for a test host to start.
-  if (!exporter.empty()) {
+  const bool on_cuda = std::any_of(options.targets.begin(), options.targets.end(),
+                                   [](const v1::Target& target) { return target.device() == v1::CUDA; });
+  if (!exporter.empty() || on_cuda) {
     ASSAY_RETURN_IF_ERROR(start_worker());
     ASSAY_RETURN_IF_ERROR(AwaitWorker(connection, interrupt));
   }
+  // Nobody else will come to take them.
+  if (on_cuda) ASSAY_RETURN_IF_ERROR(CheckGpu(connection));
   Submission submission;
   submission.files = options.batch_files;
   submission.texts = plan.texts;
   submission.submitter = options.submitter;
   submission.target = options.target;
   submission.traceparent = options.traceparent;
+  submission.targets = options.targets;
   std::vector<v1::Batch> batches;
   const absl::Status submitted = SubmitFiles(connection, submission, &batches, &ending.errors);
   if (!ending.errors.empty()) {

@@ -26,6 +26,7 @@ struct RunOptions {
   std::string submitter;
   uint32_t slots = 1;
   v1::Target target;
+  std::vector<v1::Target> targets;  // as Submission's
   bool cpu_only = false;
   std::string traceparent;  // of the command's span; empty: it is not traced
 };

@@ -7,7 +7,9 @@
 #include "common/build_info.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
+#include "coordinator/acceptance.h"
 #include "coordinator/explain.h"
+#include "coordinator/explain_job.h"
 #include "coordinator/roster.h"
 #include "coordinator/schedule.h"
 #include "coordinator/store/record_rules.h"
@@ -241,9 +243,17 @@ void Dispatcher::Connected(std::shared_ptr<WorkerLink> link, v1::Hello hello, st
         const std::vector<v1::AttemptRef> named(hello.attempt().begin(), hello.attempt().end());
         ASSAY_ASSIGN_OR_RETURN(outcome.attempts, store.AdoptAttempts(hello.worker(), !outcome.same_instance,
                                                                      named, now, now + options_.lease));
+        // Before it may be given anything: this coordinator may have started just now.
+        ASSAY_ASSIGN_OR_RETURN(const auto cordons, store.ListCordons());
+        fleet_.Cordon(cordons);
         // Run twice, the second time finds this very link.
         if (auto older = fleet_.Join(link, hello, Now())) *before = std::move(older);
-        ASSAY_RETURN_IF_ERROR(PutWorker(store, *fleet_.Find(link.get())));
+        Session& session = *fleet_.Find(link.get());
+        // A sweep of its own that it failed; one that was seen before has been decided on.
+        if (!known || known->summary.acceptance().id() != hello.acceptance().id()) {
+          ASSAY_RETURN_IF_ERROR(CordonRejected(store, session));
+        }
+        ASSAY_RETURN_IF_ERROR(PutWorker(store, session));
         for (const RunningAttempt& attempt : outcome.attempts.keep) fleet_.Occupy(attempt);
         wake_ = true;
         return outcome;
@@ -272,6 +282,11 @@ void Dispatcher::Connected(std::shared_ptr<WorkerLink> link, v1::Hello hello, st
         v1::DesiredState desired;
         for (const v1::AttemptRef& attempt : outcome->attempts.abandon) *desired.add_abandon() = attempt;
         SendDesired(*link, desired);
+        Session* session = fleet_.Find(link.get());
+        if (options_.require_acceptance && session != nullptr && session->protocol >= 2 &&
+            !session->cordoned && !IsAccepted(hello.acceptance(), hello.device())) {
+          fleet_.OrderSweep(*session, NewSweep(*options_.content, kAcceptanceRepetitions));
+        }
         done();
       },
       {JobsOf(hello.attempt()), {hello.worker()}, {}});
@@ -299,7 +314,7 @@ void Dispatcher::Received(std::shared_ptr<WorkerLink> link, v1::WorkerMessage me
       link->Close(absl::InvalidArgumentError("a second Hello on one stream"));
       break;
     case v1::WorkerMessage::kAcceptance:
-      break;  // nobody asked for it
+      return Acceptance(std::move(link), std::move(*message.mutable_acceptance()), std::move(done));
     case v1::WorkerMessage::KIND_NOT_SET:
       break;  // of a newer worker: nothing that this coordinator would have to know
   }
@@ -413,6 +428,36 @@ void Dispatcher::Results(std::shared_ptr<WorkerLink> link, std::vector<v1::Attem
         done();
       },
       std::move(touches));
+}
+
+void Dispatcher::Acceptance(std::shared_ptr<WorkerLink> link, v1::AcceptanceReport report,
+                            std::function<void()> done) {
+  writer_->Ask<bool>(
+      [this, link, report](Store& store) -> absl::StatusOr<bool> {
+        Session* session = fleet_.Find(link.get());
+        if (session == nullptr) return false;
+        fleet_.Accepted(*session, report);
+        wake_ = true;
+        ASSAY_RETURN_IF_ERROR(CordonRejected(store, *session));
+        ASSAY_RETURN_IF_ERROR(PutWorker(store, *session));
+        return true;
+      },
+      [done](absl::StatusOr<bool>) { done(); });
+}
+
+absl::Status Dispatcher::CordonRejected(Store& store, const Session& session) {
+  const v1::AcceptanceReport& report = session.hello.acceptance();
+  if (report.state() != v1::AcceptanceReport::REJECTED) return absl::OkStatus();
+  std::string reason = absl::StrCat("rejected by acceptance sweep ", report.id());
+  if (report.finding_size() > 0) {
+    absl::StrAppend(&reason, ": ", report.finding(0).model(), " on ", report.finding(0).device_id(), ": ",
+                    report.finding(0).message());
+  }
+  spdlog::warn("worker {} is cordoned: {}", session.hello.worker(), reason);
+  ASSAY_RETURN_IF_ERROR(store.PutCordon(session.hello.worker(), reason));
+  ASSAY_ASSIGN_OR_RETURN(const auto cordons, store.ListCordons());
+  fleet_.Cordon(cordons);
+  return absl::OkStatus();
 }
 
 void Dispatcher::Disconnected(std::shared_ptr<WorkerLink> link) {
@@ -551,6 +596,16 @@ void Dispatcher::Look(std::function<void(absl::StatusOr<CoordinatorMetrics::Snap
           worker.set_cordoned(session.cordoned);
         }
         return snapshot;
+      },
+      std::move(done));
+}
+
+void Dispatcher::ExplainJob(std::string job_id,
+                            std::function<void(absl::StatusOr<v1::ExplainJobResponse>)> done) {
+  writer_->Ask<v1::ExplainJobResponse>(
+      [this, job_id = std::move(job_id)](Store& store) -> absl::StatusOr<v1::ExplainJobResponse> {
+        ASSAY_ASSIGN_OR_RETURN(const Roster roster, ReadRoster(store));
+        return coordinator::ExplainJob(store, roster, options_.pools, job_id);
       },
       std::move(done));
 }

@@ -68,6 +68,7 @@ class Dispatcher {
   void AskFleet(std::function<absl::StatusOr<T>(Store&, Fleet&)> work,
                 std::function<void(absl::StatusOr<T>)> done);
   const Options& options() const { return options_; }
+  void ExplainJob(std::string job_id, std::function<void(absl::StatusOr<v1::ExplainJobResponse>)> done);
 
   // What operators see of the queue and of the workers connected here.
   void Look(std::function<void(absl::StatusOr<CoordinatorMetrics::Snapshot>)> done);
@@ -94,10 +95,13 @@ class Dispatcher {
   // `together`: they came in one message, and are answered in one.
   void Results(std::shared_ptr<WorkerLink> link, std::vector<v1::AttemptResult> results, bool together,
                std::function<void()> done);
+  void Acceptance(std::shared_ptr<WorkerLink> link, v1::AcceptanceReport report, std::function<void()> done);
   v1::Assignment AssignmentOf(const v1::Job& job) const;
   // As it came, or an INFRASTRUCTURE_ERROR where it names products of an export that were not uploaded.
   v1::AttemptResult WithItsProducts(v1::AttemptResult result) const;
   absl::Status PutWorker(Store& store, const Session& session);
+  // Where its newest sweep says so.
+  absl::Status CordonRejected(Store& store, const Session& session);
   absl::StatusOr<Roster> ReadRoster(Store& store) const;
   absl::StatusOr<bool> SomeoneExportsAnywhere(Store& store) const;
   void WarnOfStranded(const std::vector<QueuedJob>& queued);

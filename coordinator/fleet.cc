@@ -133,6 +133,16 @@ void Fleet::Accepted(Session& session, v1::AcceptanceReport report) {
   Describe(session);
 }
 
+void Fleet::OrderSweep(Session& session, const v1::AcceptanceRequest& request) {
+  v1::AcceptanceReport report;
+  report.set_id(request.id());
+  report.set_state(v1::AcceptanceReport::RUNNING);
+  Accepted(session, std::move(report));
+  v1::CoordinatorMessage message;
+  *message.mutable_desired()->mutable_accept() = request;
+  session.link->Send(std::move(message));
+}
+
 void Fleet::Occupy(const RunningAttempt& attempt) {
   Session* session = Find(attempt.worker);
   if (session == nullptr) return;

@@ -68,6 +68,8 @@ class Fleet {
   // Reasons by worker, of all that are cordoned. True: something changed for one that is connected here.
   bool Cordon(const std::map<std::string, std::string>& cordons);
   void Accepted(Session& session, v1::AcceptanceReport report);
+  // Asks the worker to run it; until it has reported its acceptance is RUNNING.
+  void OrderSweep(Session& session, const v1::AcceptanceRequest& request);
 
   void Occupy(const RunningAttempt& attempt);
   // Of whatever worker. Nothing happens where the job's attempt there is another one.

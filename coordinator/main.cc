@@ -29,7 +29,7 @@ int main(int argc, char** argv) {
     return assay::coordinator::RunMaintenance(argc, argv);
   }
   assay::coordinator::ServerOptions options;
-  std::string data_dir, database, content_dir, port_file, log_level = "info", log_format = "text";
+  std::string data_dir, pools_file, database, content_dir, port_file, log_level = "info", log_format = "text";
   std::optional<uint32_t> keep_runs;
   std::optional<double> keep_days;
   int64_t lease_ms = absl::ToInt64Milliseconds(options.lease);
@@ -76,6 +76,11 @@ int main(int argc, char** argv) {
   app.add_flag("--insecure-metrics-anywhere", options.metrics_anywhere,
                "let --metrics-listen be other than loopback, without encryption or authentication");
   app.add_option("--metrics-port-file", metrics_port_file, "file that gets the port of --metrics-listen");
+  app.add_option("--pools", pools_file,
+                 "file of worker pools that something outside scales (docs/scheduling.md)");
+  app.add_flag(
+      "--require-acceptance", options.require_acceptance,
+      "give work only to workers that passed an acceptance sweep with their present devices and drivers");
   app.add_option("--port-file", port_file, "file that gets the port once it is served");
   app.add_option("--log-level", log_level, "debug, info, warn or error")->capture_default_str();
   app.add_option("--log-format", log_format, "text or json, an object a line")->capture_default_str();
@@ -129,6 +134,7 @@ int main(int argc, char** argv) {
   options.tls.key = tls_key;
   options.tls.authority = tls_ca;
   options.content_dir = content_dir;
+  options.pools_file = pools_file;
   options.lease = absl::Milliseconds(lease_ms);
   if (keep_runs || keep_days) {
     options.retention.emplace();

@@ -23,11 +23,13 @@
 #include "coordinator/dispatcher.h"
 #include "coordinator/folder_lock.h"
 #include "coordinator/metrics.h"
+#include "coordinator/pools.h"
 #include "coordinator/postgres_blob_store.h"
 #include "coordinator/services/admin_service.h"
 #include "coordinator/services/batch_service.h"
 #include "coordinator/services/blob_service.h"
 #include "coordinator/services/join_service.h"
+#include "coordinator/services/scaler_service.h"
 #include "coordinator/services/watch_stream.h"
 #include "coordinator/services/worker_service.h"
 #include "coordinator/store/memory_store.h"
@@ -47,6 +49,9 @@ namespace fs = std::filesystem;
 
 // A batch file of 1 MiB and what goes with it.
 constexpr int kMaxRequestBytes = (1 << 20) + (64 << 10);
+
+// How often scalers that watch are told what has changed.
+constexpr absl::Duration kScalerPeriod = absl::Seconds(1);
 
 // How long streams that were told to end may take.
 constexpr absl::Duration kShutdownGrace = absl::Milliseconds(500);
@@ -80,6 +85,7 @@ struct Server::State {
   ServerOptions options;
   std::unique_ptr<FolderLock> lock;
   std::shared_ptr<const Content> content;
+  v1::Pools pools;
   std::unique_ptr<BlobStore> blobs;
   CoordinatorMetrics metrics;
   WatchBoard board;
@@ -94,6 +100,7 @@ struct Server::State {
   std::unique_ptr<WorkerService> worker_service;
   std::unique_ptr<AdminService> admin_service;
   std::unique_ptr<JoinService> join_service;
+  std::unique_ptr<ScalerService> scaler_service;
   std::unique_ptr<grpc::Server> server;
   int port = 0;
   std::unique_ptr<MetricsEndpoint> metrics_endpoint;
@@ -154,6 +161,8 @@ absl::Status Server::State::OpenStore() {
   dispatch.disconnect_grace = options.disconnect_grace;
   // Unlike any other's: a worker's row says by it who holds its stream.
   dispatch.name = absl::StrCat("assay-coordinator-", NewUuid().substr(0, 8));
+  dispatch.require_acceptance = options.require_acceptance;
+  for (const v1::Pool& pool : pools.pool()) dispatch.pools.push_back(ViewOf(pool));
   dispatch.clock = options.clock;
   dispatch.content = content.get();
   dispatch.blobs = blobs.get();
@@ -208,6 +217,7 @@ absl::Status Server::State::Serve() {
     ASSAY_ASSIGN_OR_RETURN(join_rooms.authority, LoadAuthority(options.data_dir));
   }
   join_service = std::make_unique<JoinService>(std::move(join_rooms));
+  scaler_service = std::make_unique<ScalerService>(dispatcher.get(), pools);
 
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
@@ -233,6 +243,7 @@ absl::Status Server::State::Serve() {
   interceptors.push_back(NewAuditInterceptorFactory(access.get()));
   interceptors.push_back(NewRpcMeter(&metrics));
   builder.experimental().SetInterceptorCreators(std::move(interceptors));
+  builder.RegisterService(scaler_service.get());
   builder.SetMaxReceiveMessageSize(kMaxRequestBytes);
   // Reports and large batches in one answer; control messages are kept small where they are made.
   builder.SetMaxSendMessageSize(-1);
@@ -316,6 +327,7 @@ void Server::State::Forget() {
 
 void Server::State::KeepTime() {
   absl::Time next_forget = absl::Now();
+  absl::Time scaler_looked = absl::InfinitePast();
   while (true) {
     {
       absl::MutexLock lock_(&mutex);
@@ -327,6 +339,10 @@ void Server::State::KeepTime() {
       next_forget = absl::Now() + kBetweenForgetting;
     }
     vitals->Look();
+    if (absl::Now() - scaler_looked >= kScalerPeriod) {
+      scaler_service->Refresh();
+      scaler_looked = absl::Now();
+    }
   }
 }
 
@@ -354,6 +370,7 @@ void Server::State::Stop() {
     const absl::Status goodbye = absl::UnavailableError("the coordinator is shutting down: connect again");
     dispatcher->CloseAll(goodbye);
     board.EndAll();
+    scaler_service->EndAll();
     server->Shutdown(absl::ToChronoTime(absl::Now() + kShutdownGrace));
     server->Wait();
   }
@@ -398,6 +415,9 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   auto state = std::make_unique<State>();
   state->options = std::move(options);
   ASSAY_ASSIGN_OR_RETURN(state->content, Content::Load(state->options.content_dir));
+  if (!state->options.pools_file.empty()) {
+    ASSAY_ASSIGN_OR_RETURN(state->pools, LoadPools(state->options.pools_file.string()));
+  }
   std::unique_ptr<Server> server(new Server(std::move(state)));
   ASSAY_RETURN_IF_ERROR(server->state_->OpenStore());
   server->state_->ListenToOthers();

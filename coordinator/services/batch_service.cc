@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <iterator>
 #include <memory>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "common/id.h"
 #include "common/status_macros.h"
 #include "coordinator/job_life.h"
+#include "coordinator/needs.h"
 #include "coordinator/report/report.h"
 #include "coordinator/services/blob_stream.h"
 #include "coordinator/services/grpc_status.h"
@@ -24,31 +26,82 @@ namespace {
 constexpr uint32_t kDefaultPage = 50;
 constexpr uint32_t kMaxPage = 1000;
 constexpr size_t kMaxNameBytes = 1024;
+constexpr int kMaxSelectors = 32;
+constexpr uint64_t kMaxGpuMemory = uint64_t{1} << 50;
 
 // "b20261122-063550-7f3a9c": sorts by time, and can be said on the telephone.
 std::string NewBatchId(absl::Time now) {
   return absl::StrCat(absl::FormatTime("b%Y%m%d-%H%M%S-", now, absl::UTCTimeZone()), NewUuid().substr(0, 6));
 }
 
-// Of all that makes two requests the same.
-std::string RequestDigest(const v1::SubmitBatchRequest& request, const v1::Target& target) {
+// Of all that makes two requests the same. What the first release knew is as it was then.
+std::string RequestDigest(const v1::SubmitBatchRequest& request, const BatchSubmission& submission) {
   Sha256 digest;
-  for (const std::string& part :
-       {request.name(), request.content(), request.submitter(), target.SerializeAsString()}) {
+  auto add = [&digest](const std::string& part) {
     digest.Update(absl::StrCat(part.size(), ":"));
     digest.Update(part);
+  };
+  for (const std::string& part :
+       {request.name(), request.content(), request.submitter(), submission.target.SerializeAsString()}) {
+    add(part);
+  }
+  if (submission.targets.size() > 1 || !submission.selector.empty() || submission.gpu_memory > 0) {
+    for (const v1::Target& target : submission.targets) add(target.SerializeAsString());
+    for (const std::string& label : submission.selector) add(absl::StrCat("+", label));
+    add(absl::StrCat(submission.gpu_memory));
   }
   return digest.FinishHex();
 }
 
-absl::StatusOr<v1::Target> TargetOf(const v1::SubmitBatchRequest& request) {
-  v1::Target target = request.target();
+absl::StatusOr<v1::Target> Completed(v1::Target target) {
   if (target.device() == v1::DEVICE_CHOICE_UNSPECIFIED) target.set_device(v1::AUTO);
   if (target.dtype() == v1::DTYPE_UNSPECIFIED) target.set_dtype(v1::FLOAT32);
   if (!v1::DeviceChoice_IsValid(target.device()) || !v1::Dtype_IsValid(target.dtype())) {
     return absl::InvalidArgumentError("target: a device or dtype that this coordinator does not know");
   }
   return target;
+}
+
+// What the batch is run on and asks of workers.
+absl::Status ReadAsks(const v1::SubmitBatchRequest& request, BatchSubmission& submission) {
+  if (request.has_target() && request.targets_size() > 0) {
+    return absl::InvalidArgumentError("target and targets are both set: name all of them in targets");
+  }
+  if (request.targets_size() > kMaxTargets) {
+    return absl::InvalidArgumentError(absl::StrCat("targets: at most ", kMaxTargets));
+  }
+  std::set<std::string> words;
+  for (const v1::Target& target : request.targets()) {
+    ASSAY_ASSIGN_OR_RETURN(submission.targets.emplace_back(), Completed(target));
+    const std::string word = TargetWord(submission.targets.back());
+    if (!words.insert(word).second) {
+      return absl::InvalidArgumentError(absl::StrCat("targets: ", word, " is there twice"));
+    }
+  }
+  if (submission.targets.empty()) {
+    ASSAY_ASSIGN_OR_RETURN(submission.targets.emplace_back(), Completed(request.target()));
+  }
+  submission.target = submission.targets.front();
+  if (request.selector_size() > kMaxSelectors) {
+    return absl::InvalidArgumentError(absl::StrCat("selector: at most ", kMaxSelectors, " labels"));
+  }
+  for (const std::string& label : request.selector()) {
+    ASSAY_RETURN_IF_ERROR(CheckSelector(label));
+    submission.selector.push_back(label);
+  }
+  std::sort(submission.selector.begin(), submission.selector.end());
+  submission.selector.erase(std::unique(submission.selector.begin(), submission.selector.end()),
+                            submission.selector.end());
+  submission.gpu_memory = request.gpu_memory_bytes();
+  if (submission.gpu_memory > kMaxGpuMemory) {
+    return absl::InvalidArgumentError(absl::StrCat("gpu_memory_bytes: at most ", MemoryText(kMaxGpuMemory)));
+  }
+  if (submission.gpu_memory > 0 &&
+      std::all_of(submission.targets.begin(), submission.targets.end(),
+                  [](const v1::Target& target) { return target.device() == v1::CPU; })) {
+    return absl::InvalidArgumentError("gpu_memory_bytes is set, but no target may be on a GPU");
+  }
+  return absl::OkStatus();
 }
 
 // `errors` are for the status's details.
@@ -65,12 +118,12 @@ absl::StatusOr<BatchSubmission> SubmissionOf(const v1::SubmitBatchRequest& reque
                                                    " are taken: split it"));
   }
   BatchSubmission submission;
-  ASSAY_ASSIGN_OR_RETURN(submission.target, TargetOf(request));
+  ASSAY_RETURN_IF_ERROR(ReadAsks(request, submission));
   ASSAY_ASSIGN_OR_RETURN(generator::BatchFile file,
                          generator::ParseBatchFile(request.name().empty() ? "batch" : request.name(),
                                                    request.content(), content.template_names(), errors));
   submission.request_id = request.request_id().empty() ? NewUuid() : request.request_id();
-  submission.request_digest = RequestDigest(request, submission.target);
+  submission.request_digest = RequestDigest(request, submission);
   submission.batch_id = NewBatchId(now);
   submission.name = request.name();
   submission.submitter = request.submitter();
@@ -280,6 +333,18 @@ grpc::ServerUnaryReactor* BatchService::ListWorkers(grpc::CallbackServerContext*
     if (workers.ok()) *response = *std::move(workers);
     reactor->Finish(ToGrpc(workers.status()));
   });
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* BatchService::ExplainJob(grpc::CallbackServerContext* context,
+                                                   const v1::ExplainJobRequest* request,
+                                                   v1::ExplainJobResponse* response) {
+  auto* reactor = context->DefaultReactor();
+  rooms_.dispatcher->ExplainJob(request->job_id(),
+                                [reactor, response](absl::StatusOr<v1::ExplainJobResponse> why) {
+                                  if (why.ok()) *response = *std::move(why);
+                                  reactor->Finish(ToGrpc(why.status()));
+                                });
   return reactor;
 }
 

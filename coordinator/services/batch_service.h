@@ -44,6 +44,9 @@ class BatchService final : public v1::BatchService::CallbackService {
   grpc::ServerUnaryReactor* GetReport(grpc::CallbackServerContext* context,
                                       const v1::GetReportRequest* request,
                                       v1::GetReportResponse* response) override;
+  grpc::ServerUnaryReactor* ExplainJob(grpc::CallbackServerContext* context,
+                                       const v1::ExplainJobRequest* request,
+                                       v1::ExplainJobResponse* response) override;
   grpc::ServerWriteReactor<v1::GetLogsResponse>* GetLogs(grpc::CallbackServerContext* context,
                                                          const v1::GetLogsRequest* request) override;
   grpc::ServerUnaryReactor* ListWorkers(grpc::CallbackServerContext* context,

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/digest.h"
@@ -105,10 +106,19 @@ bool IsNewest(const JobRecord& record, const v1::AttemptRef& attempt) {
   return attempt.attempt() != 0 && record.job.attempt() == attempt.attempt();
 }
 
+std::string TargetWord(const v1::Target& target) {
+  std::string dtype = v1::Dtype_Name(target.dtype());
+  if (dtype.rfind("DTYPE_", 0) == 0) dtype.erase(0, 6);
+  return absl::AsciiStrToLower(absl::StrCat(v1::DeviceChoice_Name(target.device()), "-", dtype));
+}
+
 JobRecord NewJobRecord(const BatchRecord& batch, const NewJob& job, const v1::Target& target,
                        uint32_t ordinal, absl::Time now) {
   JobRecord fresh;
   fresh.job.set_job_id(absl::StrCat(batch.batch.batch_id(), ".", job.model.name()));
+  if (batch.batch.target_size() > 1)
+    fresh.job.set_job_id(absl::StrCat(fresh.job.job_id(), ".", TargetWord(target)));
+  *fresh.job.mutable_needs()->mutable_selector() = batch.batch.selector();
   fresh.job.set_batch_id(batch.batch.batch_id());
   *fresh.job.mutable_model() = job.model;
   if (job.default_checkpoint && !job.model.has_checkpoint()) {
@@ -252,6 +262,27 @@ std::string SetbackMessage(const JobRecord& record) {
 
 std::string TargetKey(const v1::Target& target) {
   return absl::StrCat(v1::DeviceChoice_Name(target.device()), "/", v1::Dtype_Name(target.dtype()));
+}
+
+std::string PeakKey(const v1::Job& job) {
+  std::string key = absl::StrCat("gpu memory/", v1::Dtype_Name(job.target().dtype()));
+  const v1::TestResult* exported = ExportOf(job);
+  if (exported != nullptr && exported->outcome() == v1::PASSED) {
+    absl::StrAppend(&key, "/", AskedCheckpoint(job)->id());
+  }
+  return key;
+}
+
+bool IsPredicted(const v1::Job& job) {
+  return job.target().device() != v1::CPU && (job.needs().gpu_memory_bytes() == 0 || job.needs().predicted());
+}
+
+uint64_t GpuPeakOf(const v1::TestResult& result) {
+  // Of one that was cut short the peak says nothing.
+  if (result.outcome() != v1::PASSED && result.outcome() != v1::FAILED) return 0;
+  if (result.device_peak_memory_bytes() == 0 || result.provenance().device().kind() != "cuda") return 0;
+  constexpr uint64_t kContextBytes = uint64_t{512} << 20;  // of the driver and its libraries, a process
+  return result.device_peak_memory_bytes() + kContextBytes;
 }
 
 std::string TimingKey(const v1::Job& job) {

@@ -35,7 +35,12 @@ v1::ResultAck AckOf(const v1::AttemptRef& attempt, const AnswerRecord& answer);
 // True for the job's newest attempt. An attempt 0 is none.
 bool IsNewest(const JobRecord& record, const v1::AttemptRef& attempt);
 
-// A job as it was submitted, QUEUED for its first stage. Its expected time is not known here.
+// "cuda-bfloat16".
+std::string TargetWord(const v1::Target& target);
+
+// A job as it was submitted, QUEUED for its first stage. Its expected time and predicted needs are not known
+// here. Its id is "<batch>.<model>", and where the batch has several targets
+// "<batch>.<model>.<device>-<dtype>".
 JobRecord NewJobRecord(const BatchRecord& batch, const NewJob& job, const v1::Target& target,
                        uint32_t ordinal, absl::Time now);
 
@@ -75,6 +80,13 @@ std::string InputsDigest(const JobRecord& record);
 std::string SetbackMessage(const JobRecord& record);
 
 std::string TargetKey(const v1::Target& target);  // "CUDA/FLOAT32"
+
+// What the most memory that a test took of a GPU is kept under, beside the model: as times are, in bytes.
+std::string PeakKey(const v1::Job& job);
+// True where the job may run on a GPU and nobody stated what it needs there.
+bool IsPredicted(const v1::Job& job);
+// What a test's result says of it: the tensors' peak with the driver's context; 0: nothing to learn from.
+uint64_t GpuPeakOf(const v1::TestResult& result);
 
 // What recorded times are kept under, beside the model: exports and tests of a checkpoint each apart.
 std::string TimingKey(const v1::Job& job);

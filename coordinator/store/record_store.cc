@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "coordinator/needs.h"
 #include "coordinator/store/evidence.h"
 #include "coordinator/store/live_index.h"
 #include "coordinator/store/record_rules.h"
@@ -49,7 +50,11 @@ absl::StatusOr<v1::Batch> RecordStore::SubmitBatch(const BatchSubmission& submis
   record.batch.set_name(submission.name);
   record.batch.set_submitter(submission.submitter);
   *record.batch.mutable_create_time() = ToTimestamp(now);
-  record.batch.set_total(static_cast<uint32_t>(submission.jobs.size()));
+  const std::vector<v1::Target> targets =
+      submission.targets.empty() ? std::vector<v1::Target>{submission.target} : submission.targets;
+  *record.batch.mutable_target() = {targets.begin(), targets.end()};
+  *record.batch.mutable_selector() = {submission.selector.begin(), submission.selector.end()};
+  record.batch.set_total(static_cast<uint32_t>(submission.jobs.size() * targets.size()));
   ASSAY_ASSIGN_OR_RETURN(bool inserted, InsertBatch(record));
   if (!inserted) {
     // Another coordinator was asked the same, at the same time.
@@ -58,12 +63,17 @@ absl::StatusOr<v1::Batch> RecordStore::SubmitBatch(const BatchSubmission& submis
     return absl::UnavailableError("batch id taken: try again");
   }
   std::vector<JobRecord> jobs;
-  jobs.reserve(submission.jobs.size());
+  jobs.reserve(submission.jobs.size() * targets.size());
   std::vector<JobRecord*> fresh;
   for (const NewJob& job : submission.jobs) {
-    jobs.push_back(NewJobRecord(record, job, submission.target, static_cast<uint32_t>(jobs.size()), now));
-    jobs.back().job.set_traceparent(submission.traceparent);
-    fresh.push_back(&jobs.back());
+    for (const v1::Target& target : targets) {
+      jobs.push_back(NewJobRecord(record, job, target, static_cast<uint32_t>(jobs.size()), now));
+      jobs.back().job.set_traceparent(submission.traceparent);
+      fresh.push_back(&jobs.back());
+      if (target.device() != v1::CPU) {
+        jobs.back().job.mutable_needs()->set_gpu_memory_bytes(submission.gpu_memory);
+      }
+    }
   }
   ASSAY_RETURN_IF_ERROR(Expect(fresh));
   for (JobRecord& job : jobs) Changed(Keep(std::move(job)), JobChange::kNew);
@@ -351,6 +361,9 @@ absl::StatusOr<v1::ResultAck> RecordStore::CommitResult(const v1::AttemptResult&
   } else {
     answer->counted = true;
     Time(record, std::max(0.0, counted.seconds()));
+    if (const uint64_t peak = GpuPeakOf(counted); peak > 0) {
+      Remember({record.job.model().name(), PeakKey(record.job)}, static_cast<double>(peak));
+    }
     if (LetsGoOn(record.job, counted.outcome())) {
       EndStage(record, std::move(counted), result.log_digest(), now);
       ASSAY_RETURN_IF_ERROR(Expect({&record}));
@@ -370,29 +383,40 @@ absl::Status RecordStore::Expect(const std::vector<JobRecord*>& records) {
   std::vector<Seconds::key_type> keys, unknown;
   for (const JobRecord* record : records) {
     keys.emplace_back(record->job.model().name(), TimingKey(record->job));
+    if (IsPredicted(record->job)) keys.emplace_back(record->job.model().name(), PeakKey(record->job));
+  }
+  for (const Seconds::key_type& key : keys) {
     // What this transaction has seen itself is newer than what the medium has.
-    if (timed_.count(keys.back()) == 0 && !(alone() && seconds_.count(keys.back()) > 0)) {
-      unknown.push_back(keys.back());
-    }
+    if (timed_.count(key) == 0 && !(alone() && seconds_.count(key) > 0)) unknown.push_back(key);
   }
   if (!unknown.empty()) {
     ASSAY_ASSIGN_OR_RETURN(Seconds read, ReadSeconds(unknown));
     for (const auto& key : unknown) seconds_.erase(key);
     seconds_.merge(read);
   }
-  for (size_t i = 0; i < keys.size(); ++i) {
-    auto known = seconds_.find(keys[i]);
-    records[i]->expected_seconds = known == seconds_.end() ? kUnknownSeconds : known->second;
+  for (JobRecord* record : records) {
+    auto known = seconds_.find({record->job.model().name(), TimingKey(record->job)});
+    record->expected_seconds = known == seconds_.end() ? kUnknownSeconds : known->second;
+    if (!IsPredicted(record->job)) continue;
+    auto peak = seconds_.find({record->job.model().name(), PeakKey(record->job)});
+    // What was predicted for the stage before says nothing of this one.
+    const bool has = peak != seconds_.end();
+    v1::Needs& needs = *record->job.mutable_needs();
+    needs.set_gpu_memory_bytes(has ? PredictedBytes(static_cast<uint64_t>(peak->second)) : 0);
+    needs.set_predicted(has);
   }
   return absl::OkStatus();
 }
 
 void RecordStore::Time(const JobRecord& record, double seconds) {
-  Seconds::key_type key(record.job.model().name(), TimingKey(record.job));
+  Remember({record.job.model().name(), TimingKey(record.job)}, seconds);
+}
+
+void RecordStore::Remember(Seconds::key_type key, double value) {
   auto known = seconds_.find(key);
   // Rows that all coordinators write to make them wait for each other.
-  if (known != seconds_.end() && std::abs(known->second - seconds) <= 0.1 * known->second) return;
-  seconds_[key] = seconds;
+  if (known != seconds_.end() && std::abs(known->second - value) <= 0.1 * known->second) return;
+  seconds_[key] = value;
   timed_.insert(std::move(key));
 }
 

@@ -233,6 +233,8 @@ class RecordStore : public Store {
   // Sets what the jobs' stages are expected to take.
   absl::Status Expect(const std::vector<JobRecord*>& records);
   void Time(const JobRecord& record, double seconds);
+  // Of times, and of the memory that tests took of a GPU (PeakKey), in bytes.
+  void Remember(Seconds::key_type key, double value);
   LostAttempt LoseAttempt(Entry& entry, absl::string_view why, bool counts, absl::Time now);
 
   const Sharing sharing_;

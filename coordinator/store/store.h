@@ -50,6 +50,9 @@ struct NewJob {
   std::optional<v1::CheckpointRef> default_checkpoint;
 };
 
+// The largest number of targets that a batch may have.
+inline constexpr int kMaxTargets = 9;
+
 struct BatchSubmission {
   std::string request_id;      // not empty
   std::string request_digest;  // of all that was asked: tells a repetition from a misuse of the id
@@ -59,6 +62,10 @@ struct BatchSubmission {
   v1::Target target;  // device and dtype are set
   std::vector<NewJob> jobs;
   std::string traceparent;  // of its jobs; empty: they are not traced
+  // Each model is run on each of these, a job each; empty: on `target` alone.
+  std::vector<v1::Target> targets = {};
+  std::vector<std::string> selector = {};  // labels that a worker of a test must carry
+  uint64_t gpu_memory = 0;                 // bytes that each test needs of a GPU; 0: it is predicted
 };
 
 // What the scheduler needs to know of a job that waits.

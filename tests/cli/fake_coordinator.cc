@@ -152,6 +152,18 @@ grpc::Status FakeCoordinator::GetLogs(grpc::ServerContext*, const v1::GetLogsReq
   return grpc::Status::OK;
 }
 
+grpc::Status FakeCoordinator::ExplainJob(grpc::ServerContext*, const v1::ExplainJobRequest* request,
+                                         v1::ExplainJobResponse* response) {
+  response->mutable_job()->set_job_id(request->job_id());
+  response->mutable_job()->set_state(v1::QUEUED);
+  response->add_reason("needs 40 GiB of GPU memory; the largest connected or configured pool has 24 GiB");
+  response->set_jobs_ahead(3);
+  v1::WorkerFit& fit = *response->add_worker();
+  fit.set_name("h100");
+  fit.set_pool(true);
+  return grpc::Status::OK;
+}
+
 grpc::Status FakeCoordinator::ListWorkers(grpc::ServerContext*, const v1::ListWorkersRequest*,
                                           v1::ListWorkersResponse* response) {
   v1::WorkerSummary& worker = *response->add_worker();

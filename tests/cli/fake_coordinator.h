@@ -52,6 +52,8 @@ class FakeCoordinator final : public v1::BatchService::Service {
   grpc::Status GetReport(grpc::ServerContext*, const v1::GetReportRequest*, v1::GetReportResponse*) override;
   grpc::Status GetLogs(grpc::ServerContext*, const v1::GetLogsRequest*,
                        grpc::ServerWriter<v1::GetLogsResponse>*) override;
+  grpc::Status ExplainJob(grpc::ServerContext*, const v1::ExplainJobRequest*,
+                          v1::ExplainJobResponse*) override;
   grpc::Status ListWorkers(grpc::ServerContext*, const v1::ListWorkersRequest*,
                            v1::ListWorkersResponse*) override;
 

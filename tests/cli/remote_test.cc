@@ -69,6 +69,38 @@ TEST(Submit, SendsTheFileByteForByteAndPrintsTheId) {
   EXPECT_EQ(request.request_id().size(), 36u);
 }
 
+TEST(Submit, SendsTargetsLabelsAndMemory) {
+  FakeCoordinator coordinator;
+  const std::string file = FileWith("x.json", "{}");
+  const Ended ended = RunAssay({"submit", "--batch-file", file, "--address", coordinator.address(),
+                                "--target", "cpu", "--target", "cuda-bfloat16", "--selector", "gpu=H100",
+                                "--selector", "zone=a", "--gpu-memory", "1.5"});
+  EXPECT_EQ(ended.exit_code, 0) << ended.err;
+  ASSERT_EQ(coordinator.submits().size(), 1u);
+  const v1::SubmitBatchRequest request = coordinator.submits()[0];
+  EXPECT_FALSE(request.has_target());
+  ASSERT_EQ(request.targets_size(), 2);
+  EXPECT_EQ(request.targets(0).device(), v1::CPU);
+  EXPECT_EQ(request.targets(0).dtype(), v1::FLOAT32);
+  EXPECT_EQ(request.targets(1).device(), v1::CUDA);
+  EXPECT_EQ(request.targets(1).dtype(), v1::DTYPE_BFLOAT16);
+  ASSERT_EQ(request.selector_size(), 2);
+  EXPECT_EQ(request.selector(1), "zone=a");
+  EXPECT_EQ(request.gpu_memory_bytes(), uint64_t{3} << 29);
+  const Ended wrong = RunAssay({"submit", "--batch-file", file, "--target", "tpu-float32"});
+  EXPECT_EQ(wrong.exit_code, 2);
+  EXPECT_THAT(wrong.err, HasSubstr("'tpu-float32': cpu, cuda or auto is wanted"));
+  EXPECT_EQ(RunAssay({"submit", "--batch-file", file, "--target", "cpu", "--cpu-only"}).exit_code, 2);
+}
+
+TEST(Why, SaysWhatTheCoordinatorSays) {
+  FakeCoordinator coordinator;
+  const Ended ended = RunAssay({"why", "b1.bert", "--address", coordinator.address()});
+  EXPECT_EQ(ended.exit_code, 0) << ended.err;
+  EXPECT_THAT(ended.out, AllOf(HasSubstr("b1.bert"), HasSubstr("needs 40 GiB of GPU memory"),
+                               HasSubstr("3 jobs go before it"), HasSubstr("pool h100")));
+}
+
 TEST(Submit, TriesAgainWithTheSameRequestIdWhileUnavailable) {
   FakeCoordinator coordinator;
   coordinator.unavailable_submits = 2;

@@ -100,12 +100,19 @@ class FakeWorker {
       starts_.push_back(start);
     }
     if (message.has_desired()) ++desired_;
+    drain_ |= message.desired().drain();
+    if (message.desired().has_accept()) sweep_ = message.desired().accept();
     return true;
   }
   std::deque<v1::Assignment>& starts() { return starts_; }
   std::deque<v1::ResultAck>& acks() { return acks_; }
   std::deque<v1::AttemptRef>& abandons() { return abandons_; }
   int desired() const { return desired_; }  // messages with a DesiredState, empty ones too
+
+  bool drain() const { return drain_; }
+  const std::optional<v1::AcceptanceRequest>& sweep() const {
+    return sweep_;
+  }  // the newest that it was asked for
 
   // As a network that goes away.
   void Break() { context_.TryCancel(); }
@@ -137,6 +144,8 @@ class FakeWorker {
   std::deque<v1::ResultAck> acks_;
   std::map<std::pair<std::string, uint64_t>, v1::Assignment> given_;
   int desired_ = 0;
+  bool drain_ = false;
+  std::optional<v1::AcceptanceRequest> sweep_;
   bool finished_ = false;
 };
 

@@ -36,14 +36,12 @@ std::string DeviceText(const v1::DeviceSlots& slots) {
   return text;
 }
 
+// "draining, cordoned (smells of burning)".
 std::string StateText(const v1::WorkerSummary& worker) {
-  std::vector<std::string> parts = {worker.connected() ? "connected" : "gone"};
-  if (worker.cordoned()) {
-    parts.push_back(worker.cordon_reason().empty() ? "cordoned"
-                                                   : absl::StrCat("cordoned (", worker.cordon_reason(), ")"));
-  }
-  if (worker.draining()) parts.push_back("draining");
-  return absl::StrJoin(parts, ", ");
+  std::string text = !worker.connected() ? "gone" : worker.draining() ? "draining" : "connected";
+  if (worker.cordoned()) absl::StrAppend(&text, ", cordoned");
+  if (!worker.cordon_reason().empty()) absl::StrAppend(&text, " (", worker.cordon_reason(), ")");
+  return text;
 }
 
 const char* AcceptanceText(const v1::AcceptanceReport& report) {

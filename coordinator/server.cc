@@ -238,12 +238,12 @@ absl::Status Server::State::Serve() {
   serve(worker_service.get(), v1::WorkerService::service_full_name());
   serve(admin_service.get(), v1::AdminService::service_full_name());
   serve(join_service.get(), v1::JoinService::service_full_name());
+  serve(scaler_service.get(), externalscaler::ExternalScaler::service_full_name());
   ASSAY_RETURN_IF_ERROR(CheckRulesCover(served));
   std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
   interceptors.push_back(NewAuditInterceptorFactory(access.get()));
   interceptors.push_back(NewRpcMeter(&metrics));
   builder.experimental().SetInterceptorCreators(std::move(interceptors));
-  builder.RegisterService(scaler_service.get());
   builder.SetMaxReceiveMessageSize(kMaxRequestBytes);
   // Reports and large batches in one answer; control messages are kept small where they are made.
   builder.SetMaxSendMessageSize(-1);

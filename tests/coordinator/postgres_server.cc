@@ -58,6 +58,14 @@ std::vector<pid_t> ChildrenOf(pid_t parent) {
   return children;
 }
 
+// Not one that has ended and waits for its parent to take note.
+bool IsAlive(pid_t pid) {
+  const std::string text = TextOf(absl::StrCat("/proc/", pid, "/stat"));
+  const size_t name_end = text.rfind(')');
+  return name_end != std::string::npos && name_end + 2 < text.size() && text[name_end + 2] != 'Z' &&
+         text[name_end + 2] != 'X';
+}
+
 }  // namespace
 
 PostgresServer& PostgresServer::Get() {
@@ -143,7 +151,12 @@ void PostgresServer::Kill() {
   // Stopped, it makes no more of them; killed first, it would leave them to finish their work.
   kill(pid_, SIGSTOP);
   waitpid(pid_, nullptr, WUNTRACED);
-  for (pid_t child : ChildrenOf(pid_)) kill(child, SIGKILL);
+  const std::vector<pid_t> children = ChildrenOf(pid_);
+  for (pid_t child : children) kill(child, SIGKILL);
+  // One that is killed while it runs may answer once more before it notices.
+  for (pid_t child : children) {
+    while (IsAlive(child)) usleep(1000);
+  }
   kill(pid_, SIGKILL);
   waitpid(pid_, nullptr, 0);
   pid_ = -1;

@@ -123,12 +123,18 @@ TEST_F(FleetTest, SmallTestsShareAGpuEachInItsHostAndABigOneWaits) {
   for (const auto& assignment : small) coordinator_.AwaitEvent(Key(assignment));
   // Alone, since nobody knows what it needs; and the next small one does not pass it, though it would fit.
   const v1::Assignment big = Place("pass_big", "GPU-a", 0), late = Place("pass_late", "GPU-a", kGiB);
+  // On the CPU, behind what waits: when these have run one after the other, it has had its chance.
+  const auto run_on_cpu = [this](const std::string& name) {
+    for (int i = 0; i < 3; ++i) {
+      v1::Assignment assignment = Assign(name + std::to_string(i));
+      assignment.mutable_target()->set_device(v1::CPU);
+      RunOne(assignment);
+    }
+  };
   coordinator_.Start(big);
+  run_on_cpu("pass_after_big");  // tests are prepared side by side: it must be the first that waits
   coordinator_.Start(late);
-  // On the CPU, behind both: when it has run, they have had their chance.
-  v1::Assignment on_cpu = Assign("pass_cpu");
-  on_cpu.mutable_target()->set_device(v1::CPU);
-  RunOne(on_cpu);
+  run_on_cpu("pass_after_late");
   EXPECT_THAT(coordinator_.Events(Key(big)), IsEmpty());
   EXPECT_THAT(coordinator_.Events(Key(late)), IsEmpty());
   for (const auto& gate : gates) Open(gate);

@@ -25,6 +25,8 @@ DTYPES = tuple(_FORMATS)
 NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 # Random runs a dtype, by the bytes of weights that they are for at most; one to nearest comes on top.
 _RUNS = [(64 << 20, 6), (2 << 30, 2)]
+# Of a run that makes more floating point numbers (large pictures), random runs would take minutes: none is made.
+_MOST_NUMBERS = 30_000_000
 # A decision matters where a run that is held to the exact run's decisions lies this much nearer to it.
 _MATTERS = 2.0
 # In half precision rounding may move an output by so many units of roundoff of its largest number; beyond, little
@@ -52,8 +54,9 @@ def nearest(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def stochastic(value: torch.Tensor, dtype: torch.dtype, draw: torch.Generator) -> torch.Tensor:
     """Up or down to a number of `dtype`, with the probability that keeps the mean. Range as to nearest."""
     bits, smallest, largest = _FORMATS[dtype]
-    _, exponent = torch.frexp(value)
-    step = torch.ldexp(torch.ones_like(value), exponent.clamp(min=smallest) - bits)
+    # The distance of the dtype's numbers around each value, a power of two, made of the value's own exponent.
+    exponent = value.view(torch.int64).bitwise_right_shift(52).bitwise_and_(0x7FF).sub_(1022)
+    step = exponent.clamp_(min=smallest).add_(1023 - bits).bitwise_left_shift_(52).view(torch.float64)
     scaled = value / step
     down = scaled.floor()
     up = torch.rand(value.shape, generator=draw, dtype=torch.float64) < scaled - down
@@ -67,12 +70,15 @@ class Exact(run.Double):
 
     def __init__(self):
         self.decisions: dict[tuple[int, int], torch.Tensor] = {}
+        self.numbers = 0  # that a rounded run rounds
 
     def made(self, index, op, arguments, results):
         results = super().made(index, op, arguments, results)
         for output, value in enumerate(results):
             if _decides(op, value):
                 self.decisions[index, output] = value
+            if isinstance(value, torch.Tensor) and value.is_floating_point() and op not in run.VIEWS:
+                self.numbers += value.numel()
         return results
 
 
@@ -172,6 +178,8 @@ class Study:
         self.reference = self._run(self.exact)
         size = sum(tensor.nbytes for tensor in weights.values())
         self.runs = next((runs for most, runs in _RUNS if size <= most), 0)
+        if self.exact.numbers > _MOST_NUMBERS:
+            self.runs = 0
 
     def _run(self, numbers) -> dict[str, torch.Tensor]:
         return run.run(self.program, self.weights, self.inputs, numbers=numbers).outputs

@@ -50,20 +50,17 @@ std::string TextOf(const fs::path& path) {
   return text.ok() ? *text : "";
 }
 
-std::vector<pid_t> ChildrenOf(pid_t parent) {
-  std::vector<pid_t> children;
-  const std::string text = TextOf(absl::StrCat("/proc/", parent, "/task/", parent, "/children"));
-  std::istringstream words(text);
-  for (pid_t pid; words >> pid;) children.push_back(pid);
-  return children;
-}
-
-// Not one that has ended and waits for its parent to take note.
-bool IsAlive(pid_t pid) {
-  const std::string text = TextOf(absl::StrCat("/proc/", pid, "/stat"));
-  const size_t name_end = text.rfind(')');
-  return name_end != std::string::npos && name_end + 2 < text.size() && text[name_end + 2] != 'Z' &&
-         text[name_end + 2] != 'X';
+// Those that run in the folder, which is where a server and all its processes are. Not those that have ended
+// and wait for their parent to take note.
+std::vector<pid_t> ProcessesIn(const fs::path& folder) {
+  std::vector<pid_t> processes;
+  for (const auto& entry : fs::directory_iterator("/proc")) {
+    pid_t pid = 0;
+    std::error_code gone;
+    if (!absl::SimpleAtoi(entry.path().filename().string(), &pid)) continue;
+    if (fs::read_symlink(entry.path() / "cwd", gone) == folder) processes.push_back(pid);
+  }
+  return processes;
 }
 
 }  // namespace
@@ -151,14 +148,16 @@ void PostgresServer::Kill() {
   // Stopped, it makes no more of them; killed first, it would leave them to finish their work.
   kill(pid_, SIGSTOP);
   waitpid(pid_, nullptr, WUNTRACED);
-  const std::vector<pid_t> children = ChildrenOf(pid_);
-  for (pid_t child : children) kill(child, SIGKILL);
-  // One that is killed while it runs may answer once more before it notices.
-  for (pid_t child : children) {
-    while (IsAlive(child)) usleep(1000);
+  for (pid_t process : ProcessesIn(dir_ / "data")) {
+    if (process != pid_) kill(process, SIGKILL);
   }
   kill(pid_, SIGKILL);
   waitpid(pid_, nullptr, 0);
+  // One that is killed while it runs may answer once more before it notices.
+  for (auto left = ProcessesIn(dir_ / "data"); !left.empty(); left = ProcessesIn(dir_ / "data")) {
+    for (pid_t process : left) kill(process, SIGKILL);
+    usleep(1000);
+  }
   pid_ = -1;
 }
 

@@ -56,11 +56,12 @@ def run(cluster, options):
     def done(goal):
         return until(lambda: sum(j["state"] == "DONE" for j in cluster.seen().values()) >= goal, f"{goal} results")
 
-    steps = ["coordinator"] * options.kill_coordinators
+    # Workers first: there must be something that they hold, however fast the machine is.
+    steps = ["worker"] * options.kill_workers
+    steps += ["coordinator"] * options.kill_coordinators
     steps += [] if options.keep_database else ["database"]
-    steps += ["worker"] * options.kill_workers
     for number, step in enumerate(steps):
-        done(len(plan) * (number + 1) // (len(steps) + 2))
+        done(len(plan) * number // (len(steps) + 2))
         if step == "coordinator":
             name = next(iter(cluster.coordinators))
             cluster.kill(cluster.coordinators, name)

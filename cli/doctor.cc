@@ -23,8 +23,8 @@
 #include "cli/output.h"
 #include "common/build_info.h"
 #include "coordinator/content.h"
+#include "coordinator/report/words.h"
 #include "coordinator/store/postgres.h"
-#include "google/protobuf/util/time_util.h"
 #include "hub/hub.h"
 #include "nlohmann/json.hpp"
 
@@ -53,10 +53,6 @@ void Fail(Findings& findings, std::string check, std::string saw, std::string re
 
 std::string Gib(uint64_t bytes) {
   return absl::StrCat(static_cast<int64_t>(10.0 * static_cast<double>(bytes) / kGib) / 10.0, " GiB");
-}
-
-absl::Time TimeOf(const google::protobuf::Timestamp& time) {
-  return absl::FromUnixNanos(google::protobuf::util::TimeUtil::TimestampToNanoseconds(time));
 }
 
 struct Ran {
@@ -208,7 +204,7 @@ void CheckCoordinator(const DoctorOptions& options, Findings& findings) {
   }
   if (workers->has_time()) {
     // By the middle of the call, as far as it matters.
-    const absl::Duration ahead = TimeOf(workers->time()) - (start + took / 2);
+    const absl::Duration ahead = report::TimeOf(workers->time()) - (start + took / 2);
     const absl::Duration off = absl::AbsDuration(ahead) - took / 2;
     const std::string saw =
         absl::StrCat("the coordinator's clock is ",
@@ -223,7 +219,7 @@ void CheckCoordinator(const DoctorOptions& options, Findings& findings) {
     } else {
       Ok(findings, "clock.coordinator", saw);
     }
-    const absl::Duration store = TimeOf(workers->store_time()) - TimeOf(workers->time());
+    const absl::Duration store = report::TimeOf(workers->store_time()) - report::TimeOf(workers->time());
     const std::string store_saw = absl::StrCat(
         "the store's clock and its coordinator's are ",
         absl::FormatDuration(absl::Trunc(absl::AbsDuration(store), absl::Milliseconds(1))), " apart");

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
+#include "coordinator/store/record_rules.h"
 
 namespace assay::coordinator {
 namespace {
@@ -13,24 +14,19 @@ namespace {
 // Entries of one write.
 constexpr size_t kMaxAtOnce = 500;
 
-void SetTime(absl::Time time, google::protobuf::Timestamp& into) {
-  into.set_seconds(absl::ToUnixSeconds(time));
-  into.set_nanos(static_cast<int32_t>((time - absl::FromUnixSeconds(into.seconds())) / absl::Nanoseconds(1)));
-}
-
 }  // namespace
 
 AuditLog::AuditLog(Writer* writer, const Clock* clock) : writer_(writer), clock_(clock) {}
 
 void AuditLog::Changed(v1::AuditEntry entry) {
-  SetTime(clock_->Now(), *entry.mutable_time());
+  *entry.mutable_time() = ToTimestamp(clock_->Now());
   Append(std::move(entry));
   Write(writer_, waiting_);
 }
 
 void AuditLog::Refused(v1::AuditEntry entry) {
   const absl::Time now = clock_->Now();
-  SetTime(now, *entry.mutable_time());
+  *entry.mutable_time() = ToTimestamp(now);
   {
     absl::MutexLock lock(&mutex_);
     Key key{entry.who(), entry.what(), entry.outcome()};

@@ -10,6 +10,8 @@
 #include "common/id.h"
 #include "common/pem.h"
 #include "common/status_macros.h"
+#include "coordinator/report/words.h"
+#include "coordinator/store/record_rules.h"
 
 namespace assay::coordinator {
 namespace {
@@ -19,15 +21,6 @@ constexpr size_t kSecretDigits = 64;
 constexpr size_t kChecksumDigits = 8;
 
 std::string ChecksumOf(absl::string_view digits) { return Sha256Hex(digits).substr(0, kChecksumDigits); }
-
-void SetTime(absl::Time time, google::protobuf::Timestamp& into) {
-  into.set_seconds(absl::ToUnixSeconds(time));
-  into.set_nanos(static_cast<int32_t>((time - absl::FromUnixSeconds(into.seconds())) / absl::Nanoseconds(1)));
-}
-
-absl::Time TimeOf(const google::protobuf::Timestamp& time) {
-  return absl::FromUnixSeconds(time.seconds()) + absl::Nanoseconds(time.nanos());
-}
 
 std::string Said(absl::Time time) {
   return absl::FormatTime("%Y-%m-%d %H:%M:%S UTC", time, absl::UTCTimeZone());
@@ -83,8 +76,8 @@ absl::StatusOr<IssuedToken> IssueToken(const std::string& name, v1::Role role, a
   info.set_id(absl::StrCat("t-", NewUuid().substr(0, 8)));
   info.set_name(name);
   info.set_role(role);
-  SetTime(now, *info.mutable_create_time());
-  SetTime(expire, *info.mutable_expire_time());
+  *info.mutable_create_time() = ToTimestamp(now);
+  *info.mutable_expire_time() = ToTimestamp(expire);
   return issued;
 }
 
@@ -95,8 +88,8 @@ TokenRecord CertificateRecord(const std::string& name, const std::string& finger
   record.info.set_id(absl::StrCat("c-", fingerprint.substr(0, 16)));
   record.info.set_name(name);
   record.info.set_role(v1::WORK);
-  SetTime(now, *record.info.mutable_create_time());
-  SetTime(expire, *record.info.mutable_expire_time());
+  *record.info.mutable_create_time() = ToTimestamp(now);
+  *record.info.mutable_expire_time() = ToTimestamp(expire);
   return record;
 }
 
@@ -104,15 +97,15 @@ absl::Status CheckUsable(const v1::TokenInfo& info, absl::Time now) {
   const std::string which = absl::StrCat(info.id(), " (", info.name(), ")");
   if (info.has_revoke_time()) {
     return absl::UnauthenticatedError(
-        absl::StrCat(which, " was revoked at ", Said(TimeOf(info.revoke_time()))));
+        absl::StrCat(which, " was revoked at ", Said(report::TimeOf(info.revoke_time()))));
   }
-  if (info.has_expire_time() && TimeOf(info.expire_time()) <= now) {
-    return absl::UnauthenticatedError(
-        absl::StrCat(which, " has expired, at ", Said(TimeOf(info.expire_time())), ": ask for a new one"));
+  if (info.has_expire_time() && report::TimeOf(info.expire_time()) <= now) {
+    return absl::UnauthenticatedError(absl::StrCat(
+        which, " has expired, at ", Said(report::TimeOf(info.expire_time())), ": ask for a new one"));
   }
   if (info.has_redeem_time()) {
     return absl::UnauthenticatedError(absl::StrCat(
-        which, " was redeemed at ", Said(TimeOf(info.redeem_time())), ", and is good only once"));
+        which, " was redeemed at ", Said(report::TimeOf(info.redeem_time())), ", and is good only once"));
   }
   return absl::OkStatus();
 }

@@ -71,7 +71,7 @@ class Check {
         return WeightsSound();
       case v1::Check::kAnswers:
         return CheckAnswers(check_.answers(), bound_);
-      case v1::Check::KIND_NOT_SET:
+      default:
         break;
     }
     return absl::InvalidArgumentError("a kind of check that this engine does not know");

@@ -84,7 +84,7 @@ absl::Status ValidateCheck(const v1::Check& check, const v1::Manifest& manifest)
     case v1::Check::kWeightsSound:
     case v1::Check::kAnswers:
       break;
-    case v1::Check::KIND_NOT_SET:
+    default:
       status = absl::InvalidArgumentError("no kind, or one that this engine does not know");
       break;
   }

@@ -53,7 +53,16 @@ def stable(value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
+def _plain_buffers(model: torch.nn.Module) -> None:
+    """A buffer that is a Parameter object (Falcon Mamba's) is lifted twice by torch.export, which then fails."""
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            if isinstance(buffer, torch.nn.Parameter):
+                module._buffers[name] = buffer.data
+
+
 def _finish(model: torch.nn.Module, config: PretrainedConfig) -> Built:
+    _plain_buffers(model)
     text = json.dumps(stable(config.to_dict()), sort_keys=True)
     return Built(model.eval(), config, text, f"transformers {transformers.__version__}")
 
@@ -87,6 +96,18 @@ def vision_encoder_decoder(entry: catalogue_pb2.CatalogueEntry) -> Built:
     config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(
         _tiny(transformers.ViTConfig), decoder
     )
+    configure(config)
+    return _finish(resolve(entry.model_class)(config), config)
+
+
+@builder
+def trocr(entry: catalogue_pb2.CatalogueEntry) -> Built:
+    """DeiT's image encoder under TrOCR's own decoder, as in the default checkpoint."""
+    vision = _tiny(transformers.DeiTConfig)
+    decoder = _tiny(
+        transformers.TrOCRConfig, is_decoder=True, add_cross_attention=True, cross_attention_hidden_size=32
+    )
+    config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(vision, decoder)
     configure(config)
     return _finish(resolve(entry.model_class)(config), config)
 

@@ -319,3 +319,6 @@ def qwen_vl(config) -> list:
         noise("pixel_values", frames * height * width, features, batch_dim=None),
         {"image_grid_thw": grids},
     ]
+
+
+from . import inputs_special  # noqa: E402, F401  its makers, which need what stands above

@@ -1,5 +1,8 @@
 """A model behind an explicit signature: named inputs in, named main outputs out."""
 
+import contextlib
+from collections.abc import Callable, Iterator
+
 import torch
 
 # What a model is run for, the first that is there; losses, hidden states and caches are left out.
@@ -36,6 +39,19 @@ def main_outputs(output) -> dict[str, torch.Tensor]:
     raise ValueError(f"none of the main outputs is among {list(output.keys())}")
 
 
+_AROUND: list[Callable[[], contextlib.AbstractContextManager]] = []
+
+
+@contextlib.contextmanager
+def around(make: Callable[[], contextlib.AbstractContextManager]) -> Iterator[None]:
+    """Inside, every run of a wrapped model is within what `make` gives: for patches that watch its calls."""
+    _AROUND.append(make)
+    try:
+        yield
+    finally:
+        _AROUND.remove(make)
+
+
 def wrap(
     model: torch.nn.Module,
     inputs: list[str],
@@ -55,7 +71,10 @@ def wrap(
             self.model = model
 
         def run(self, arguments: dict):
-            output = self.model(**arguments, **constants)
+            with contextlib.ExitStack() as stack:
+                for make in _AROUND:
+                    stack.enter_context(make())
+                output = self.model(**arguments, **constants)
             named = main_outputs(output)
             named |= {name: output[name] for name in also if output.get(name) is not None}
             output_names[:] = named

@@ -15,6 +15,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "common/id.h"
+#include "grpc/grpc_security_constants.h"
 #include "grpcpp/grpcpp.h"
 
 namespace assay::cli {
@@ -88,6 +89,14 @@ struct Connection::Peers {
       return peer.stub.get();
     }
   }
+  void SetCertificate(const std::vector<grpc::string_ref>& shown) {
+    absl::MutexLock lock(&mutex);
+    certificate = shown.empty() ? "" : std::string(shown[0].data(), shown[0].size());
+  }
+
+  absl::Mutex mutex;
+  std::string certificate ABSL_GUARDED_BY(mutex);  // that the last answer came with
+
   // The one of this turn does not answer: whoever comes next asks the next one.
   void MoveOn(size_t turn) { at.compare_exchange_strong(turn, turn + 1); }
 };
@@ -105,26 +114,15 @@ grpc::Status Connection::Call(grpc::Status (Stub::*method)(grpc::ClientContext*,
     context.set_deadline(absl::ToChronoTime(absl::Now() + options_.deadline));
     response->Clear();
     grpc::Status status = (peers_->template Get<Stub>(turn)->*method)(&context, request, response);
-    if (status.error_code() != grpc::StatusCode::UNAVAILABLE || attempt >= kTries * count) return status;
+    if (status.error_code() != grpc::StatusCode::UNAVAILABLE || attempt >= kTries * count) {
+      const auto peer = context.auth_context();
+      if (peer != nullptr) peers_->SetCertificate(peer->FindPropertyValues(GRPC_X509_PEM_CERT_PROPERTY_NAME));
+      return status;
+    }
     peers_->MoveOn(turn);
     if (attempt % count != 0) continue;
     absl::SleepFor(Jittered(backoff));
     backoff = std::min(backoff * 2, kLongestBackoff);
-  }
-}
-
-template <typename Request, typename Response>
-grpc::Status Connection::CallHolder(grpc::Status (v1::AdminService::Stub::*method)(grpc::ClientContext*,
-                                                                                   const Request&, Response*),
-                                    const Request& request, Response* response) {
-  for (size_t asked = 1;; ++asked) {
-    const size_t turn = peers_->Current();
-    grpc::Status status = Call(method, request, response);
-    if (status.error_code() != grpc::StatusCode::FAILED_PRECONDITION || asked >= peers_->all.size() ||
-        !absl::StrContains(status.error_message(), "ask that one")) {
-      return status;
-    }
-    peers_->MoveOn(turn);
   }
 }
 
@@ -232,6 +230,11 @@ absl::StatusOr<std::string> Connection::GetReport(const std::string& batch_id, v
   const grpc::Status status = Call(&v1::BatchService::Stub::GetReport, request, &response);
   if (!status.ok()) return ToAbsl(status, options_.address);
   return std::move(*response.mutable_content());
+}
+
+std::string Connection::server_certificate() const {
+  absl::MutexLock lock(&peers_->mutex);
+  return peers_->certificate;
 }
 
 absl::StatusOr<v1::ListWorkersResponse> Connection::ListWorkers() {
@@ -345,7 +348,7 @@ absl::StatusOr<v1::WorkerSummary> Connection::Drain(const std::string& worker) {
   v1::DrainWorkerRequest request;
   request.set_worker(worker);
   v1::DrainWorkerResponse response;
-  const grpc::Status status = CallHolder(&v1::AdminService::Stub::DrainWorker, request, &response);
+  const grpc::Status status = Call(&v1::AdminService::Stub::DrainWorker, request, &response);
   if (!status.ok()) return ToAbsl(status, options_.address);
   return std::move(*response.mutable_worker());
 }
@@ -355,7 +358,7 @@ absl::StatusOr<std::string> Connection::Accept(const std::string& worker, uint32
   request.set_worker(worker);
   request.set_repetitions(repetitions);
   v1::AcceptWorkerResponse response;
-  const grpc::Status status = CallHolder(&v1::AdminService::Stub::AcceptWorker, request, &response);
+  const grpc::Status status = Call(&v1::AdminService::Stub::AcceptWorker, request, &response);
   if (!status.ok()) return ToAbsl(status, options_.address);
   return response.id();
 }

@@ -62,6 +62,8 @@ class Connection {
   // can.
   std::shared_ptr<grpc::Channel> channel() const;
   const ConnectionOptions& options() const { return options_; }
+  // In PEM, that the coordinator showed which answered the last unary call; empty: it showed none.
+  std::string server_certificate() const;
 
  private:
   struct Peers;
@@ -69,11 +71,6 @@ class Connection {
   template <typename Stub, typename Request, typename Response>
   grpc::Status Call(grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
                     const Request& request, Response* response);
-  // As Call, of a worker's order: asks one coordinator after the other for the one that holds its stream.
-  template <typename Request, typename Response>
-  grpc::Status CallHolder(grpc::Status (v1::AdminService::Stub::*method)(grpc::ClientContext*, const Request&,
-                                                                         Response*),
-                          const Request& request, Response* response);
 
   ConnectionOptions options_;
   std::shared_ptr<Peers> peers_;

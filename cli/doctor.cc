@@ -22,6 +22,7 @@
 #include "cli/content_dir.h"
 #include "cli/output.h"
 #include "common/build_info.h"
+#include "common/file.h"
 #include "coordinator/content.h"
 #include "coordinator/report/words.h"
 #include "coordinator/store/postgres.h"
@@ -229,6 +230,10 @@ void CheckCoordinator(const DoctorOptions& options, Findings& findings) {
       Ok(findings, "clock.store", store_saw);
     }
   }
+  if (const std::string shown = connection.server_certificate(); !shown.empty()) {
+    CheckCertificate("coordinator.certificate", "the one that it shows", shown, absl::Now(), findings);
+  }
+  CheckWorkerCertificates(*workers, absl::Now(), findings);
   size_t connected = 0, cordoned = 0;
   for (const v1::WorkerSummary& worker : workers->worker()) {
     connected += worker.connected() ? 1 : 0;
@@ -319,6 +324,10 @@ void CheckWorkerHere(const DoctorOptions& options, Findings& findings) {
   if (!options.state_dir.empty()) {
     CheckFolder("worker.state", options.state_dir, 20 * kGib, findings);
     std::error_code error;
+    const fs::path identity = fs::path(options.state_dir) / "tls" / "worker.pem";
+    if (const auto pem = ReadFile(identity.string()); pem.ok()) {
+      CheckCertificate("worker.certificate", identity.string(), *pem, absl::Now(), findings);
+    }
     if (fs::is_directory(options.state_dir, error)) {
       Ok(findings, "worker.running",
          InUse(options.state_dir) ? "a worker holds the state folder" : "no worker holds the state folder");

@@ -47,6 +47,11 @@ void CheckCoordinatorHere(const DoctorOptions& options, Findings& findings);
 void CheckWorkerHere(const DoctorOptions& options, Findings& findings);
 void CheckGpus(const DoctorOptions& options, Findings& findings);
 void CheckTls(const DoctorOptions& options, absl::Time now, Findings& findings);
+// One that has been read, in PEM. `what` for a reader: the file, or who showed it.
+void CheckCertificate(const std::string& check, const std::string& what, const std::string& pem,
+                      absl::Time now, Findings& findings);
+// Those of connected workers.
+void CheckWorkerCertificates(const v1::ListWorkersResponse& workers, absl::Time now, Findings& findings);
 void CheckClock(Findings& findings);
 void CheckCaches(const DoctorOptions& options, Findings& findings);
 

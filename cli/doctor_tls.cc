@@ -5,18 +5,22 @@
 #include <sys/stat.h>
 
 #include <cstring>
-#include <ctime>
 #include <fstream>
 #include <memory>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "cli/doctor.h"
+#include "common/certificate_watch.h"
+#include "common/file.h"
+#include "common/pem.h"
 
 namespace assay::cli {
 namespace {
 
-constexpr absl::Duration kSoon = absl::Hours(14 * 24);
+// A worker's, which renews itself ten days before its end.
+constexpr absl::Duration kWorkerSoon = absl::Hours(7 * 24);
 
 using Certificate = std::unique_ptr<X509, decltype(&X509_free)>;
 
@@ -32,41 +36,19 @@ Certificate ReadCertificate(const std::string& path) {
   return {certificate, X509_free};
 }
 
-absl::Time TimeOf(const ASN1_TIME* time) {
-  std::tm parts{};
-  if (ASN1_TIME_to_tm(time, &parts) != 1) return absl::InfinitePast();
-  return absl::FromTimeT(timegm(&parts));
-}
-
 // A file that others than its owner may read.
 bool IsOpenToOthers(const std::string& path) {
   struct stat about {};
   return stat(path.c_str(), &about) == 0 && (about.st_mode & 077) != 0;
 }
 
+std::string Minute(absl::Time time) {
+  return absl::StrCat(absl::FormatTime("%Y-%m-%d %H:%M", time, absl::UTCTimeZone()), " UTC");
+}
+
 void CheckValidity(const std::string& check, const std::string& path, absl::Time now, Findings& findings) {
-  const Certificate certificate = ReadCertificate(path);
-  if (certificate == nullptr) {
-    return Add(findings, check, Health::kFail,
-               absl::StrCat(path, " is no certificate in PEM that can be read"),
-               "name the right file, and let this user read it");
-  }
-  const absl::Time from = TimeOf(X509_get0_notBefore(certificate.get()));
-  const absl::Time until = TimeOf(X509_get0_notAfter(certificate.get()));
-  const std::string saw = absl::StrCat(
-      path, ", valid until ", absl::FormatTime("%Y-%m-%d %H:%M", until, absl::UTCTimeZone()), " UTC");
-  if (now < from) {
-    Add(findings, check, Health::kFail,
-        absl::StrCat(saw, ", and not before ", absl::FormatTime(from, absl::UTCTimeZone())),
-        "see whether this machine's clock is right");
-  } else if (now >= until) {
-    Add(findings, check, Health::kFail, absl::StrCat(saw, ": it has ended"),
-        "renew it (docs/security.md); it is read again without a restart");
-  } else if (until - now < kSoon) {
-    Add(findings, check, Health::kWarn, saw, "renew it before then (docs/security.md)");
-  } else {
-    Add(findings, check, Health::kOk, saw);
-  }
+  const absl::StatusOr<std::string> pem = ReadFile(path);
+  CheckCertificate(check, path, pem.ok() ? *pem : "", now, findings);
 }
 
 void CheckChain(const DoctorOptions& options, Findings& findings) {
@@ -132,6 +114,48 @@ void CheckToken(const DoctorOptions& options, Findings& findings) {
 }
 
 }  // namespace
+
+void CheckCertificate(const std::string& check, const std::string& what, const std::string& pem,
+                      absl::Time now, Findings& findings) {
+  const absl::StatusOr<CertificateFacts> facts = assay::ReadCertificate(pem);
+  if (!facts.ok()) {
+    return Add(findings, check, Health::kFail,
+               absl::StrCat(what, " is no certificate in PEM that can be read"),
+               "name the right file, and let this user read it");
+  }
+  const std::string saw = absl::StrCat(what, ", valid until ", Minute(facts->not_after));
+  if (now < facts->not_before) {
+    Add(findings, check, Health::kFail, absl::StrCat(saw, ", and not before ", Minute(facts->not_before)),
+        "see whether this machine's clock is right");
+  } else if (now >= facts->not_after) {
+    Add(findings, check, Health::kFail, absl::StrCat(saw, ": it has ended"),
+        "renew it (docs/security.md); it is read again without a restart");
+  } else if (facts->not_after - now < RenewalMargin(*facts)) {
+    Add(findings, check, Health::kWarn, saw, "renew it before then (docs/security.md)");
+  } else {
+    Add(findings, check, Health::kOk, saw);
+  }
+}
+
+void CheckWorkerCertificates(const v1::ListWorkersResponse& workers, absl::Time now, Findings& findings) {
+  size_t shown = 0;
+  std::vector<std::string> ending;
+  for (const v1::WorkerSummary& worker : workers.worker()) {
+    if (!worker.connected() || !worker.has_certificate_expire_time()) continue;
+    ++shown;
+    const absl::Time end = absl::FromUnixSeconds(worker.certificate_expire_time().seconds());
+    if (end - now < kWorkerSoon) ending.push_back(absl::StrCat(worker.name(), " (", Minute(end), ")"));
+  }
+  if (shown == 0) return;
+  if (ending.empty()) {
+    return Add(findings, "coordinator.worker_certificates", Health::kOk,
+               absl::StrCat(shown, " connected with one; none ends within a week"));
+  }
+  Add(findings, "coordinator.worker_certificates", Health::kWarn,
+      absl::StrCat(ending.size(), " of ", shown, " end within a week: ", absl::StrJoin(ending, ", ")),
+      "each worker's log says why it could not renew its own; one that you renew by other means connects "
+      "again with it when the present one ends");
+}
 
 void CheckTls(const DoctorOptions& options, absl::Time now, Findings& findings) {
   if (options.tls_ca.empty() && options.tls_cert.empty() && options.tls_key.empty()) {

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/file.h"
 #include "coordinator/report/escape.h"
+#include "coordinator/report/parity.h"
 #include "coordinator/report/words.h"
 #include "google/protobuf/util/json_util.h"
 
@@ -94,7 +95,9 @@ void ComplainOf(const std::vector<v1::FileError>& errors) {
 
 ExitCode ExitCodeOfJobs(const std::vector<v1::Job>& jobs) {
   bool ran = false, failed = false, infrastructure = false, cancelled = false;
+  std::vector<const v1::Job*> pointers;
   for (const v1::Job& job : jobs) {
+    pointers.push_back(&job);
     switch (job.result().outcome()) {
       case v1::PASSED:
         ran = true;
@@ -110,6 +113,10 @@ ExitCode ExitCodeOfJobs(const std::vector<v1::Job>& jobs) {
       default:
         failed = true;
     }
+  }
+  // Each may have passed on its own device, by its own bound: that they differ is a fault all the same.
+  for (const report::ParityCheck& check : report::CompareDevices(pointers)) {
+    failed = failed || check.parity == report::Parity::kDiffer;
   }
   if (failed) return kExitTestsFailed;
   if (infrastructure) return kExitInfrastructure;

@@ -35,8 +35,9 @@ ExitCode Complain(const absl::Status& status);
 // "file:line:column: field: message" on standard error, one a line.
 void ComplainOf(const std::vector<v1::FileError>& errors);
 
-// How a run ends: kExitTestsFailed where some job has any verdict but PASSED; else kExitInfrastructure where
-// some could not be tried; else kExitInterrupted where some were cancelled; kExitNoTests where none ran.
+// How a run ends: kExitTestsFailed where some job has any verdict but PASSED, or one model's outputs on two
+// kinds of device differ (report/parity.h); else kExitInfrastructure where some could not be tried; else
+// kExitInterrupted where some were cancelled; kExitNoTests where none ran.
 ExitCode ExitCodeOfJobs(const std::vector<v1::Job>& jobs);
 
 // "batch 1234 (batch_1_models.json): 9 PASSED, 1 FAILED of 10".

@@ -65,8 +65,29 @@ Dispatcher::Dispatcher(Writer* writer, Options options,
       life_(options_.metrics),
       on_events_(std::move(on_events)),
       fleet_({options_.ahead_per_slot, options_.require_acceptance}) {
-  writer_->BeforeCommit([this](Store& store) { return FillSlots(store); });
+  writer_->BeforeCommit([this](Store& store) {
+    ASSAY_RETURN_IF_ERROR(ReadOrders(store));
+    return FillSlots(store);
+  });
   writer_->AfterCommit([this](const std::set<std::string>& touched) { SendDecided(touched); });
+}
+
+absl::Status Dispatcher::ReadOrders(Store& store) {
+  if (!orders_.empty()) orders_changed_ = true;  // what was never committed was not told
+  orders_.clear();
+  if (!orders_changed_ || fleet_.sessions().empty()) return absl::OkStatus();
+  orders_changed_ = false;
+  ASSAY_ASSIGN_OR_RETURN(const std::vector<WorkerOrder> orders, store.ListOrders());
+  for (const WorkerOrder& order : orders) {
+    const Session* session = fleet_.Find(order.worker);
+    if (session == nullptr) continue;
+    if (IsFollowed(order, *session)) {
+      ASSAY_RETURN_IF_ERROR(store.RemoveOrder(order.id));
+    } else if (session->told.count(order.id) == 0) {
+      orders_.push_back(order);
+    }
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Dispatcher::FillSlots(Store& store) {
@@ -143,6 +164,10 @@ void Dispatcher::SendDecided(const std::set<std::string>& touched) {
     // One that left between is none of ours: the lease decides.
     if (Session* session = fleet_.Find(worker)) SendDesired(*session->link, desired);
   }
+  for (const WorkerOrder& order : orders_) {
+    if (Session* session = fleet_.Find(order.worker)) fleet_.Tell(*session, order);
+  }
+  orders_.clear();
   life_.Started(starts_);
   outbox_.clear();
   decided_.clear();
@@ -255,7 +280,7 @@ void Dispatcher::Connected(std::shared_ptr<WorkerLink> link, v1::Hello hello, st
         }
         ASSAY_RETURN_IF_ERROR(PutWorker(store, session));
         for (const RunningAttempt& attempt : outcome.attempts.keep) fleet_.Occupy(attempt);
-        wake_ = true;
+        wake_ = orders_changed_ = true;
         return outcome;
       },
       [this, link, hello, before, done](absl::StatusOr<Outcome> outcome) {
@@ -329,7 +354,7 @@ void Dispatcher::Heartbeat(std::shared_ptr<WorkerLink> link, v1::Heartbeat heart
         Session* session = fleet_.Find(link.get());
         if (session == nullptr) return Refs();  // replaced by a newer stream
         if (fleet_.Heard(*session, heartbeat, Now())) {
-          wake_ = true;
+          wake_ = orders_changed_ = true;
           ASSAY_RETURN_IF_ERROR(PutWorker(store, *session));
         }
         return store.ExtendLeases(session->hello.worker(),
@@ -437,7 +462,7 @@ void Dispatcher::Acceptance(std::shared_ptr<WorkerLink> link, v1::AcceptanceRepo
         Session* session = fleet_.Find(link.get());
         if (session == nullptr) return false;
         fleet_.Accepted(*session, report);
-        wake_ = true;
+        wake_ = orders_changed_ = true;
         ASSAY_RETURN_IF_ERROR(CordonRejected(store, *session));
         ASSAY_RETURN_IF_ERROR(PutWorker(store, *session));
         return true;
@@ -483,10 +508,11 @@ void Dispatcher::Disconnected(std::shared_ptr<WorkerLink> link) {
       [](absl::StatusOr<bool>) {}, {{}, {link->worker()}, {}});
 }
 
-void Dispatcher::Submit(BatchSubmission submission, std::function<void(absl::StatusOr<v1::Batch>)> done) {
+void Dispatcher::Submit(BatchSubmission submission, v1::AuditEntry change,
+                        std::function<void(absl::StatusOr<v1::Batch>)> done) {
   auto shared = std::make_shared<const BatchSubmission>(std::move(submission));
   writer_->Ask<v1::Batch>(
-      [this, shared](Store& store) -> absl::StatusOr<v1::Batch> {
+      [this, shared, change = std::move(change)](Store& store) -> absl::StatusOr<v1::Batch> {
         wake_ = true;
         BatchSubmission resolved = *shared;
         std::optional<bool> exports;
@@ -499,7 +525,9 @@ void Dispatcher::Submit(BatchSubmission submission, std::function<void(absl::Sta
           }
           if (!*exports) job.default_checkpoint.reset();
         }
-        return store.SubmitBatch(resolved, store.Now());
+        ASSAY_ASSIGN_OR_RETURN(v1::Batch batch, store.SubmitBatch(resolved, store.Now()));
+        ASSAY_RETURN_IF_ERROR(RecordChange(store, change, batch.batch_id()));
+        return batch;
       },
       [this, done = std::move(done)](absl::StatusOr<v1::Batch> batch) {
         // A new batch has no event yet, but others may have free slots for it.
@@ -508,12 +536,14 @@ void Dispatcher::Submit(BatchSubmission submission, std::function<void(absl::Sta
       });
 }
 
-void Dispatcher::Cancel(std::string batch_id, std::function<void(absl::StatusOr<v1::Batch>)> done) {
+void Dispatcher::Cancel(std::string batch_id, v1::AuditEntry change,
+                        std::function<void(absl::StatusOr<v1::Batch>)> done) {
   auto left = std::make_shared<std::vector<v1::Job>>();  // that this ended, where somebody wants to know
   writer_->Ask<CancelledBatch>(
-      [this, batch_id, left](Store& store) -> absl::StatusOr<CancelledBatch> {
+      [this, batch_id, left, change = std::move(change)](Store& store) -> absl::StatusOr<CancelledBatch> {
         const absl::Time now = store.Now();
         ASSAY_ASSIGN_OR_RETURN(CancelledBatch cancelled, store.CancelBatch(batch_id, now));
+        ASSAY_RETURN_IF_ERROR(RecordChange(store, change, batch_id));
         left->clear();
         if (life_.WantsJobs()) {
           ASSAY_ASSIGN_OR_RETURN(std::vector<v1::Job> jobs, store.ListJobs(batch_id));
@@ -624,7 +654,7 @@ void Dispatcher::Tick() {
   auto left = std::make_shared<std::pair<std::vector<v1::Job>, absl::Time>>();
   writer_->Ask<Lost>(
       [this, left](Store& store) -> absl::StatusOr<Lost> {
-        wake_ = true;
+        wake_ = orders_changed_ = true;
         left->first.clear();
         left->second = store.Now();
         ASSAY_ASSIGN_OR_RETURN(Lost lost, store.ExpireLeases(left->second));
@@ -662,6 +692,7 @@ void Dispatcher::Heard(std::optional<std::set<std::string>> batches) {
   writer_->Ask<Stopped>(
       [this, batches = std::move(batches)](Store& store) -> absl::StatusOr<Stopped> {
         wake_ = true;
+        if (!batches) orders_changed_ = true;
         // What runs here of batches that were cancelled elsewhere.
         std::map<std::string, Stopped> running;
         for (const auto& [name, session] : fleet_.sessions()) {

@@ -17,6 +17,7 @@
 #include "assay/v1/coordinator.pb.h"
 #include "assay/v1/worker.pb.h"
 #include "common/clock.h"
+#include "coordinator/access/audit.h"
 #include "coordinator/blob_store.h"
 #include "coordinator/content.h"
 #include "coordinator/fleet.h"
@@ -58,10 +59,17 @@ class Dispatcher {
   // The stream is gone. What the worker runs stays its own until its leases run out.
   void Disconnected(std::shared_ptr<WorkerLink> link);
 
-  void Submit(BatchSubmission submission, std::function<void(absl::StatusOr<v1::Batch>)> done);
-  void Cancel(std::string batch_id, std::function<void(absl::StatusOr<v1::Batch>)> done);
+  // `change`: recorded with it (RecordChange).
+  void Submit(BatchSubmission submission, v1::AuditEntry change,
+              std::function<void(absl::StatusOr<v1::Batch>)> done);
+  void Cancel(std::string batch_id, v1::AuditEntry change,
+              std::function<void(absl::StatusOr<v1::Batch>)> done);
   void GetBatch(std::string batch_id, std::function<void(absl::StatusOr<BatchView>)> done);
   void ListWorkers(std::function<void(absl::StatusOr<v1::ListWorkersResponse>)> done);
+  // What the store has on order of workers that are connected here is told them before long (Fleet::Orders).
+  // In a transaction of the writer.
+  void OrdersChanged() { orders_changed_ = true; }
+
   // As Writer::Ask, with the fleet: for what looks at workers and is no part of dispatching. The free slots
   // are filled afterwards.
   template <typename T>
@@ -87,6 +95,9 @@ class Dispatcher {
   using Outbox = std::map<std::string, v1::DesiredState>;
 
   absl::Status FillSlots(Store& store);
+  // Takes what is on order of those that are connected here, to be told when this is committed; forgets what
+  // they do already, and what was meant for a process that is gone.
+  absl::Status ReadOrders(Store& store);
   // Leases what is placed, but for what another coordinator was about to start: that is told by id.
   absl::StatusOr<std::set<std::string>> Start(Store& store, const std::vector<Placement>& placements);
   void SendDecided(const std::set<std::string>& touched);
@@ -116,6 +127,8 @@ class Dispatcher {
   Fleet fleet_;
   absl::Time believe_again_ = absl::InfinitePast();  // when to say again which workers are here
   bool wake_ = true;                                 // something changed that may let a job start
+  bool orders_changed_ = true;                       // they are to be read again
+  std::vector<WorkerOrder> orders_;                  // to be told
   std::vector<RunningAttempt> decided_;
   std::vector<JobLife::Start> starts_;  // of decided_
   Outbox outbox_;

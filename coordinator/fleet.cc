@@ -101,7 +101,7 @@ Session* Fleet::Find(const WorkerLink* link) {
 bool Fleet::Heard(Session& session, const v1::Heartbeat& heartbeat, absl::Time now) {
   session.last_heard = now;
   session.silent = false;
-  session.draining = heartbeat.draining();
+  session.draining = session.drains = heartbeat.draining();
   session.paused = heartbeat.paused();
   if (heartbeat.has_labels()) *session.hello.mutable_label() = heartbeat.labels().label();
   return Describe(session);
@@ -128,7 +128,26 @@ bool Fleet::Cordon(const std::map<std::string, std::string>& cordons) {
   return changed;
 }
 
+bool IsFollowed(const WorkerOrder& order, const Session& session) {
+  if (order.wanted.instance() != session.hello.instance()) return true;
+  if (order.wanted.drain()) return session.drains;
+  const v1::AcceptanceReport& report = session.hello.acceptance();
+  return report.id() == order.wanted.accept().id() && report.state() != v1::AcceptanceReport::RUNNING;
+}
+
+void Fleet::Tell(Session& session, const WorkerOrder& order) {
+  session.told.insert(order.id);
+  if (order.wanted.has_accept()) OrderSweep(session, order.wanted.accept());
+  if (!order.wanted.drain()) return;
+  v1::CoordinatorMessage message;
+  message.mutable_desired()->set_drain(true);
+  session.link->Send(std::move(message));
+}
+
 void Fleet::Accepted(Session& session, v1::AcceptanceReport report) {
+  // A worker runs one sweep at a time: one that was ordered while another ran was not begun, and is told
+  // again.
+  if (report.state() != v1::AcceptanceReport::RUNNING) session.told.clear();
   *session.hello.mutable_acceptance() = std::move(report);
   Describe(session);
 }

@@ -4,6 +4,8 @@
 
 #include <map>
 #include <memory>
+#include <optional>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -22,6 +24,8 @@ class WorkerLink {
   virtual ~WorkerLink() = default;
   // Its name, as its Hello said; constant from then on.
   virtual const std::string& worker() const = 0;
+  // When the certificate ends that it showed; unset: it showed none.
+  virtual std::optional<absl::Time> certificate_end() const { return std::nullopt; }
   virtual void Send(v1::CoordinatorMessage message) = 0;
   // Ends the stream once what was sent is out. What comes after is dropped.
   virtual void Close(absl::Status status) = 0;
@@ -40,6 +44,9 @@ struct Session {
   std::string paused;   // as it said itself
   std::string cordon;   // the reason; with `cordoned`
   bool cordoned = false;
+
+  std::set<std::string> told;  // orders, by id, that were sent on this stream
+  bool drains = false;         // by a heartbeat: a Hello says so, too, of a worker that has only paused
 };
 
 // Not thread-safe: the writer's thread owns it.
@@ -68,6 +75,8 @@ class Fleet {
   // Reasons by worker, of all that are cordoned. True: something changed for one that is connected here.
   bool Cordon(const std::map<std::string, std::string>& cordons);
   void Accepted(Session& session, v1::AcceptanceReport report);
+  // What an operator ordered of it.
+  void Tell(Session& session, const WorkerOrder& order);
   // Asks the worker to run it; until it has reported its acceptance is RUNNING.
   void OrderSweep(Session& session, const v1::AcceptanceRequest& request);
 
@@ -90,6 +99,9 @@ class Fleet {
   std::map<std::string, std::string> cordons_;
   Slots slots_;
 };
+
+// Nothing is left to be told: the worker does it, or is another process than the one that is meant.
+bool IsFollowed(const WorkerOrder& order, const Session& session);
 
 // What the attempt takes of the worker that it runs at.
 Spot SpotOf(const RunningAttempt& attempt, const WorkerView& worker);

@@ -203,8 +203,8 @@ int RunMaintenance(int argc, char** argv) {
   absl::StatusOr<Pruned> pruned = PruneThere(where, retention);
   if (!pruned.ok()) return Fail(pruned.status());
   std::cout << "dropped " << pruned->batches << " batches with " << pruned->jobs << " jobs, "
-            << pruned->blobs.blobs << " blobs of " << pruned->blobs.bytes << " bytes, and " << pruned->workers
-            << " workers\n";
+            << pruned->blobs.blobs << " blobs of " << pruned->blobs.bytes << " bytes, " << pruned->workers
+            << " workers, and " << pruned->tokens << " tokens that had ended\n";
   return kExitOk;
 }
 

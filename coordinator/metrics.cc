@@ -287,6 +287,12 @@ void CoordinatorMetrics::StoreClock(absl::Duration ahead) {
   state_->clock_ahead.Set(absl::ToDoubleSeconds(ahead));
 }
 
+void CoordinatorMetrics::CertificateEnds(absl::Time at) {
+  AddGauge(*state_->registry, "assay_certificate_end_timestamp_seconds",
+           "When the certificate that this process shows ends, in Unix time")
+      .Set(absl::ToDoubleSeconds(at - absl::UnixEpoch()));
+}
+
 void CoordinatorMetrics::RpcEnded(const std::string& method, int code, absl::Duration took, bool streaming) {
   prometheus::Counter* count = nullptr;
   prometheus::Histogram* seconds = nullptr;

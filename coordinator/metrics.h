@@ -54,6 +54,9 @@ class CoordinatorMetrics {
   // Clocks: how far ahead of this machine's the store's and a worker's are.
   void StoreClock(absl::Duration ahead);
 
+  // Of the certificate that this coordinator shows; not served where there is none.
+  void CertificateEnds(absl::Time at);
+
   // What is asked when Prometheus asks, of the store and the workers at hand. `ask` must not wait: it has
   // `done` called when it knows, or never where the store is away.
   struct Snapshot {

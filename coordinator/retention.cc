@@ -171,6 +171,22 @@ absl::StatusOr<size_t> DropWorkers(const InTransaction& run, absl::Duration keep
 
 }  // namespace
 
+absl::StatusOr<size_t> DropEndedTokens(const InTransaction& run, absl::Duration keep) {
+  size_t dropped = 0;
+  ASSAY_RETURN_IF_ERROR(run([&](Store& store) -> absl::Status {
+    dropped = 0;
+    const absl::Time before = store.Now() - keep;
+    ASSAY_ASSIGN_OR_RETURN(const std::vector<TokenRecord> tokens, store.ListTokens());
+    for (const TokenRecord& token : tokens) {
+      if (!token.info.has_expire_time() || TimeOf(token.info.expire_time()) >= before) continue;
+      ASSAY_RETURN_IF_ERROR(store.DropToken(token.info.id()));
+      ++dropped;
+    }
+    return absl::OkStatus();
+  }));
+  return dropped;
+}
+
 absl::StatusOr<Pruned> Prune(const InTransaction& run, BlobStore& blobs, const Content& content,
                              const Retention& retention) {
   if (!retention.keep_runs && !retention.keep_for) {
@@ -205,6 +221,7 @@ absl::StatusOr<Pruned> Prune(const InTransaction& run, BlobStore& blobs, const C
   }
   pruned.jobs = all.jobs.size() - rest.jobs.size();
   ASSAY_ASSIGN_OR_RETURN(pruned.workers, DropWorkers(run, retention.keep_workers));
+  ASSAY_ASSIGN_OR_RETURN(pruned.tokens, DropEndedTokens(run, retention.keep_tokens));
   ASSAY_RETURN_IF_ERROR(
       run([&](Store& store) { return store.DropAudit(store.Now() - retention.keep_audit); }));
 

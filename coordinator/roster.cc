@@ -7,6 +7,7 @@
 
 #include "absl/strings/match.h"
 #include "common/status_macros.h"
+#include "coordinator/access/token.h"
 #include "coordinator/store/record_rules.h"
 
 namespace assay::coordinator {
@@ -19,6 +20,30 @@ std::string PoolOf(const v1::WorkerSummary& worker) {
     if (absl::StartsWith(label, kPoolLabel)) return label.substr(sizeof(kPoolLabel) - 1);
   }
   return "";
+}
+
+// One that has renewed its certificate shows the new one when it connects the next time, at the latest when
+// the old one ends.
+absl::Status FindRenewals(Store& store, std::vector<v1::WorkerSummary>& workers) {
+  const bool any = std::any_of(workers.begin(), workers.end(), [](const v1::WorkerSummary& worker) {
+    return worker.connected() && worker.has_certificate_expire_time();
+  });
+  if (!any) return absl::OkStatus();
+  ASSAY_ASSIGN_OR_RETURN(const std::vector<TokenRecord> tokens, store.ListTokens());
+  std::map<std::string, google::protobuf::Timestamp> newest;
+  for (const TokenRecord& token : tokens) {
+    if (!IsCertificateRecord(token) || token.info.has_revoke_time()) continue;
+    google::protobuf::Timestamp& end = newest[token.info.name()];
+    if (token.info.expire_time().seconds() > end.seconds()) end = token.info.expire_time();
+  }
+  for (v1::WorkerSummary& worker : workers) {
+    const auto found = newest.find(worker.name());
+    if (found == newest.end() || !worker.has_certificate_expire_time()) continue;
+    if (found->second.seconds() > worker.certificate_expire_time().seconds()) {
+      *worker.mutable_certificate_expire_time() = found->second;
+    }
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -37,6 +62,9 @@ v1::WorkerSummary SummaryOf(const Session& session, const std::string& coordinat
   summary.set_protocol(session.protocol);
   if (hello.has_node()) *summary.mutable_node() = hello.node();
   if (hello.has_acceptance()) *summary.mutable_acceptance() = hello.acceptance();
+  if (const auto end = session.link->certificate_end()) {
+    *summary.mutable_certificate_expire_time() = ToTimestamp(*end);
+  }
   return summary;
 }
 
@@ -71,6 +99,7 @@ absl::StatusOr<Roster> ReadRoster(Store& store, const Fleet& fleet, const std::s
                             require_acceptance && !IsAccepted(worker.acceptance(), worker.device()));
     roster.slots.Put(std::move(view));
   }
+  ASSAY_RETURN_IF_ERROR(FindRenewals(store, roster.workers));
   std::map<std::string, std::vector<std::string>> jobs;
   for (const RunningAttempt& attempt : running) {
     jobs[attempt.worker].push_back(attempt.attempt.job_id());

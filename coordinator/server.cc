@@ -8,6 +8,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "common/certificate_watch.h"
 #include "common/id.h"
 #include "common/logging.h"
 #include "common/metrics.h"
@@ -57,6 +58,7 @@ constexpr absl::Duration kScalerPeriod = absl::Seconds(1);
 constexpr absl::Duration kShutdownGrace = absl::Milliseconds(500);
 
 constexpr absl::Duration kBetweenForgetting = absl::Hours(24);
+constexpr absl::Duration kBetweenCertificateLooks = absl::Minutes(1);
 // How often open calls of revoked tokens are looked for.
 constexpr absl::Duration kAccessTick = absl::Milliseconds(250);
 
@@ -117,7 +119,7 @@ struct Server::State {
   absl::Status ServeMetrics();
   void SetServing(bool store_is_there);
   void KeepTime();
-  // Forgets what options.retention does not keep, in the background.
+  // Forgets tokens that ended long ago, and what options.retention does not keep, in the background.
   void Forget();
   void KeepAccess();
   void Stop();
@@ -198,6 +200,7 @@ absl::Status Server::State::Serve() {
   rooms.dispatcher = dispatcher.get();
   rooms.board = &board;
   rooms.background = background.get();
+  rooms.access = access.get();
   rooms.clock = options.clock;
   batch_service = std::make_unique<BatchService>(rooms);
   blob_service = std::make_unique<BlobService>(content.get(), blobs.get(), &metrics);
@@ -301,7 +304,6 @@ void Server::State::ListenToOthers() {
 }
 
 void Server::State::Forget() {
-  if (!options.retention) return;
   caretaker->Run([this] {
     auto run = [this](const std::function<absl::Status(Store&)>& work) -> absl::Status {
       {
@@ -315,6 +317,13 @@ void Server::State::Forget() {
           })
           .status();
     };
+    if (!options.retention) {
+      absl::StatusOr<size_t> tokens = DropEndedTokens(run, kKeepTokens);
+      if (!tokens.ok() && !absl::IsCancelled(tokens.status())) {
+        spdlog::warn("cannot drop tokens that have ended: {}", tokens.status().ToString());
+      }
+      return;
+    }
     absl::StatusOr<Pruned> pruned = Prune(run, *blobs, *content, *options.retention);
     if (pruned.ok()) {
       spdlog::info("retention: dropped {} batches with {} jobs, {} blobs of {} bytes, {} workers",
@@ -327,7 +336,8 @@ void Server::State::Forget() {
 
 void Server::State::KeepTime() {
   absl::Time next_forget = absl::Now();
-  absl::Time scaler_looked = absl::InfinitePast();
+  absl::Time scaler_looked = absl::InfinitePast(), certificate_looked = absl::InfinitePast();
+  CertificateWatch certificate(options.tls.certificate, "the server's");
   while (true) {
     {
       absl::MutexLock lock_(&mutex);
@@ -342,6 +352,10 @@ void Server::State::KeepTime() {
     if (absl::Now() - scaler_looked >= kScalerPeriod) {
       scaler_service->Refresh();
       scaler_looked = absl::Now();
+    }
+    if (!options.tls.certificate.empty() && absl::Now() - certificate_looked >= kBetweenCertificateLooks) {
+      if (const auto end = certificate.Look(options.clock->Now())) metrics.CertificateEnds(*end);
+      certificate_looked = absl::Now();
     }
   }
 }

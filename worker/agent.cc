@@ -26,6 +26,7 @@
 #include "worker/labels.h"
 #include "worker/metrics.h"
 #include "worker/node_info.h"
+#include "worker/nvml.h"
 #include "worker/state_folder.h"
 
 namespace assay::worker {
@@ -150,6 +151,14 @@ class RunningAgent final : public Agent, public StreamOwner, public AttemptListe
     if (!error) snapshot.disk_free = space.available;
     snapshot.free_slots = runner_->FreeSlots();
     snapshot.devices = runner_->Devices(kNewestProtocol);
+    const bool has_gpu =
+        std::any_of(snapshot.devices.begin(), snapshot.devices.end(),
+                    [](const v1::DeviceSlots& device) { return device.device().kind() == "cuda"; });
+    if (!has_gpu) return snapshot;
+    // One that cannot be asked just now is left out: there is no figure for it.
+    if (const absl::StatusOr<std::vector<NvmlGpu>> gpus = AskNvml(); gpus.ok()) {
+      for (const NvmlGpu& gpu : *gpus) snapshot.memory_used[gpu.info.id()] = gpu.memory_used;
+    }
     return snapshot;
   }
 
@@ -175,7 +184,7 @@ class RunningAgent final : public Agent, public StreamOwner, public AttemptListe
     const std::string paused = WhyPaused();
     absl::MutexLock lock(&mutex_);
     hello.set_draining(draining_ || !paused.empty());  // until the first heartbeat, which tells them apart
-    drain_told_ = drain_answered_ = false;  // nothing was said on this connection
+    drain_told_ = drain_answered_ = false;             // nothing was said on this connection
     told_labels_ = labels;
     return hello;
   }

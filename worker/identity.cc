@@ -1,11 +1,14 @@
 #include "worker/identity.h"
 
+#include <algorithm>
 #include <functional>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "assay/v1/admin.grpc.pb.h"
+#include "common/certificate_watch.h"
 #include "common/file.h"
 #include "common/logging.h"
 #include "common/pem.h"
@@ -19,6 +22,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr absl::Duration kJoinLimit = absl::Seconds(30);
+constexpr absl::Duration kShortestPause = absl::Seconds(1);
 
 // `begin` is told of the call before it begins, and with null when it is over; false: it is not to begin.
 absl::StatusOr<v1::JoinResponse> Ask(const std::string& address,
@@ -121,18 +125,26 @@ IdentityKeeper::~IdentityKeeper() {
 }
 
 void IdentityKeeper::Loop() {
+  CertificateWatch watch(options_.tls.certificate, "this worker's");
   while (true) {
-    absl::Duration pause = options_.pause;
+    absl::Duration pause = options_.pause, retry = options_.retry;
+    const std::optional<absl::Time> end = watch.Look(absl::Now());
+    if (end && options_.ends) options_.ends(*end);
     const absl::StatusOr<std::string> pem = ReadFile(options_.tls.certificate);
     const absl::StatusOr<CertificateFacts> facts =
         pem.ok() ? ReadCertificate(*pem) : absl::StatusOr<CertificateFacts>(pem.status());
-    if (!facts.ok()) {
-      spdlog::error("cannot read this worker's certificate: {}", std::string(facts.status().message()));
-    } else if (facts->not_after - absl::Now() < (facts->not_after - facts->not_before) / 3) {
+    if (facts.ok()) {
+      const absl::Duration often =
+          std::max<absl::Duration>(kShortestPause, (facts->not_after - facts->not_before) / 50);
+      pause = std::min(pause, often);
+      retry = std::min(retry, often);
+    }
+    if (facts.ok() && options_.renews &&
+        facts->not_after - absl::Now() < (facts->not_after - facts->not_before) / 3) {
       if (const absl::Status renewed = Renew(); renewed.ok()) {
         spdlog::info("this worker's certificate was renewed");
       } else {
-        pause = options_.retry;
+        pause = retry;
         spdlog::warn("cannot renew this worker's certificate, which ends at {}: {}", Day(facts->not_after),
                      std::string(renewed.message()));
       }

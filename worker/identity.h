@@ -4,6 +4,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
@@ -37,7 +38,8 @@ struct JoinOptions {
 //   UNAVAILABLE          no coordinator answers, or one whose certificate is not the authority's.
 absl::Status Join(const JoinOptions& options);
 
-// Renews the identity when a third of its life is left, trying again until that works. Thread-safe.
+// Renews the identity when a third of its life is left, trying again until that works, and warns where its
+// end comes near all the same. Of a short life it takes shorter pauses. Thread-safe.
 class IdentityKeeper {
  public:
   struct Options {
@@ -47,6 +49,8 @@ class IdentityKeeper {
     absl::Duration retry = absl::Minutes(5);
     absl::Duration call_limit = absl::Seconds(30);
     absl::Duration pause = absl::Minutes(1);  // between looks at the certificate
+    bool renews = true;                       // else somebody else does: it is only looked at
+    std::function<void(absl::Time)> ends;     // told at each look when the present one ends; may be null
   };
   explicit IdentityKeeper(Options options);
   ~IdentityKeeper();

@@ -274,11 +274,13 @@ int main(int argc, char** argv) {
   }
   options.credentials = *credentials;
   std::unique_ptr<assay::worker::IdentityKeeper> keeper;
-  if (joined) {
+  if (!tls.certificate.empty()) {
     assay::worker::IdentityKeeper::Options keeping;
     keeping.coordinators = coordinators;
     keeping.name = options.name;
     keeping.tls = tls;
+    keeping.renews = joined;
+    keeping.ends = [&metrics](absl::Time end) { metrics.CertificateEnds(end); };
     keeper = std::make_unique<assay::worker::IdentityKeeper>(keeping);
   }
   auto agent = assay::worker::Agent::Start(std::move(options));

@@ -102,6 +102,10 @@ struct WorkerMetrics::State final : prometheus::Collectable {
     add("assay_worker_free_slots", "Attempts that could start at once", snapshot.free_slots);
     MetricFamily slots{"assay_worker_device_slots", "Tests at once on a device", MetricType::Gauge, {}};
     MetricFamily memory{"assay_worker_device_memory_bytes", "Memory of a device", MetricType::Gauge, {}};
+    MetricFamily used{"assay_worker_device_memory_used_bytes",
+                      "Memory of a GPU that is in use, whoever uses it, as its driver says",
+                      MetricType::Gauge,
+                      {}};
     int number = 0;
     for (const v1::DeviceSlots& device : snapshot.devices) {
       ClientMetric metric;
@@ -112,9 +116,15 @@ struct WorkerMetrics::State final : prometheus::Collectable {
       metric.gauge.value = static_cast<double>(device.memory_bytes() > 0 ? device.memory_bytes()
                                                                          : device.device().memory_bytes());
       memory.metric.push_back(metric);
+      if (const auto known = snapshot.memory_used.find(device.device().id());
+          known != snapshot.memory_used.end()) {
+        metric.gauge.value = static_cast<double>(known->second);
+        used.metric.push_back(metric);
+      }
     }
     families.push_back(std::move(slots));
     families.push_back(std::move(memory));
+    if (!used.metric.empty()) families.push_back(std::move(used));
     return families;
   }
 };
@@ -132,6 +142,12 @@ void WorkerMetrics::StageTook(const std::string& stage, absl::Duration took) {
 }
 void WorkerMetrics::HostStarted(const std::string& device) { state_->Starts(device).Increment(); }
 void WorkerMetrics::HostLost(const std::string& device) { state_->Losses(device).Increment(); }
+
+void WorkerMetrics::CertificateEnds(absl::Time at) {
+  AddGauge(*state_->registry, "assay_certificate_end_timestamp_seconds",
+           "When the certificate that this process shows ends, in Unix time")
+      .Set(absl::ToDoubleSeconds(at - absl::UnixEpoch()));
+}
 
 void WorkerMetrics::AskAtScrape(std::function<Snapshot()> ask) {
   absl::MutexLock lock(&state_->asking);

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -31,6 +32,9 @@ class WorkerMetrics {
   void HostStarted(const std::string& device);
   void HostLost(const std::string& device);
 
+  // Of the certificate that this worker shows; not served where there is none.
+  void CertificateEnds(absl::Time at);
+
   // What is asked when Prometheus asks.
   struct Snapshot {
     bool connected = false;  // to a coordinator
@@ -41,6 +45,7 @@ class WorkerMetrics {
     uint64_t disk_free = 0;  // of the state folder's file system
     uint32_t free_slots = 0;
     std::vector<v1::DeviceSlots> devices;
+    std::map<std::string, uint64_t> memory_used;  // bytes by device id, whoever uses them; where it is known
   };
   // Null: nobody answers any more; returns when nobody asks either.
   void AskAtScrape(std::function<Snapshot()> ask);

@@ -93,7 +93,7 @@ absl::StatusOr<std::string> Text(const Library& nvml, Handle device, int (*ask)(
   return std::string(text);
 }
 
-absl::StatusOr<v1::DeviceInfo> Describe(const Library& nvml, Handle device) {
+absl::StatusOr<v1::DeviceInfo> Describe(const Library& nvml, Handle device, uint64_t* memory_used) {
   v1::DeviceInfo info;
   info.set_kind("cuda");
   ASSAY_ASSIGN_OR_RETURN(*info.mutable_name(), Text(nvml, device, nvml.name, "nvmlDeviceGetName"));
@@ -101,6 +101,7 @@ absl::StatusOr<v1::DeviceInfo> Describe(const Library& nvml, Handle device) {
   Memory memory{};
   ASSAY_RETURN_IF_ERROR(nvml.Check(nvml.memory(device, &memory), "nvmlDeviceGetMemoryInfo"));
   info.set_memory_bytes(memory.total);
+  *memory_used = memory.used;
   return info;
 }
 
@@ -118,7 +119,7 @@ absl::Status AddGpu(const Library& nvml, unsigned index, const std::string& driv
   ASSAY_RETURN_IF_ERROR(nvml.Check(nvml.by_index(index, &device), "nvmlDeviceGetHandleByIndex"));
   NvmlGpu gpu;
   gpu.index = index;
-  ASSAY_ASSIGN_OR_RETURN(gpu.info, Describe(nvml, device));
+  ASSAY_ASSIGN_OR_RETURN(gpu.info, Describe(nvml, device, &gpu.memory_used));
   gpu.gpu_id = gpu.info.id();
   int major = 0, minor = 0;
   ASSAY_RETURN_IF_ERROR(
@@ -142,7 +143,7 @@ absl::Status AddGpu(const Library& nvml, unsigned index, const std::string& driv
     if (found == kNotFound || found == kInvalidArgument) continue;  // no slice was made at this place
     ASSAY_RETURN_IF_ERROR(nvml.Check(found, "nvmlDeviceGetMigDeviceHandleByIndex"));
     NvmlGpu part = gpu;
-    ASSAY_ASSIGN_OR_RETURN(part.info, Describe(nvml, slice));
+    ASSAY_ASSIGN_OR_RETURN(part.info, Describe(nvml, slice, &part.memory_used));
     part.info.set_mig_profile(ProfileIn(part.info.name()));
     part.info.set_capability(capability);  // the call above is for whole GPUs
     part.info.set_driver(driver);

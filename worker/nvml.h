@@ -2,6 +2,7 @@
 // has none, and asking it, unlike asking CUDA, leaves a process able to fork.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -12,9 +13,10 @@ namespace assay::worker {
 
 // A GPU, or a slice of one (MIG), as the driver tells it.
 struct NvmlGpu {
-  v1::DeviceInfo info;  // kind "cuda"; id "GPU-…" or "MIG-…"
-  unsigned index = 0;   // of the GPU, in the order of PCI addresses
-  std::string gpu_id;   // of the whole GPU
+  v1::DeviceInfo info;       // kind "cuda"; id "GPU-…" or "MIG-…"
+  unsigned index = 0;        // of the GPU, in the order of PCI addresses
+  std::string gpu_id;        // of the whole GPU
+  uint64_t memory_used = 0;  // bytes, now, by whatever uses it
 };
 
 // Every GPU in the order of PCI addresses; where MIG is on its slices instead, in their order. A GPU with MIG

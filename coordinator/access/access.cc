@@ -178,6 +178,16 @@ Caller Access::CallerOf(const grpc::ServerContextBase& context) {
   return caller;
 }
 
+v1::AuditEntry Access::ChangeOf(const grpc::ServerContextBase& context, absl::string_view method) {
+  const Caller caller = CallerOf(context);
+  v1::AuditEntry entry;
+  entry.set_who(caller.name);
+  if (!open_) entry.set_role(caller.role);
+  entry.set_from(context.peer());
+  entry.set_what(std::string(method));
+  return entry;
+}
+
 absl::Status Access::MaySpeakFor(const grpc::ServerContextBase& context, absl::string_view worker) {
   if (open_) return absl::OkStatus();
   const Caller caller = CallerOf(context);

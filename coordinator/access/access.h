@@ -71,6 +71,10 @@ class Access {
   // Who makes a call that was let in: does not wait. Without TLS: nobody, with every right.
   Caller CallerOf(const grpc::ServerContextBase& context);
 
+  // Of a method that was let in and is about to change something: who, from where and what, for RecordChange.
+  // `method`: "BatchService.CancelBatch".
+  v1::AuditEntry ChangeOf(const grpc::ServerContextBase& context, absl::string_view method);
+
   // Whether it may speak for the worker of this name: a token's or certificate's name is the worker's, or
   // ends in
   // "*" and the worker's begins so. PERMISSION_DENIED, which is in the audit log by then.

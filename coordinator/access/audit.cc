@@ -3,6 +3,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
@@ -16,13 +17,14 @@ constexpr size_t kMaxAtOnce = 500;
 
 }  // namespace
 
-AuditLog::AuditLog(Writer* writer, const Clock* clock) : writer_(writer), clock_(clock) {}
-
-void AuditLog::Changed(v1::AuditEntry entry) {
-  *entry.mutable_time() = ToTimestamp(clock_->Now());
-  Append(std::move(entry));
-  Write(writer_, waiting_);
+absl::Status RecordChange(Store& store, v1::AuditEntry entry, absl::string_view target) {
+  *entry.mutable_time() = ToTimestamp(store.Now());
+  entry.set_target(absl::CEscape(target.substr(0, kMaxAuditTarget)));
+  entry.set_outcome("OK");
+  return store.AddAudit(entry);
 }
+
+AuditLog::AuditLog(Writer* writer, const Clock* clock) : writer_(writer), clock_(clock) {}
 
 void AuditLog::Refused(v1::AuditEntry entry) {
   const absl::Time now = clock_->Now();

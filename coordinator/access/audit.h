@@ -9,6 +9,8 @@
 #include <tuple>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "assay/v1/admin.pb.h"
@@ -17,8 +19,17 @@
 
 namespace assay::coordinator {
 
-// Entries are written at once, without anybody waiting for it; where the store is away they are kept, up to a
-// bound, and written when it is back. Thread-safe.
+// As much of what a caller sent as goes into an entry.
+inline constexpr size_t kMaxAuditTarget = 128;
+
+// Of what a method changes: in the transaction that changes it, so that there is neither a change that nobody
+// is named for nor an entry of what was taken back. `entry`: who and what (Access::ChangeOf); the time is the
+// store's. `target`: a batch, worker or token.
+absl::Status RecordChange(Store& store, v1::AuditEntry entry, absl::string_view target);
+
+// What was refused: nothing changed that an entry could be written with. Entries are written at once, without
+// anybody waiting for it; where the store is away they are kept, up to a bound, and written when it is back.
+// Thread-safe.
 class AuditLog {
  public:
   // Refusals of the same caller, method and outcome within this time make one entry more, that says how many.
@@ -33,9 +44,8 @@ class AuditLog {
   AuditLog(const AuditLog&) = delete;
   AuditLog& operator=(const AuditLog&) = delete;
 
-  // The time is set here.
-  void Changed(v1::AuditEntry entry);
-  // So that nobody can fill the disk: the first of its kind is written, those that follow are counted.
+  // So that nobody can fill the disk: the first of its kind is written, those that follow are counted. The
+  // time is set here.
   void Refused(v1::AuditEntry entry);
 
   // Writes what has waited, and the counts of windows that are over: to be called now and then.

@@ -19,8 +19,6 @@ namespace {
 using grpc::experimental::InterceptionHookPoints;
 using grpc::experimental::ServerRpcInfo;
 
-// As much of what a caller sent as goes into the log.
-constexpr size_t kMaxTarget = 128;
 constexpr size_t kMaxDetail = 500;
 
 // The string at "batch.batch_id"; empty where there is none.
@@ -33,7 +31,7 @@ std::string FieldAt(const google::protobuf::Message& message, absl::string_view 
     if (i + 1 == names.size()) {
       if (field->cpp_type() != google::protobuf::FieldDescriptor::CPPTYPE_STRING) return "";
       return absl::CEscape(
-          absl::string_view(at->GetReflection()->GetString(*at, field)).substr(0, kMaxTarget));
+          absl::string_view(at->GetReflection()->GetString(*at, field)).substr(0, kMaxAuditTarget));
     }
     if (field->cpp_type() != google::protobuf::FieldDescriptor::CPPTYPE_MESSAGE) return "";
     at = &at->GetReflection()->GetMessage(*at, field);
@@ -66,13 +64,14 @@ class AuditInterceptor final : public grpc::experimental::Interceptor {
           FieldAt(*static_cast<const google::protobuf::Message*>(methods->GetSendMessage()), response_field_);
     }
     if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_STATUS)) {
-      Write(methods->GetSendStatus());
+      // What was done is on record: the method wrote it where it did it.
+      if (const grpc::Status status = methods->GetSendStatus(); !status.ok()) Refused(status);
     }
     methods->Proceed();
   }
 
  private:
-  void Write(const grpc::Status& status) {
+  void Refused(const grpc::Status& status) {
     const Caller caller = access_->CallerOf(*info_->server_context());
     v1::AuditEntry entry;
     entry.set_who(caller.name);
@@ -82,12 +81,7 @@ class AuditInterceptor final : public grpc::experimental::Interceptor {
     entry.set_target(target_);
     entry.set_outcome(CodeName(status));
     entry.set_detail(status.error_message().substr(0, kMaxDetail));
-    // What did not work is a caller's to repeat without end.
-    if (status.ok()) {
-      access_->audit()->Changed(std::move(entry));
-    } else {
-      access_->audit()->Refused(std::move(entry));
-    }
+    access_->audit()->Refused(std::move(entry));
   }
 
   Access* const access_;

@@ -16,6 +16,9 @@
 namespace assay::coordinator {
 namespace {
 
+// Before the ids of certificates.
+constexpr char kCertificate[] = "c-";
+
 constexpr absl::string_view kPrefix = "assay_";
 constexpr size_t kSecretDigits = 64;
 constexpr size_t kChecksumDigits = 8;
@@ -85,12 +88,16 @@ TokenRecord CertificateRecord(const std::string& name, const std::string& finger
                               absl::Time expire) {
   TokenRecord record;
   record.hash = fingerprint;
-  record.info.set_id(absl::StrCat("c-", fingerprint.substr(0, 16)));
+  record.info.set_id(absl::StrCat(kCertificate, fingerprint.substr(0, 16)));
   record.info.set_name(name);
   record.info.set_role(v1::WORK);
   *record.info.mutable_create_time() = ToTimestamp(now);
   *record.info.mutable_expire_time() = ToTimestamp(expire);
   return record;
+}
+
+bool IsCertificateRecord(const TokenRecord& record) {
+  return absl::StartsWith(record.info.id(), kCertificate);
 }
 
 absl::Status CheckUsable(const v1::TokenInfo& info, absl::Time now) {

@@ -45,6 +45,8 @@ absl::StatusOr<IssuedToken> IssueToken(const std::string& name, v1::Role role, a
 TokenRecord CertificateRecord(const std::string& name, const std::string& fingerprint, absl::Time now,
                               absl::Time expire);
 
+bool IsCertificateRecord(const TokenRecord& record);
+
 // Why a token or certificate is good for nothing at `now`; OK: it is good.
 absl::Status CheckUsable(const v1::TokenInfo& info, absl::Time now);
 

@@ -7,6 +7,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "coordinator/report/escape.h"
+#include "coordinator/report/parity.h"
 #include "coordinator/report/renderers.h"
 #include "coordinator/report/words.h"
 
@@ -210,6 +211,29 @@ void AppendResults(const Scope& scope, std::string& out) {
   out += "</table></div>\n";
 }
 
+// Nothing where no model ran on two kinds of device.
+void AppendParity(const Scope& scope, std::string& out) {
+  const std::vector<ParityCheck> checks = CompareDevices(scope.jobs);
+  if (checks.empty()) return;
+  out +=
+      "<h2>Parity of devices</h2>\n<p class=\"dim\">The outputs of one device held against those of another, "
+      "by a few figures of each. That each agrees with its golden is the stronger statement.</p>\n<div "
+      "class=\"wide\"><table>\n<tr><th>model</th><th>dtype</th><th>case</th><th>devices</th><th>outputs</th>"
+      "<th>nearest to what is allowed</th></tr>\n";
+  for (const ParityCheck& check : checks) {
+    const char* style = check.parity == Parity::kAgree    ? "pass"
+                        : check.parity == Parity::kDiffer ? "fail"
+                                                          : "skip";
+    absl::StrAppend(&out, "<tr><td>", XmlText(check.first->model().name()), "</td><td>",
+                    DtypeWord(check.first->result().provenance().dtype()), "</td><td>",
+                    XmlText(check.case_name), "</td><td>", XmlText(DeviceWord(*check.first)), " and ",
+                    XmlText(DeviceWord(*check.second)), "</td><td><span class=\"o ", style, "\">",
+                    ParityWord(check.parity), "</span></td><td>",
+                    XmlText(check.message.empty() ? "equal in every figure" : check.message), "</td></tr>\n");
+  }
+  out += "</table></div>\n";
+}
+
 void AppendCheckpointTable(const std::vector<const v1::Job*>& jobs, std::string& out) {
   out +=
       "<div class=\"wide\"><table>\n<tr><th>model</th><th>target</th><th>checkpoint</th><th>loading "
@@ -362,6 +386,7 @@ std::string RenderHtml(const Scope& scope) {
   if (scope.batch == nullptr) AppendCoverage(scope.coverage, out);
   AppendMatrix(scope, out);
   AppendResults(scope, out);
+  AppendParity(scope, out);
   AppendCheckpoints(scope, out);
   AppendRemarks(scope, out);
   if (scope.batch != nullptr) AppendCoverage(scope.coverage, out);

@@ -1,12 +1,13 @@
 // JUnit XML as Surefire writes it and as Jenkins, GitLab and GitHub's viewers read it: a suite a template, a
-// test case a case. What did not hold is a <failure>; what could not be found out is an <error> of the
-// outcome's type.
+// test case a case; a suite for the parity of devices, where there is any. What did not hold is a <failure>;
+// what could not be found out is an <error> of the outcome's type.
 #include <map>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "coordinator/report/escape.h"
+#include "coordinator/report/parity.h"
 #include "coordinator/report/renderers.h"
 #include "coordinator/report/words.h"
 
@@ -162,11 +163,24 @@ void AddJob(const Scope& scope, const v1::Job& job, Suite& suite) {
   suite.Add(job, name, rest, word, Shorten(message, 400), message, test.output_tail());
 }
 
+// Two devices that differ are a failure, though each may have passed by itself.
+void AddParity(const ParityCheck& check, Suite& suite) {
+  const bool differs = check.parity == Parity::kDiffer;
+  suite.Add(
+      *check.second,
+      absl::StrCat(check.case_name, " on ", DeviceWord(*check.first), " and ", DeviceWord(*check.second)), 0,
+      differs                          ? "FAILED"
+      : check.parity == Parity::kAgree ? "PASSED"
+                                       : "SKIPPED",
+      Shorten(absl::StrCat(ParityWord(check.parity), ": ", check.message), 400), check.message, "");
+}
+
 }  // namespace
 
 std::string RenderJunit(const Scope& scope) {
   std::map<std::string, Suite> suites;
   for (const v1::Job* job : scope.jobs) AddJob(scope, *job, suites[job->model().template_()]);
+  for (const ParityCheck& check : CompareDevices(scope.jobs)) AddParity(check, suites["parity"]);
   Counts total;
   std::string body;
   const std::string timestamp = absl::FormatTime(

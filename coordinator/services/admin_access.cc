@@ -59,8 +59,10 @@ grpc::ServerUnaryReactor* AdminService::CreateToken(grpc::CallbackServerContext*
   }
   const TokenRecord record = issued->record;
   rooms_.writer->Ask<bool>(
-      [record](Store& store) -> absl::StatusOr<bool> {
+      [record, change = rooms_.access->ChangeOf(*context, "AdminService.CreateToken")](
+          Store& store) -> absl::StatusOr<bool> {
         ASSAY_RETURN_IF_ERROR(store.AddToken(record));
+        ASSAY_RETURN_IF_ERROR(RecordChange(store, change, record.info.id()));
         return true;
       },
       [reactor, response, issued = *issued](absl::StatusOr<bool> added) {
@@ -94,7 +96,12 @@ grpc::ServerUnaryReactor* AdminService::RevokeToken(grpc::CallbackServerContext*
                                                     v1::RevokeTokenResponse* response) {
   auto* reactor = context->DefaultReactor();
   rooms_.writer->Ask<v1::TokenInfo>(
-      [id = request->id()](Store& store) { return store.RevokeToken(id, store.Now()); },
+      [id = request->id(), change = rooms_.access->ChangeOf(*context, "AdminService.RevokeToken")](
+          Store& store) -> absl::StatusOr<v1::TokenInfo> {
+        ASSAY_ASSIGN_OR_RETURN(v1::TokenInfo revoked, store.RevokeToken(id, store.Now()));
+        ASSAY_RETURN_IF_ERROR(RecordChange(store, change, id));
+        return revoked;
+      },
       [this, reactor, response](absl::StatusOr<v1::TokenInfo> info) {
         if (info.ok()) {
           rooms_.access->Forget();

@@ -1,8 +1,12 @@
 // The half of AdminService that is about workers.
 #include <memory>
+#include <optional>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "common/id.h"
 #include "common/status_macros.h"
 #include "coordinator/acceptance.h"
 #include "coordinator/roster.h"
@@ -24,20 +28,35 @@ absl::StatusOr<v1::WorkerSummary> SeenWorker(Store& store, const Fleet& fleet,
   return absl::NotFoundError(absl::StrCat("no worker '", name, "' was ever seen"));
 }
 
-// The stream of a worker that is connected here and takes orders.
-absl::StatusOr<std::shared_ptr<WorkerLink>> LinkOf(Fleet& fleet, const v1::WorkerSummary& worker) {
-  Session* session = fleet.Find(worker.name());
-  if (session == nullptr) {
+// Of a worker that is connected somewhere and takes orders: for the process that runs under its name now.
+absl::StatusOr<WorkerOrder> OrderOf(Store& store, const v1::WorkerSummary& worker) {
+  if (!worker.connected()) {
+    return absl::FailedPreconditionError(absl::StrCat("worker '", worker.name(), "' is not connected"));
+  }
+  if (worker.protocol() < 2) {
     return absl::FailedPreconditionError(
-        worker.connected() ? absl::StrCat("worker '", worker.name(), "' is connected to coordinator ",
-                                          worker.coordinator(), ": ask that one")
-                           : absl::StrCat("worker '", worker.name(), "' is not connected"));
+        absl::StrCat("worker '", worker.name(), "' speaks protocol 1 (", worker.build(), "): upgrade it"));
   }
-  if (session->protocol < 2) {
-    return absl::FailedPreconditionError(absl::StrCat("worker '", worker.name(), "' speaks protocol 1 (",
-                                                      session->hello.build(), "): upgrade it"));
+  ASSAY_ASSIGN_OR_RETURN(const std::optional<WorkerRecord> record, store.FindWorker(worker.name()));
+  WorkerOrder order;
+  order.id = NewUuid();
+  order.worker = worker.name();
+  order.wanted.set_instance(record->instance);
+  return order;
+}
+
+// The sweep that was ordered of this process and has not come to its end; empty: none.
+absl::StatusOr<std::string> SweepUnderWay(Store& store, const v1::WorkerSummary& worker,
+                                          const WorkerOrder& now) {
+  if (worker.acceptance().state() == v1::AcceptanceReport::RUNNING) return worker.acceptance().id();
+  ASSAY_ASSIGN_OR_RETURN(const std::vector<WorkerOrder> orders, store.ListOrders());
+  for (const WorkerOrder& order : orders) {
+    if (order.worker == now.worker && order.wanted.instance() == now.wanted.instance() &&
+        order.wanted.has_accept() && order.wanted.accept().id() != worker.acceptance().id()) {
+      return order.wanted.accept().id();
+    }
   }
-  return session->link;
+  return std::string();
 }
 
 // Answers with the worker as it then is.
@@ -57,10 +76,12 @@ grpc::ServerUnaryReactor* AdminService::CordonWorker(grpc::CallbackServerContext
                                                      v1::CordonWorkerResponse* response) {
   auto* reactor = context->DefaultReactor();
   rooms_.dispatcher->AskFleet<v1::WorkerSummary>(
-      [this, worker = request->worker(), reason = request->reason()](
+      [this, worker = request->worker(), reason = request->reason(),
+       change = rooms_.access->ChangeOf(*context, "AdminService.CordonWorker")](
           Store& store, Fleet& fleet) -> absl::StatusOr<v1::WorkerSummary> {
         ASSAY_RETURN_IF_ERROR(SeenWorker(store, fleet, rooms_.dispatcher->options(), worker).status());
         ASSAY_RETURN_IF_ERROR(store.PutCordon(worker, reason));
+        ASSAY_RETURN_IF_ERROR(RecordChange(store, change, worker));
         ASSAY_ASSIGN_OR_RETURN(const auto cordons, store.ListCordons());
         fleet.Cordon(cordons);
         return SeenWorker(store, fleet, rooms_.dispatcher->options(), worker);
@@ -74,9 +95,12 @@ grpc::ServerUnaryReactor* AdminService::UncordonWorker(grpc::CallbackServerConte
                                                        v1::UncordonWorkerResponse* response) {
   auto* reactor = context->DefaultReactor();
   rooms_.dispatcher->AskFleet<v1::WorkerSummary>(
-      [this, worker = request->worker()](Store& store, Fleet& fleet) -> absl::StatusOr<v1::WorkerSummary> {
+      [this, worker = request->worker(),
+       change = rooms_.access->ChangeOf(*context, "AdminService.UncordonWorker")](
+          Store& store, Fleet& fleet) -> absl::StatusOr<v1::WorkerSummary> {
         ASSAY_RETURN_IF_ERROR(SeenWorker(store, fleet, rooms_.dispatcher->options(), worker).status());
         ASSAY_RETURN_IF_ERROR(store.RemoveCordon(worker).status());
+        ASSAY_RETURN_IF_ERROR(RecordChange(store, change, worker));
         ASSAY_ASSIGN_OR_RETURN(const auto cordons, store.ListCordons());
         fleet.Cordon(cordons);
         return SeenWorker(store, fleet, rooms_.dispatcher->options(), worker);
@@ -90,13 +114,16 @@ grpc::ServerUnaryReactor* AdminService::DrainWorker(grpc::CallbackServerContext*
                                                     v1::DrainWorkerResponse* response) {
   auto* reactor = context->DefaultReactor();
   rooms_.dispatcher->AskFleet<v1::WorkerSummary>(
-      [this, worker = request->worker()](Store& store, Fleet& fleet) -> absl::StatusOr<v1::WorkerSummary> {
+      [this, worker = request->worker(),
+       change = rooms_.access->ChangeOf(*context, "AdminService.DrainWorker")](
+          Store& store, Fleet& fleet) -> absl::StatusOr<v1::WorkerSummary> {
         ASSAY_ASSIGN_OR_RETURN(v1::WorkerSummary seen,
                                SeenWorker(store, fleet, rooms_.dispatcher->options(), worker));
-        ASSAY_ASSIGN_OR_RETURN(const std::shared_ptr<WorkerLink> link, LinkOf(fleet, seen));
-        v1::CoordinatorMessage message;
-        message.mutable_desired()->set_drain(true);
-        link->Send(std::move(message));
+        ASSAY_ASSIGN_OR_RETURN(WorkerOrder order, OrderOf(store, seen));
+        order.wanted.set_drain(true);
+        if (!seen.draining()) ASSAY_RETURN_IF_ERROR(store.AddOrder(order));
+        ASSAY_RETURN_IF_ERROR(RecordChange(store, change, worker));
+        rooms_.dispatcher->OrdersChanged();
         return seen;
       },
       AnswerTo(reactor, response));
@@ -113,19 +140,25 @@ grpc::ServerUnaryReactor* AdminService::AcceptWorker(grpc::CallbackServerContext
                                  absl::StrCat("repetitions: at most ", kMaxRepetitions)));
     return reactor;
   }
-  auto order = std::make_shared<const v1::AcceptanceRequest>(
+  auto sweep = std::make_shared<const v1::AcceptanceRequest>(
       NewSweep(*rooms_.dispatcher->options().content, repetitions));
   rooms_.dispatcher->AskFleet<std::string>(
-      [this, order, worker = request->worker()](Store& store, Fleet& fleet) -> absl::StatusOr<std::string> {
+      [this, sweep, worker = request->worker(),
+       change = rooms_.access->ChangeOf(*context, "AdminService.AcceptWorker")](
+          Store& store, Fleet& fleet) -> absl::StatusOr<std::string> {
         ASSAY_ASSIGN_OR_RETURN(v1::WorkerSummary seen,
                                SeenWorker(store, fleet, rooms_.dispatcher->options(), worker));
-        ASSAY_RETURN_IF_ERROR(LinkOf(fleet, seen).status());
-        if (seen.acceptance().state() == v1::AcceptanceReport::RUNNING) {
+        ASSAY_ASSIGN_OR_RETURN(WorkerOrder order, OrderOf(store, seen));
+        ASSAY_ASSIGN_OR_RETURN(const std::string under_way, SweepUnderWay(store, seen, order));
+        if (!under_way.empty()) {
           return absl::FailedPreconditionError(
-              absl::StrCat("a sweep of worker '", worker, "' is under way (", seen.acceptance().id(), ")"));
+              absl::StrCat("a sweep of worker '", worker, "' is under way (", under_way, ")"));
         }
-        fleet.OrderSweep(*fleet.Find(worker), *order);
-        return order->id();
+        *order.wanted.mutable_accept() = *sweep;
+        ASSAY_RETURN_IF_ERROR(store.AddOrder(order));
+        ASSAY_RETURN_IF_ERROR(RecordChange(store, change, worker));
+        rooms_.dispatcher->OrdersChanged();
+        return sweep->id();
       },
       [reactor, response](absl::StatusOr<std::string> id) {
         if (id.ok()) response->set_id(*std::move(id));

@@ -212,6 +212,7 @@ grpc::ServerUnaryReactor* BatchService::SubmitBatch(grpc::CallbackServerContext*
   const SubmitTrace trace(request->traceparent());
   submission->traceparent = trace.traceparent();
   rooms_.dispatcher->Submit(*std::move(submission),
+                            rooms_.access->ChangeOf(*context, "BatchService.SubmitBatch"),
                             [reactor, response, trace](absl::StatusOr<v1::Batch> batch) {
                               trace.Ended(batch);
                               if (batch.ok()) *response->mutable_batch() = *std::move(batch);
@@ -268,10 +269,12 @@ grpc::ServerUnaryReactor* BatchService::CancelBatch(grpc::CallbackServerContext*
                                                     const v1::CancelBatchRequest* request,
                                                     v1::CancelBatchResponse* response) {
   auto* reactor = context->DefaultReactor();
-  rooms_.dispatcher->Cancel(request->batch_id(), [reactor, response](absl::StatusOr<v1::Batch> batch) {
-    if (batch.ok()) *response->mutable_batch() = *std::move(batch);
-    reactor->Finish(ToGrpc(batch.status()));
-  });
+  rooms_.dispatcher->Cancel(request->batch_id(),
+                            rooms_.access->ChangeOf(*context, "BatchService.CancelBatch"),
+                            [reactor, response](absl::StatusOr<v1::Batch> batch) {
+                              if (batch.ok()) *response->mutable_batch() = *std::move(batch);
+                              reactor->Finish(ToGrpc(batch.status()));
+                            });
   return reactor;
 }
 

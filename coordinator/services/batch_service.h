@@ -4,6 +4,7 @@
 
 #include "assay/v1/coordinator.grpc.pb.h"
 #include "common/clock.h"
+#include "coordinator/access/access.h"
 #include "coordinator/background.h"
 #include "coordinator/blob_store.h"
 #include "coordinator/content.h"
@@ -24,6 +25,7 @@ class BatchService final : public v1::BatchService::CallbackService {
     Dispatcher* dispatcher = nullptr;
     WatchBoard* board = nullptr;
     Background* background = nullptr;
+    Access* access = nullptr;
     const Clock* clock = nullptr;
   };
   explicit BatchService(Rooms rooms) : rooms_(rooms) {}

@@ -89,7 +89,8 @@ grpc::ServerUnaryReactor* JoinService::Join(grpc::CallbackServerContext* context
   }
   rooms_.writer->Ask<Joined>(
       // One transaction: redeemed exactly where a certificate is given out for it, and by one alone.
-      [this, request, certificate](Store& store) -> absl::StatusOr<Joined> {
+      [this, request, certificate, change = rooms_.access->ChangeOf(*context, "JoinService.Join")](
+          Store& store) -> absl::StatusOr<Joined> {
         const absl::Time now = store.Now();
         const auto join = [&]() -> absl::StatusOr<v1::JoinResponse> {
           ASSAY_RETURN_IF_ERROR(CheckEntitled(store, *request, certificate, now));
@@ -109,6 +110,7 @@ grpc::ServerUnaryReactor* JoinService::Join(grpc::CallbackServerContext* context
           }
           ASSAY_RETURN_IF_ERROR(
               store.AddToken(CertificateRecord(request->worker(), facts.fingerprint, now, facts.not_after)));
+          ASSAY_RETURN_IF_ERROR(RecordChange(store, change, request->worker()));
           return joined;
         };
         absl::StatusOr<v1::JoinResponse> joined = join();

@@ -8,6 +8,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "common/pem.h"
 #include "coordinator/services/grpc_status.h"
 
 namespace assay::coordinator {
@@ -36,6 +37,7 @@ class WorkerStream final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1:
   }
 
   const std::string& worker() const override { return worker_; }
+  std::optional<absl::Time> certificate_end() const override { return certificate_end_; }
 
   void Send(v1::CoordinatorMessage message) override {
     absl::MutexLock lock(&mutex_);
@@ -71,6 +73,9 @@ class WorkerStream final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1:
       }
       greeted_ = true;
       worker_ = incoming_.hello().worker();
+      if (const auto facts = ReadCertificate(CredentialsOf(*context_).certificate_pem); facts.ok()) {
+        certificate_end_ = facts->not_after;
+      }
       dispatcher_->Connected(shared_from_this(), std::move(*incoming_.mutable_hello()), std::move(done));
     } else {
       dispatcher_->Received(shared_from_this(), std::move(incoming_), std::move(done));
@@ -145,6 +150,7 @@ class WorkerStream final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1:
   v1::WorkerMessage incoming_;
   bool greeted_ = false;
   std::string worker_;
+  std::optional<absl::Time> certificate_end_;
 
   absl::Mutex mutex_;
   std::deque<v1::CoordinatorMessage> outgoing_ ABSL_GUARDED_BY(mutex_);  // the first is being written

@@ -51,6 +51,19 @@ class MemoryStore final : public RecordStore {
   }
   absl::StatusOr<std::map<std::string, std::string>> ListCordons() override { return cordons_; }
 
+  absl::Status AddOrder(const WorkerOrder& order) override {
+    return orders_.count(order.id) > 0 ? absl::OkStatus() : Put(orders_, order.id, order);
+  }
+  absl::Status RemoveOrder(absl::string_view id) override {
+    Erase(orders_, std::string(id));
+    return absl::OkStatus();
+  }
+  absl::StatusOr<std::vector<WorkerOrder>> ListOrders() override {
+    std::vector<WorkerOrder> orders;
+    for (const auto& [id, order] : orders_) orders.push_back(order);
+    return orders;
+  }
+
   absl::StatusOr<std::vector<JobCount>> CountJobs() override {
     std::map<std::tuple<v1::JobState, bool, v1::DeviceChoice, std::string>, JobCount> counts;
     for (const auto& [id, record] : jobs_) {
@@ -86,7 +99,16 @@ class MemoryStore final : public RecordStore {
   }
 
   absl::Status DropWorker(absl::string_view name) override {
-    if (cordons_.count(std::string(name)) == 0) Erase(workers_, std::string(name));
+    if (cordons_.count(std::string(name)) > 0) return absl::OkStatus();
+    Erase(workers_, std::string(name));
+    ASSAY_ASSIGN_OR_RETURN(const std::vector<WorkerOrder> orders, ListOrders());
+    for (const WorkerOrder& order : orders) {
+      if (order.worker == name) Erase(orders_, order.id);
+    }
+    return absl::OkStatus();
+  }
+  absl::Status DropToken(absl::string_view id) override {
+    Erase(tokens_, std::string(id));
     return absl::OkStatus();
   }
   absl::Status DropAudit(absl::Time before) override {
@@ -312,6 +334,7 @@ class MemoryStore final : public RecordStore {
   std::map<std::string, bool> failed_;
   std::map<std::string, WorkerRecord> workers_;
   std::map<std::string, std::string> cordons_;  // reasons by worker
+  std::map<std::string, WorkerOrder> orders_;   // by id
   std::map<std::string, TokenRecord> tokens_;   // by id
   std::vector<v1::AuditEntry> audit_;
   std::vector<std::function<void()>> undo_;

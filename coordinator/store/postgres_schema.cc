@@ -131,6 +131,11 @@ CREATE INDEX jobs_running ON assay.jobs (worker) WHERE state = 2;
 ALTER TABLE assay.events ADD COLUMN grouped boolean NOT NULL DEFAULT false;
 )sql";
 
+// What operators want of workers is told by whichever coordinator holds their stream.
+constexpr char kVersion4[] = R"sql(
+CREATE TABLE assay.orders (id text COLLATE "C" PRIMARY KEY, worker text COLLATE "C" NOT NULL, wanted bytea NOT NULL);
+)sql";
+
 absl::Status TakeSteps(PostgresConnection& connection, const std::vector<std::string>& steps) {
   // Held until the transaction ends. 0x6173 is "as".
   ASSAY_RETURN_IF_ERROR(connection.Read("SELECT pg_advisory_xact_lock(24947, 1)").status());
@@ -170,7 +175,7 @@ absl::Status TakeSteps(PostgresConnection& connection, const std::vector<std::st
 }  // namespace
 
 const std::vector<std::string>& PostgresSchemaSteps() {
-  static const auto& steps = *new std::vector<std::string>{kVersion1, kVersion2, kVersion3};
+  static const auto& steps = *new std::vector<std::string>{kVersion1, kVersion2, kVersion3, kVersion4};
   return steps;
 }
 

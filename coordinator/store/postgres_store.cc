@@ -45,6 +45,9 @@ class PostgresStore final : public RecordStore {
   absl::Status PutCordon(absl::string_view worker, absl::string_view reason) override;
   absl::StatusOr<bool> RemoveCordon(absl::string_view worker) override;
   absl::StatusOr<std::map<std::string, std::string>> ListCordons() override;
+  absl::Status AddOrder(const WorkerOrder& order) override;
+  absl::Status RemoveOrder(absl::string_view id) override;
+  absl::StatusOr<std::vector<WorkerOrder>> ListOrders() override;
   absl::StatusOr<std::vector<JobCount>> CountJobs() override;
   absl::Status AddToken(const TokenRecord& token) override;
   absl::StatusOr<std::optional<TokenRecord>> FindToken(absl::string_view hash) override;
@@ -52,6 +55,7 @@ class PostgresStore final : public RecordStore {
   absl::Status AddAudit(const v1::AuditEntry& entry) override;
   absl::StatusOr<AuditPage> ListAudit(size_t page_size, uint64_t before) override;
   absl::Status DropWorker(absl::string_view name) override;
+  absl::Status DropToken(absl::string_view id) override;
   absl::Status DropAudit(absl::Time before) override;
 
  protected:
@@ -602,6 +606,29 @@ absl::StatusOr<std::map<std::string, std::string>> PostgresStore::ListCordons() 
   return cordons;
 }
 
+absl::Status PostgresStore::AddOrder(const WorkerOrder& order) {
+  return session_->Write(
+      "INSERT INTO assay.orders (id, worker, wanted) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+      Parameters().Bytes(order.id).Bytes(order.worker).Bytes(order.wanted.SerializeAsString()));
+}
+
+absl::Status PostgresStore::RemoveOrder(absl::string_view id) {
+  return session_->Write("DELETE FROM assay.orders WHERE id = $1", Parameters().Bytes(id));
+}
+
+absl::StatusOr<std::vector<WorkerOrder>> PostgresStore::ListOrders() {
+  ASSAY_ASSIGN_OR_RETURN(PostgresRows rows,
+                         session_->Read("SELECT id, worker, wanted FROM assay.orders ORDER BY id"));
+  std::vector<WorkerOrder> orders(static_cast<size_t>(rows.size()));
+  for (int row = 0; row < rows.size(); ++row) {
+    WorkerOrder& order = orders[static_cast<size_t>(row)];
+    order.id = rows.Bytes(row, 0);
+    order.worker = rows.Bytes(row, 1);
+    ASSAY_RETURN_IF_ERROR(Parse(rows.Bytes(row, 2), order.wanted));
+  }
+  return orders;
+}
+
 absl::StatusOr<std::vector<JobCount>> PostgresStore::CountJobs() {
   // The two states by themselves, as each has an index of its own.
   std::vector<JobCount> counts;
@@ -715,9 +742,16 @@ absl::Status PostgresStore::EraseBatch(absl::string_view batch_id) {
 }
 
 absl::Status PostgresStore::DropWorker(absl::string_view name) {
+  ASSAY_RETURN_IF_ERROR(session_->Write(
+      "DELETE FROM assay.orders WHERE worker = $1 AND worker NOT IN (SELECT worker FROM assay.cordons)",
+      Parameters().Bytes(name)));
   return session_->Write(
       "DELETE FROM assay.workers WHERE name = $1 AND name NOT IN (SELECT worker FROM assay.cordons)",
       Parameters().Bytes(name));
+}
+
+absl::Status PostgresStore::DropToken(absl::string_view id) {
+  return session_->Write("DELETE FROM assay.tokens WHERE id = $1", Parameters().Bytes(id));
 }
 
 absl::Status PostgresStore::DropAudit(absl::Time before) {

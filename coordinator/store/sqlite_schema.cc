@@ -108,6 +108,11 @@ CREATE INDEX batches_live ON batches (number) WHERE ended = 0;
 ALTER TABLE events ADD COLUMN grouped INTEGER NOT NULL DEFAULT 0;
 )sql";
 
+// What operators want of workers is told by whichever coordinator holds their stream.
+constexpr char kToVersion5[] = R"sql(
+CREATE TABLE orders (id TEXT NOT NULL PRIMARY KEY, worker TEXT NOT NULL, wanted BLOB NOT NULL) WITHOUT ROWID;
+)sql";
+
 }  // namespace
 
 absl::Status PrepareSchema(Database& database, const std::string& path) {
@@ -126,6 +131,7 @@ absl::Status PrepareSchema(Database& database, const std::string& path) {
   std::string steps = version == 0 ? kVersion2 : version == 1 ? kToVersion2 : "";
   if (version < 3) steps += kToVersion3;
   if (version < 4) steps += kToVersion4;
+  if (version < 5) steps += kToVersion5;
   return database.Execute(
       absl::StrCat("BEGIN IMMEDIATE;", steps, "PRAGMA user_version = ", kSchemaVersion, "; COMMIT;"));
 }

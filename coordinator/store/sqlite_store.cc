@@ -36,6 +36,9 @@ class SqliteStore final : public RecordStore {
   absl::Status PutCordon(absl::string_view worker, absl::string_view reason) override;
   absl::StatusOr<bool> RemoveCordon(absl::string_view worker) override;
   absl::StatusOr<std::map<std::string, std::string>> ListCordons() override;
+  absl::Status AddOrder(const WorkerOrder& order) override;
+  absl::Status RemoveOrder(absl::string_view id) override;
+  absl::StatusOr<std::vector<WorkerOrder>> ListOrders() override;
   absl::StatusOr<std::vector<JobCount>> CountJobs() override;
   absl::Status AddToken(const TokenRecord& token) override;
   absl::StatusOr<std::optional<TokenRecord>> FindToken(absl::string_view hash) override;
@@ -43,6 +46,7 @@ class SqliteStore final : public RecordStore {
   absl::Status AddAudit(const v1::AuditEntry& entry) override;
   absl::StatusOr<AuditPage> ListAudit(size_t page_size, uint64_t before) override;
   absl::Status DropWorker(absl::string_view name) override;
+  absl::Status DropToken(absl::string_view id) override;
   absl::Status DropAudit(absl::Time before) override;
 
  protected:
@@ -473,6 +477,33 @@ absl::StatusOr<std::map<std::string, std::string>> SqliteStore::ListCordons() {
   }
 }
 
+absl::Status SqliteStore::AddOrder(const WorkerOrder& order) {
+  ASSAY_ASSIGN_OR_RETURN(
+      Statement statement,
+      database_->Prepare("INSERT OR IGNORE INTO orders (id, worker, wanted) VALUES (?, ?, ?)"));
+  statement.BindText(order.id).BindText(order.worker).BindBlob(order.wanted.SerializeAsString());
+  return statement.Run();
+}
+
+absl::Status SqliteStore::RemoveOrder(absl::string_view id) {
+  ASSAY_ASSIGN_OR_RETURN(Statement statement, database_->Prepare("DELETE FROM orders WHERE id = ?"));
+  return statement.BindText(id).Run();
+}
+
+absl::StatusOr<std::vector<WorkerOrder>> SqliteStore::ListOrders() {
+  std::vector<WorkerOrder> orders;
+  ASSAY_ASSIGN_OR_RETURN(Statement rows,
+                         database_->Prepare("SELECT id, worker, wanted FROM orders ORDER BY id"));
+  while (true) {
+    ASSAY_ASSIGN_OR_RETURN(bool found, rows.Step());
+    if (!found) return orders;
+    WorkerOrder& order = orders.emplace_back();
+    order.id = rows.Bytes(0);
+    order.worker = rows.Bytes(1);
+    ASSAY_RETURN_IF_ERROR(Parse(rows.Bytes(2), order.wanted));
+  }
+}
+
 absl::StatusOr<std::vector<JobCount>> SqliteStore::CountJobs() {
   // The two states by themselves, as each has an index of its own.
   std::vector<JobCount> counts;
@@ -588,10 +619,19 @@ absl::Status SqliteStore::EraseBatch(absl::string_view batch_id) {
 }
 
 absl::Status SqliteStore::DropWorker(absl::string_view name) {
+  ASSAY_ASSIGN_OR_RETURN(Statement orders,
+                         database_->Prepare("DELETE FROM orders WHERE worker = ?"
+                                            " AND worker NOT IN (SELECT worker FROM cordons)"));
+  ASSAY_RETURN_IF_ERROR(orders.BindText(name).Run());
   ASSAY_ASSIGN_OR_RETURN(Statement statement,
                          database_->Prepare("DELETE FROM workers WHERE name = ?"
                                             " AND name NOT IN (SELECT worker FROM cordons)"));
   return statement.BindText(name).Run();
+}
+
+absl::Status SqliteStore::DropToken(absl::string_view id) {
+  ASSAY_ASSIGN_OR_RETURN(Statement statement, database_->Prepare("DELETE FROM tokens WHERE id = ?"));
+  return statement.BindText(id).Run();
 }
 
 absl::Status SqliteStore::DropAudit(absl::Time before) {

@@ -148,6 +148,13 @@ struct TokenRecord {
   std::string hash;  // of the secret
 };
 
+// What an operator wants of a worker, and the coordinator that holds its stream has yet to see done.
+struct WorkerOrder {
+  std::string id;
+  std::string worker;
+  v1::WorkerOrders wanted;
+};
+
 // Newest first. `next` is for the following page; 0: there is none.
 struct AuditPage {
   std::vector<v1::AuditEntry> entries;
@@ -277,6 +284,13 @@ class Store {
   // Reasons by worker.
   virtual absl::StatusOr<std::map<std::string, std::string>> ListCordons() = 0;
 
+  // Never changed once it is there.
+  virtual absl::Status AddOrder(const WorkerOrder& order) = 0;
+  // Repeating it changes nothing.
+  virtual absl::Status RemoveOrder(absl::string_view id) = 0;
+  // In the order of their ids.
+  virtual absl::StatusOr<std::vector<WorkerOrder>> ListOrders() = 0;
+
   // ALREADY_EXISTS: a token with this id or hash.
   virtual absl::Status AddToken(const TokenRecord& token) = 0;
   virtual absl::StatusOr<std::optional<TokenRecord>> FindToken(absl::string_view hash) = 0;
@@ -295,8 +309,11 @@ class Store {
   // Forgets a batch that has ended, with its jobs, events and answers. NOT_FOUND; FAILED_PRECONDITION: it has
   // not ended.
   virtual absl::Status DropBatch(absl::string_view batch_id) = 0;
-  // Forgets a worker that is not cordoned; one that is, or is not known, stays as it is.
+  // Forgets a worker that is not cordoned, and what was ordered of it; one that is, or is not known, stays as
+  // it is.
   virtual absl::Status DropWorker(absl::string_view name) = 0;
+  // Repeating it changes nothing.
+  virtual absl::Status DropToken(absl::string_view id) = 0;
   // Forgets the entries from before then.
   virtual absl::Status DropAudit(absl::Time before) = 0;
 

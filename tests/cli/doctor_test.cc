@@ -65,6 +65,36 @@ class DoctorTest : public ::testing::Test {
   fs::path folder_;
 };
 
+TEST_F(DoctorTest, WorkersWhoseCertificatesEndWithinAWeekAreNamed) {
+  const absl::Time now = absl::Now();
+  v1::ListWorkersResponse workers;
+  const auto add = [&](const std::string& name, bool connected, std::optional<int> days) {
+    v1::WorkerSummary& worker = *workers.add_worker();
+    worker.set_name(name);
+    worker.set_connected(connected);
+    if (days) {
+      worker.mutable_certificate_expire_time()->set_seconds(
+          absl::ToUnixSeconds(now + *days * absl::Hours(24)));
+    }
+  };
+  const auto look = [&] {
+    Findings findings;
+    CheckWorkerCertificates(workers, now, findings);
+    return findings;
+  };
+  add("with-token", true, std::nullopt);
+  add("gone", false, 1);
+  EXPECT_TRUE(look().empty()) << "nobody who is here showed one";
+  add("fresh", true, 20);
+  Findings findings = look();
+  EXPECT_EQ(Of(findings, "coordinator.worker_certificates").health, Health::kOk);
+  add("ends", true, 6);
+  findings = look();
+  const Finding& finding = Of(findings, "coordinator.worker_certificates");
+  EXPECT_EQ(finding.health, Health::kWarn);
+  EXPECT_THAT(finding.saw, HasSubstr("1 of 2 end within a week: ends ("));
+}
+
 TEST_F(DoctorTest, CertificatesAreFineSoonOverOver) {
   MakeCertificate("node");
   DoctorOptions options;
@@ -79,7 +109,7 @@ TEST_F(DoctorTest, CertificatesAreFineSoonOverOver) {
   for (const char* check : {"tls.authority", "tls.certificate", "tls.key", "tls.chain"}) {
     EXPECT_EQ(Of(fine, check).health, Health::kOk) << Of(fine, check).saw;
   }
-  EXPECT_EQ(Of(at(absl::Hours(20 * 24)), "tls.certificate").health, Health::kWarn);
+  EXPECT_EQ(Of(at(absl::Hours(24 * 24)), "tls.certificate").health, Health::kWarn);
   const Findings over = at(absl::Hours(31 * 24));
   EXPECT_EQ(Of(over, "tls.certificate").health, Health::kFail);
   EXPECT_THAT(Of(over, "tls.certificate").saw, HasSubstr("it has ended"));

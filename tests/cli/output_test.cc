@@ -27,6 +27,29 @@ TEST(ExitCodeOfJobs, TellsWhatHappened) {
   EXPECT_EQ(ExitCodeOfJobs(Jobs({v1::PASSED, v1::CANCELLED})), kExitInterrupted);
 }
 
+// Each of the two passed by its own golden's bound.
+TEST(ExitCodeOfJobs, DevicesThatDifferFail) {
+  std::vector<v1::Job> jobs = Jobs({v1::PASSED, v1::PASSED});
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    jobs[i].set_state(v1::DONE);
+    jobs[i].mutable_result()->mutable_provenance()->mutable_device()->set_kind(i == 0 ? "cpu" : "cuda");
+    v1::CaseResult& one = *jobs[i].mutable_result()->add_case_();
+    one.set_name("test_model_with_mock");
+    one.set_outcome(v1::PASSED);
+    v1::OutputSummary& output = *one.add_output();
+    output.set_name("logits");
+    output.add_samples(1);
+    output.set_allowed(0.1);
+    output.set_allowed_rms(0.1);
+  }
+  EXPECT_EQ(ExitCodeOfJobs(jobs), kExitOk);
+  v1::OutputSummary& other = *jobs[1].mutable_result()->mutable_case_(0)->mutable_output(0);
+  other.set_samples(0, 1.2);
+  EXPECT_EQ(ExitCodeOfJobs(jobs), kExitTestsFailed);
+  other.set_not_comparable("rounding turns aten::topk");
+  EXPECT_EQ(ExitCodeOfJobs(jobs), kExitOk);
+}
+
 TEST(Table, AlignsAndCleans) {
   EXPECT_EQ(Table({{"A", "B"}, {"long", "x\ny"}}), "A     B\nlong  x y\n");
   EXPECT_EQ(Table({{"\x1b[31m"}}).find('\x1b'), std::string::npos);

@@ -39,9 +39,10 @@ def free_port():
 
 
 class Postgres:
-    """A server on a port of loopback. PostgreSQL refuses to be run by root: then it is another user's."""
+    """A server on a port of loopback, or a hot standby of another one. PostgreSQL refuses to be run by root: then it is
+    another user's."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, of=None):
         versions = sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: int(p.parts[-3]))
         if not versions:
             raise Failed("there is no /usr/lib/postgresql/*/bin/initdb: scripts/setup --tests installs it")
@@ -49,39 +50,69 @@ class Postgres:
         self.folder = folder
         self.port = free_port()
         self._user = {}
+        self.running = False
         folder.mkdir()
         if os.geteuid() == 0:
             account = pwd.getpwnam("postgres")
             self._user = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
             os.chown(folder, account.pw_uid, account.pw_gid)
+        if of:
+            self._run("pg_basebackup", "-D", folder / "data", "-h", "127.0.0.1", "-p", of.port, "-U", "assay", "-R",
+                      "-X", "stream", "-c", "fast")
+            self.start()
+            return
         self._run("initdb", "-D", folder / "data", "-U", "assay", "-A", "trust", "-E", "UTF8", "--no-locale",
                   "--no-instructions")
         self.start()
-        self._run("createdb", "-h", "127.0.0.1", "-p", self.port, "-U", "assay", "assay")
+        self.create("assay")
 
     @property
     def url(self):
-        return f"postgres://assay@127.0.0.1:{self.port}/assay"
+        return self.database("assay")
+
+    def database(self, name):
+        return f"postgres://assay@127.0.0.1:{self.port}/{name}"
+
+    def create(self, name):
+        """A new database; its URL."""
+        self._run("createdb", "-h", "127.0.0.1", "-p", self.port, "-U", "assay", "-T", "template0", name)
+        return self.database(name)
+
+    def sql(self, statement, database="postgres"):
+        """What psql prints of it: rows, with | between columns."""
+        return self._run("psql", "-h", "127.0.0.1", "-p", self.port, "-U", "assay", "-d", database, "-X", "-A", "-t", "-q",
+                         "-v", "ON_ERROR_STOP=1", "-c", statement).strip()
+
+    def promote(self):
+        self._run("pg_ctl", "-D", self.folder / "data", "-w", "promote")
 
     def start(self):
         options = f"-c listen_addresses=127.0.0.1 -c port={self.port} -c unix_socket_directories={self.folder}"
         self._run("pg_ctl", "-D", self.folder / "data", "-l", self.folder / "log", "-w", "-o", options, "start")
+        self.running = True
 
     def stop(self, mode="immediate"):
         """`immediate` is a crash to its clients: nothing is finished, nothing is written back."""
+        self.running = False
         self._run("pg_ctl", "-D", self.folder / "data", "-w", "-m", mode, "stop")
 
     def _run(self, program, *arguments):
-        ran = subprocess.run([str(self.bin / program), *map(str, arguments)], stdout=subprocess.DEVNULL,
-                             stderr=subprocess.PIPE, text=True, cwd="/", **self._user)
-        if ran.returncode != 0:
-            raise Failed(f"{program}: {ran.stderr.strip()}")
+        # Not to a pipe: the server that pg_ctl starts would keep it open.
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+            ran = subprocess.run([str(self.bin / program), *map(str, arguments)], stdout=out, stderr=err, cwd="/",
+                                 **self._user)
+            out.seek(0)
+            err.seek(0)
+            if ran.returncode != 0:
+                raise Failed(f"{program}: {err.read().strip()}")
+            return out.read()
 
 
 class Cluster:
-    """with Cluster(coordinators=3, workers=8) as cluster: …; everything is killed at the end, whatever happened."""
+    """with Cluster(coordinators=3, workers=8) as cluster: …; everything is killed at the end, whatever happened. On a
+    PostgreSQL of its own, or on the database that `url` names."""
 
-    def __init__(self, coordinators, workers):
+    def __init__(self, coordinators, workers, url=None):
         self._folder = tempfile.TemporaryDirectory(prefix="assay_cluster_")
         self.folder = pathlib.Path(self._folder.name)
         self.folder.chmod(0o755)
@@ -89,10 +120,13 @@ class Cluster:
         self.coordinators, self.workers, self.watchers = {}, {}, {}
         self.ports = {}
         self.postgres = None
+        self.url = url
 
     def __enter__(self):
         try:
-            self.postgres = Postgres(self.folder / "postgres")
+            if not self.url:
+                self.postgres = Postgres(self.folder / "postgres")
+                self.url = self.postgres.url
             for i in range(self._counts[0]):
                 self.start_coordinator(f"coordinator-{i + 1}")
             for name in self.coordinators:
@@ -116,10 +150,13 @@ class Cluster:
                 pass  # it was not running
         self._folder.cleanup()
 
-    def start_coordinator(self, name):
+    def start_coordinator(self, name, *more, **environment):
+        """On the port that it had before, where it had one."""
+        port_file = self.folder / f"{name}.port"
+        port_file.unlink(missing_ok=True)
         self.coordinators[name] = self._spawn(
-            name, "assay-coordinator", "--listen", "127.0.0.1:0", "--database", self.postgres.url, "--blobs", "postgres",
-            "--content-dir", SOURCE, "--port-file", self.folder / f"{name}.port")
+            name, "assay-coordinator", "--listen", f"127.0.0.1:{self.ports.get(name, 0)}", "--database", self.url,
+            "--blobs", "postgres", "--content-dir", SOURCE, "--port-file", port_file, *more, **environment)
 
     def await_port(self, name):
         file = self.folder / f"{name}.port"
@@ -131,10 +168,11 @@ class Cluster:
 
         self.ports[name] = int(until(ready, f"{name}'s port"))
 
-    def start_worker(self, name, first):
+    def start_worker(self, name, first, *more, address=None):
+        """It knows all coordinators, or the one at this address."""
         self.workers[name] = self._spawn(
-            name, "assay-worker", "--coordinator", self.addresses(first), "--name", name, "--state-dir",
-            self.folder / name, "--slots", 1, "--cpu-only")
+            name, "assay-worker", "--coordinator", address or self.addresses(first), "--name", name, "--state-dir",
+            self.folder / name, "--slots", 1, "--cpu-only", *more)
 
     def addresses(self, first=0):
         """Of all coordinators, beginning with another one for each `first`."""
@@ -154,16 +192,18 @@ class Cluster:
         for file in self.folder.glob("*.log"):
             shutil.copy(file, to)
 
-    def assay(self, command, *more, first=0):
-        """Runs `assay COMMAND --address … MORE`; its standard output."""
-        ran = subprocess.run([str(BIN / "assay"), command, "--address", self.addresses(first), *map(str, more)],
+    def assay(self, command, *more, first=0, code=0, address=None):
+        """Runs `assay COMMAND --address … MORE`; its standard output, or where another exit code is expected what it
+        complains of."""
+        ran = subprocess.run([str(BIN / "assay"), command, "--address", address or self.addresses(first),
+                              *map(str, more)],
                              capture_output=True, text=True, timeout=PATIENCE, cwd=SOURCE)
-        if ran.returncode != 0:
-            raise Failed(f"assay {command} gave {ran.returncode}\n{ran.stdout}\n{ran.stderr}")
-        return ran.stdout
+        if ran.returncode != code:
+            raise Failed(f"assay {command} gave {ran.returncode}, expected {code}\n{ran.stdout}\n{ran.stderr}")
+        return ran.stderr if code else ran.stdout
 
-    def submit(self, files, first=0):
-        arguments = [word for file in files for word in ("--batch-file", file)]
+    def submit(self, files, *more, first=0):
+        arguments = [word for file in files for word in ("--batch-file", file)] + list(more)
         answer = json.loads(self.assay("submit", "-o", "json", *arguments, first=first))
         return [batch["batch_id"] for batch in answer["batch"]]
 
@@ -195,6 +235,7 @@ class Cluster:
     def jobs(self, batches):
         return [job for batch in batches for job in json.loads(self.assay("show", batch, "-o", "json")).get("job", [])]
 
-    def _spawn(self, name, binary, *arguments):
+    def _spawn(self, name, binary, *arguments, **environment):
         with open(self.folder / f"{name}.log", "ab") as log:
-            return subprocess.Popen([str(BIN / binary), *map(str, arguments)], stdout=log, stderr=log, cwd=SOURCE)
+            return subprocess.Popen([str(BIN / binary), *map(str, arguments)], stdout=log, stderr=log, cwd=SOURCE,
+                                    env={**os.environ, **environment})

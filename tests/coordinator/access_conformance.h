@@ -61,6 +61,38 @@ TEST_P(StoreConformanceTest, ACordonOutlivesTheWorkersRow) {
   EXPECT_THAT(Do([](Store& s) { return s.ListCordons(); }), IsOkAndHolds(IsEmpty()));
 }
 
+TEST_P(StoreConformanceTest, OrdersStayUntilTheyAreRemovedOrTheirWorkerIsForgotten) {
+  WorkerRecord worker;
+  worker.summary.set_name("w1");
+  ASSERT_THAT(Do([&](Store& s) { return s.PutWorker(worker); }), IsOk());
+  WorkerOrder order;
+  order.worker = "w1";
+  order.wanted.set_instance("i");
+  for (const std::string id : {"o2", "o1", "o3"}) {
+    order.id = id;
+    order.wanted.set_drain(id == "o1");
+    ASSERT_THAT(Do([&](Store& s) { return s.AddOrder(order); }), IsOk());
+  }
+  order.worker = "w2";  // the first of an id stays
+  ASSERT_THAT(Do([&](Store& s) { return s.AddOrder(order); }), IsOk());
+  order.id = "o4";
+  ASSERT_THAT(Do([&](Store& s) { return s.AddOrder(order); }), IsOk());
+  ASSERT_THAT(Do([](Store& s) { return s.RemoveOrder("o2"); }), IsOk());
+  ASSERT_THAT(Do([](Store& s) { return s.RemoveOrder("o2"); }), IsOk());
+  ASSERT_OK_AND_ASSIGN(auto orders, Do([](Store& s) { return s.ListOrders(); }));
+  ASSERT_THAT(orders, SizeIs(3));
+  EXPECT_EQ(orders[0].id, "o1");
+  EXPECT_EQ(orders[0].worker, "w1");
+  EXPECT_TRUE(orders[0].wanted.drain());
+  EXPECT_EQ(orders[0].wanted.instance(), "i");
+  EXPECT_EQ(orders[1].id, "o3");
+  EXPECT_EQ(orders[1].worker, "w1");
+  ASSERT_THAT(Do([](Store& s) { return s.DropWorker("w1"); }), IsOk());
+  ASSERT_OK_AND_ASSIGN(orders, Do([](Store& s) { return s.ListOrders(); }));
+  ASSERT_THAT(orders, SizeIs(1));
+  EXPECT_EQ(orders[0].id, "o4");
+}
+
 TEST_P(StoreConformanceTest, TokensAreFoundByTheHashOfTheirSecret) {
   ASSERT_THAT(Do([](Store& s) { return s.AddToken(TokenOf("t2")); }), IsOk());
   ASSERT_THAT(Do([](Store& s) { return s.AddToken(TokenOf("t1", v1::READ)); }), IsOk());
@@ -98,6 +130,18 @@ TEST_P(StoreConformanceTest, ARevokedTokenStaysRevoked) {
   ASSERT_OK_AND_ASSIGN(auto found, Do([](Store& s) { return s.FindToken("hash of t1"); }));
   EXPECT_TRUE(found->info.has_revoke_time());
   EXPECT_THAT(Do([&](Store& s) { return s.RevokeToken("t9", now_); }), StatusIs(absl::StatusCode::kNotFound));
+}
+
+TEST_P(StoreConformanceTest, ADroppedTokenIsUnknown) {
+  ASSERT_THAT(Do([](Store& s) { return s.AddToken(TokenOf("t1")); }), IsOk());
+  ASSERT_THAT(Do([](Store& s) { return s.AddToken(TokenOf("t2")); }), IsOk());
+  ASSERT_THAT(Do([](Store& s) { return s.DropToken("t1"); }), IsOk());
+  ASSERT_THAT(Do([](Store& s) { return s.DropToken("t1"); }), IsOk());
+  ASSERT_OK_AND_ASSIGN(auto found, Do([](Store& s) { return s.FindToken("hash of t1"); }));
+  EXPECT_FALSE(found.has_value());
+  ASSERT_OK_AND_ASSIGN(auto all, Do([](Store& s) { return s.ListTokens(); }));
+  ASSERT_THAT(all, SizeIs(1));
+  EXPECT_EQ(all[0].info.id(), "t2");
 }
 
 TEST_P(StoreConformanceTest, ATokenIsRedeemedOnce) {

@@ -1,9 +1,11 @@
 // Who may call what, against a real server with TLS.
+#include <functional>
 #include <set>
 #include <sstream>
 #include <vector>
 
 #include "coordinator/access/rules.h"
+#include "coordinator/store/sqlite.h"
 #include "google/protobuf/descriptor.pb.h"
 #include "google/protobuf/empty.pb.h"
 #include "grpcpp/impl/codegen/client_unary_call.h"
@@ -208,6 +210,118 @@ TEST_F(AccessTest, AReaderCannotCancel) {
   EXPECT_EQ(audit[1].target(), submitted.batch().batch_id());
   EXPECT_THAT(audit[1].from(), HasSubstr("127.0.0.1"));
   EXPECT_GT(audit[1].time().seconds(), 0);
+}
+
+// In one transaction: where the entry cannot be written, nothing is changed, of whatever method.
+TEST_F(AccessTest, WhatCannotBePutOnRecordDoesNotHappen) {
+  auto admin = v1::AdminService::NewStub(ChannelWith("admin"));
+  auto batches = v1::BatchService::NewStub(ChannelWith("admin"));
+  auto joining = v1::JoinService::NewStub(ChannelWith(""));
+  ClientTls node = Tls();
+  node.certificate = CertificateOf("node-1", OwnAuthority());
+  v1::Hello hello = HelloOf("node-1", "i", 0);
+  hello.set_protocol(2);
+  FakeWorker worker(ChannelOf(node), hello);
+  ASSERT_TRUE(worker.AwaitWelcome().has_value());
+  v1::SubmitBatchRequest submit;
+  submit.set_content(BatchContent({"bert"}));
+  v1::SubmitBatchResponse submitted;
+  grpc::ClientContext submitting;
+  ASSERT_TRUE(batches->SubmitBatch(&submitting, submit, &submitted).ok());
+  const v1::CreateTokenResponse token = CreateToken("node-2", v1::JOIN);
+
+  v1::CancelBatchRequest cancel;
+  cancel.set_batch_id(submitted.batch().batch_id());
+  v1::CordonWorkerRequest cordon;
+  cordon.set_worker("node-1");
+  v1::UncordonWorkerRequest uncordon;
+  uncordon.set_worker("node-1");
+  v1::DrainWorkerRequest drain;
+  drain.set_worker("node-1");
+  v1::AcceptWorkerRequest accept;
+  accept.set_worker("node-1");
+  v1::CreateTokenRequest create;
+  create.set_name("eve");
+  create.set_role(v1::READ);
+  v1::RevokeTokenRequest revoke;
+  revoke.set_id(token.info().id());
+  v1::JoinRequest join;
+  join.set_token(token.token());
+  join.set_worker("node-2");
+  join.set_request_pem(*MakeCertificateRequest(*NewKeyPem(), "node-2"));
+  v1::CancelBatchResponse cancelled;
+  v1::CordonWorkerResponse cordoned;
+  v1::UncordonWorkerResponse uncordoned;
+  v1::DrainWorkerResponse drained;
+  v1::AcceptWorkerResponse accepted;
+  v1::CreateTokenResponse created;
+  v1::RevokeTokenResponse revoked;
+  v1::JoinResponse joined;
+  using Context = grpc::ClientContext*;
+  // In an order in which each can be done after those before it.
+  const std::vector<std::pair<std::string, std::function<grpc::Status(Context)>>> changes = {
+      {"BatchService.SubmitBatch", [&](Context c) { return batches->SubmitBatch(c, submit, &submitted); }},
+      {"BatchService.CancelBatch", [&](Context c) { return batches->CancelBatch(c, cancel, &cancelled); }},
+      {"AdminService.CordonWorker", [&](Context c) { return admin->CordonWorker(c, cordon, &cordoned); }},
+      {"AdminService.UncordonWorker",
+       [&](Context c) { return admin->UncordonWorker(c, uncordon, &uncordoned); }},
+      {"AdminService.AcceptWorker", [&](Context c) { return admin->AcceptWorker(c, accept, &accepted); }},
+      {"AdminService.DrainWorker", [&](Context c) { return admin->DrainWorker(c, drain, &drained); }},
+      {"AdminService.CreateToken", [&](Context c) { return admin->CreateToken(c, create, &created); }},
+      {"JoinService.Join", [&](Context c) { return joining->Join(c, join, &joined); }},
+      {"AdminService.RevokeToken", [&](Context c) { return admin->RevokeToken(c, revoke, &revoked); }},
+  };
+  std::set<std::string> tested, known;
+  for (const auto& [method, call] : changes) tested.insert(method);
+  for (const MethodRule& rule : MethodRules()) {
+    if (rule.changes) known.insert(rule.name());
+  }
+  ASSERT_EQ(tested, known);
+
+  const std::string file = (data_dir_ / "assay.db").string();
+  const auto execute = [&](const char* sql) {
+    auto database = Database::Open(file);
+    ASSERT_THAT(database, IsOk());
+    ASSERT_THAT((*database)->Execute(sql), IsOk());
+  };
+  // Everything that any of them changes.
+  const auto state = [&] {
+    auto store = OpenSqliteStore(file, 3);
+    EXPECT_THAT(store, IsOk());
+    std::string all;
+    const auto listed = (*store)->ListBatches(10, 0);
+    const auto cordons = (*store)->ListCordons();
+    const auto orders = (*store)->ListOrders();
+    const auto tokens = (*store)->ListTokens();
+    for (const v1::Batch& batch : listed->batches) all += batch.ShortDebugString();
+    for (const auto& [name, reason] : *cordons) all += name;
+    for (const WorkerOrder& order : *orders) all += order.wanted.ShortDebugString();
+    for (const TokenRecord& known_token : *tokens) all += known_token.info.ShortDebugString();
+    return all;
+  };
+  execute("CREATE TRIGGER broken BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'no log today'); END");
+  const std::string before = state();
+  for (const auto& [method, call] : changes) {
+    grpc::ClientContext context;
+    EXPECT_FALSE(call(&context).ok()) << method;
+  }
+  EXPECT_EQ(state(), before);
+  EXPECT_FALSE(worker.drain());
+  execute("DROP TRIGGER broken");
+  for (const auto& [method, call] : changes) {
+    const std::string was = state();
+    grpc::ClientContext context;
+    const grpc::Status status = call(&context);
+    ASSERT_TRUE(status.ok()) << method << ": " << status.error_message();
+    EXPECT_NE(state(), was) << method;
+    auto store = OpenSqliteStore(file, 3);
+    ASSERT_THAT(store, IsOk());
+    ASSERT_OK_AND_ASSIGN(AuditPage page, (*store)->ListAudit(1, 0));
+    ASSERT_EQ(page.entries.size(), 1u);
+    EXPECT_EQ(page.entries[0].what(), method);
+    EXPECT_EQ(page.entries[0].outcome(), "OK");
+    EXPECT_NE(page.entries[0].target(), "") << method;
+  }
 }
 
 TEST_F(AccessTest, AWorkerSpeaksOnlyForItself) {

@@ -208,6 +208,34 @@ TEST_F(RetentionTest, WorkersLongGoneAndOldEntriesAreForgotten) {
   EXPECT_EQ(page.entries.size(), 1u);
 }
 
+TEST_F(RetentionTest, TokensThatEndedLongAgoAreForgottenAndOthersNot) {
+  auto add = [&](const std::string& id, std::optional<absl::Duration> lasts) {
+    TokenRecord token;
+    token.info.set_id(id);
+    token.hash = "hash of " + id;
+    if (lasts) *token.info.mutable_expire_time() = ToTimestamp(store_->Now() + *lasts);
+    ASSERT_THAT(Run([&](Store& store) { return store.AddToken(token); }), IsOk());
+  };
+  add("ended", absl::Hours(1));
+  add("ends", absl::Hours(24 * 90));
+  add("endless", std::nullopt);
+  add("revoked", std::nullopt);
+  ASSERT_THAT(Run([&](Store& store) { return store.RevokeToken("revoked", store.Now()).status(); }), IsOk());
+  const auto left = [&] {
+    std::vector<std::string> ids;
+    auto tokens = store_->ListTokens();
+    EXPECT_THAT(tokens, IsOk());
+    for (const TokenRecord& token : *tokens) ids.push_back(token.info.id());
+    return ids;
+  };
+  clock_.Advance(absl::Hours(24 * 30));  // it ended an hour less than 30 days ago: it is told why still
+  ASSERT_THAT(PruneAll(Runs(1)), IsOk());
+  EXPECT_THAT(left(), ElementsAre("ended", "endless", "ends", "revoked"));
+  clock_.Advance(absl::Hours(2));
+  ASSERT_THAT(PruneAll(Runs(1)), IsOk());
+  EXPECT_THAT(left(), ElementsAre("endless", "ends", "revoked"));
+}
+
 TEST_F(RetentionTest, KeepingNothingIsRefused) {
   EXPECT_THAT(PruneAll({}), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("wanted")));
   EXPECT_THAT(PruneAll(Runs(0)), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("at least 1")));

@@ -1,6 +1,7 @@
 // Several coordinators on one PostgreSQL: what one commits, the others' watchers, workers and queues hear of.
 #include <thread>
 
+#include "assay/v1/admin.grpc.pb.h"
 #include "coordinator/store/postgres_notify.h"
 #include "tests/coordinator/postgres_server.h"
 #include "tests/coordinator/server_fixture.h"
@@ -8,6 +9,7 @@
 namespace assay::coordinator {
 namespace {
 
+using ::testing::HasSubstr;
 using ::testing::SizeIs;
 
 class SeveralTest : public ServerTest {
@@ -139,6 +141,98 @@ TEST_F(DeafTest, WhatNotifyLosesThePollFinds) {
     ASSERT_TRUE(worker.AwaitAck().has_value());
     watcher.join();
   }
+}
+
+// An operator's orders, given to a coordinator that does not hold the worker's stream.
+class OrdersTest : public DeafTest {
+ protected:
+  static v1::Hello Newer(const std::string& instance) {
+    v1::Hello hello = HelloOf("w", instance, 1);
+    hello.set_protocol(2);
+    return hello;
+  }
+  void SetUp() override {
+    DeafTest::SetUp();
+    admin_ = v1::AdminService::NewStub(channel_);
+  }
+  grpc::Status Drain() {
+    grpc::ClientContext context;
+    v1::DrainWorkerRequest request;
+    request.set_worker("w");
+    v1::DrainWorkerResponse response;
+    return admin_->DrainWorker(&context, request, &response);
+  }
+  grpc::Status Accept(std::string* id) {
+    grpc::ClientContext context;
+    v1::AcceptWorkerRequest request;
+    request.set_worker("w");
+    v1::AcceptWorkerResponse response;
+    const grpc::Status status = admin_->AcceptWorker(&context, request, &response);
+    *id = response.id();
+    return status;
+  }
+  // What stands in the store.
+  std::string Orders() {
+    auto connection = PostgresConnection::Connect(url_, "test");
+    EXPECT_THAT(connection, IsOk());
+    auto count = (*connection)->Read("SELECT count(*) FROM assay.orders");
+    EXPECT_THAT(count, IsOk());
+    return absl::StrCat(count->Int(0, 0));
+  }
+  void AwaitNoOrders() {
+    while (Orders() != "0") absl::SleepFor(absl::Milliseconds(5));
+  }
+  std::unique_ptr<v1::AdminService::Stub> admin_;
+};
+
+TEST_F(OrdersTest, ADrainReachesTheWorkerOfAnotherCoordinatorOnce) {
+  EXPECT_EQ(Drain().error_code(), grpc::StatusCode::NOT_FOUND);
+  FakeWorker worker(other_channel_, Newer("i"));
+  ASSERT_TRUE(worker.AwaitWelcome().has_value());
+  ASSERT_TRUE(Drain().ok());
+  while (!worker.drain()) ASSERT_TRUE(worker.Read());
+  // Kept until the worker says so itself: had it moved, it would have been told again.
+  EXPECT_EQ(Orders(), "1");
+  v1::WorkerMessage heartbeat;
+  heartbeat.mutable_heartbeat()->set_draining(true);
+  ASSERT_TRUE(worker.Send(heartbeat));
+  AwaitNoOrders();
+}
+
+TEST_F(OrdersTest, AWorkerThatMovesBeforeItDrainsIsToldAgainAndItsSuccessorIsNot) {
+  {
+    FakeWorker worker(other_channel_, Newer("i"));
+    ASSERT_TRUE(worker.AwaitWelcome().has_value());
+    ASSERT_TRUE(Drain().ok());
+  }
+  {
+    FakeWorker worker(channel_, Newer("i"));
+    while (!worker.drain()) ASSERT_TRUE(worker.Read());
+  }
+  FakeWorker successor(other_channel_, Newer("j"));
+  ASSERT_TRUE(successor.AwaitWelcome().has_value());
+  AwaitNoOrders();
+  Submit({"bert"});
+  ASSERT_TRUE(successor.AwaitStart().has_value());
+  EXPECT_FALSE(successor.drain());
+}
+
+TEST_F(OrdersTest, ASweepIsOrderedThroughAnyCoordinatorOneAtATime) {
+  FakeWorker worker(other_channel_, Newer("i"));
+  ASSERT_TRUE(worker.AwaitWelcome().has_value());
+  std::string id, second;
+  ASSERT_TRUE(Accept(&id).ok());
+  const grpc::Status refused = Accept(&second);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_THAT(refused.error_message(), HasSubstr(id));
+  while (!worker.sweep()) ASSERT_TRUE(worker.Read());
+  EXPECT_EQ(worker.sweep()->id(), id);
+  v1::WorkerMessage report;
+  report.mutable_acceptance()->set_id(id);
+  report.mutable_acceptance()->set_state(v1::AcceptanceReport::ACCEPTED);
+  ASSERT_TRUE(worker.Send(report));
+  AwaitNoOrders();
+  ASSERT_TRUE(Accept(&second).ok());
 }
 
 // What one bell rings, another hears.

@@ -105,6 +105,24 @@ class Chart(unittest.TestCase):
             for name, pod in chart.pods(case):
                 self.assertEqual(pod["spec"]["automountServiceAccountToken"], name.endswith("-taint"), name)
 
+    def test_probes_ask_the_health_service_where_a_kubelet_can(self):
+        """Which speaks no TLS: then the port alone is looked at."""
+        kinds = {}
+        for case in chart.CASES:
+            for name, pod in chart.pods(case):
+                for container in chart.containers(pod):
+                    if "coordinator" not in name or "readinessProbe" not in container:
+                        continue
+                    tls = any(word.startswith("--tls-cert") for word in container["args"])
+                    kinds[tls] = kinds.get(tls, 0) + 1
+                    probes = {kind: container[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness")}
+                    for kind, probe in probes.items():
+                        self.assertEqual("grpc" in probe, not tls, f"{name}: {kind}")
+                    if not tls:
+                        self.assertEqual(probes["readiness"]["grpc"]["service"], "assay.v1.BatchService")
+                        self.assertNotIn("service", probes["liveness"]["grpc"], "a store that is away is no reason")
+        self.assertEqual(set(kinds), {True, False}, "cases of both are looked at")
+
     def test_renderings_are_the_golden_ones(self):
         for case in chart.GOLDEN:
             golden = (chart.HERE / "golden" / f"{case}.yaml").read_text()

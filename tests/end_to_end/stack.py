@@ -18,12 +18,15 @@ def until(condition, what):
     """The first true value of condition(); AssertionError after PATIENCE."""
     end = time.monotonic() + PATIENCE
     while True:
+        asked = time.monotonic()
         value = condition()
+        now = time.monotonic()
         if value:
             return value
-        if time.monotonic() > end:
+        if now > end:
             raise AssertionError(f"waited {PATIENCE} s in vain for {what}")
-        time.sleep(0.01)
+        # A condition that starts a program must not take the machine from what it waits for.
+        time.sleep(max(0.01, min(0.5, 3 * (now - asked))))
 
 
 class Stack:
@@ -100,9 +103,9 @@ class Stack:
                 f"assay {command} gave {ran.returncode}, expected {code}\n{ran.stdout}\n{ran.stderr}")
         return ran.stdout
 
-    def submit(self, files=BATCHES):
+    def submit(self, files=BATCHES, *more):
         """Batch ids in the order of the files."""
-        arguments = [word for file in files for word in ("--batch-file", file)]
+        arguments = [word for file in files for word in ("--batch-file", file)] + list(more)
         answer = json.loads(self.assay("submit", "-o", "json", *arguments))
         return [batch["batch_id"] for batch in answer["batch"]]
 
@@ -110,13 +113,14 @@ class Stack:
         return json.loads(self.assay("show", batch, "-o", "json")).get("job", [])
 
     def wait(self, batches):
-        """All jobs of the batches, once every one is done."""
-
-        def done():
-            jobs = [job for batch in batches for job in self.jobs(batch)]
-            return jobs if all(job["state"] == "DONE" for job in jobs) else None
-
-        return until(done, "the end of the batches")
+        """All jobs of the batches, once every one is done: whatever came of them."""
+        for batch in batches:
+            self.assay("watch", batch, "-o", "json", code=None)
+        jobs = [job for batch in batches for job in self.jobs(batch)]
+        unfinished = [job["job_id"] for job in jobs if job["state"] != "DONE"]
+        if unfinished:
+            raise AssertionError(f"the watch of its batch has ended, and not {unfinished}: {self.log('coordinator')}")
+        return jobs
 
     def _spawn(self, name, binary, *arguments):
         with open(self.folder / f"{name}.log", "ab") as log:

@@ -37,6 +37,20 @@ class WatchedStack(Stack):
             return answer.read().decode()
 
 
+class SecureStack(WatchedStack):
+    def __init__(self):
+        super().__init__(workers=0)
+
+    def start_coordinator(self):
+        subprocess.run([BIN / "assay-coordinator", "init", "--data-dir", self.folder / "data", "--host", "127.0.0.1"],
+                       check=True, capture_output=True)
+        super().start_coordinator()
+
+    def scrape(self, name):
+        return until(lambda: "assay_certificate_end" in (page := super(SecureStack, self).scrape(name)) and page,
+                     "a look at the certificate")
+
+
 def value(page, wanted):
     """Of a sample, whatever the order of its labels."""
     metric, _, labels = wanted.partition("{")
@@ -118,6 +132,11 @@ class Observe(unittest.TestCase):
 
     def test_every_alert_and_panel_finds_its_metrics(self):
         metrics = promql.served(self.stack.scrape("coordinator"))
+        # What is served with TLS alone.
+        with SecureStack() as secure:
+            with_tls = promql.served(secure.scrape("coordinator"))
+        self.assertIn("assay_certificate_end_timestamp_seconds", set(with_tls) - set(metrics))
+        metrics = {**with_tls, **metrics}
         for metric, labels in promql.served(self.stack.scrape("worker-1")).items():
             for label, values in labels.items():
                 metrics.setdefault(metric, {}).setdefault(label, set()).update(values)

@@ -131,7 +131,7 @@ TEST(Parity, IsInEveryReportOfABatchThatRanOnTwoDevices) {
   OutputOf(input.jobs[1]).set_samples(3, 1.5);
   input.jobs[1].mutable_target()->set_device(v1::CUDA);
   input.batch_id = "batch-a";
-  for (const v1::ReportFormat format : {v1::TEXT, v1::JSON, v1::MARKDOWN}) {
+  for (const v1::ReportFormat format : {v1::TEXT, v1::JSON, v1::MARKDOWN, v1::HTML, v1::JUNIT}) {
     ASSERT_OK_AND_ASSIGN(const std::string report, RenderReport(input, format));
     EXPECT_THAT(report, HasSubstr("DIFFERS")) << v1::ReportFormat_Name(format);
     EXPECT_THAT(report, HasSubstr("sample 3"));

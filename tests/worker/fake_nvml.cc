@@ -3,6 +3,7 @@
 //   driver VERSION
 //   gpu UUID MEMORY_BYTES MAJOR MINOR MIG(-: not supported, 0: off, 1: on) NAME…
 //   slice UUID MEMORY_BYTES NAME…            of the gpu before it
+//   used UUID BYTES                          of the memory of a gpu or slice before it
 //   hole                                     a place without a slice
 //   fail FUNCTION CODE                       that function gives that error
 #include <cstdio>
@@ -18,7 +19,7 @@ namespace {
 
 struct Device {
   std::string uuid, name;
-  unsigned long long memory = 0;  // NOLINT(google-runtime-int)
+  unsigned long long memory = 0, used = 0;  // NOLINT(google-runtime-int)
   int major = 0, minor = 0;
   std::string mig = "-";
   bool hole = false, is_slice = false;
@@ -79,6 +80,14 @@ int nvmlInit_v2() {
       slice.name = Rest(line);
       slice.is_slice = true;
       devices.back().slices.push_back(slice);
+    } else if (word == "used") {
+      std::string uuid;
+      unsigned long long bytes = 0;  // NOLINT(google-runtime-int)
+      line >> uuid >> bytes;
+      for (Device& gpu : devices) {
+        if (gpu.uuid == uuid) gpu.used = bytes;
+        for (Device& slice : gpu.slices) slice.used = slice.uuid == uuid ? bytes : slice.used;
+      }
     } else if (word == "hole") {
       Device hole;
       hole.hole = true;
@@ -129,7 +138,8 @@ int nvmlDeviceGetUUID(void* device, char* uuid, unsigned length) {
 
 int nvmlDeviceGetMemoryInfo(void* device, Memory* memory) {
   if (const int failed = Fails("nvmlDeviceGetMemoryInfo")) return failed;
-  *memory = {static_cast<Device*>(device)->memory, static_cast<Device*>(device)->memory, 0};
+  const Device& asked = *static_cast<Device*>(device);
+  *memory = {asked.memory, asked.memory - asked.used, asked.used};
   return 0;
 }
 

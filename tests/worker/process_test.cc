@@ -1,7 +1,10 @@
 // The real assay-worker process, killed at the worst moments.
+#include <arpa/inet.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -17,6 +20,29 @@
 
 namespace assay::worker {
 namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+// What a process serves to Prometheus at the port that the file names.
+std::string Scrape(const std::filesystem::path& port_file) {
+  int port = 0;
+  std::ifstream(port_file) >> port;
+  const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<uint16_t>(port));
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  EXPECT_EQ(::connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
+  constexpr char kRequest[] = "GET /metrics HTTP/1.0\r\n\r\n";
+  EXPECT_EQ(::write(fd, kRequest, sizeof(kRequest) - 1), static_cast<ssize_t>(sizeof(kRequest) - 1));
+  std::string answer;
+  char piece[4096];
+  for (ssize_t got; (got = ::read(fd, piece, sizeof(piece))) > 0;)
+    answer.append(piece, static_cast<size_t>(got));
+  ::close(fd);
+  return answer;
+}
 
 class WorkerProcessTest : public ::testing::Test {
  protected:
@@ -176,7 +202,9 @@ TEST_F(WorkerProcessTest, FindsItsGpusThroughNvml) {
   for (const std::string& entry : OwnEnvironment()) environment.push_back(entry);
   std::vector<std::string> arguments = Arguments();
   std::erase(arguments, "--cpu-only");
-  arguments.insert(arguments.end(), {"--gpu-slots", "2", "--gpu-memory-reserve", "1.5"});
+  arguments.insert(arguments.end(),
+                   {"--gpu-slots", "2", "--gpu-memory-reserve", "1.5", "--metrics-listen", "127.0.0.1:0",
+                    "--metrics-port-file", (folder_ / "metrics_port").string()});
   StartProgram("assay-worker", arguments, environment);
   const v1::Hello hello = coordinator_.AwaitHello(1);
   ASSERT_EQ(hello.device_size(), 3);
@@ -187,6 +215,14 @@ TEST_F(WorkerProcessTest, FindsItsGpusThroughNvml) {
   EXPECT_EQ(gpu.slots(), 2);
   EXPECT_EQ(gpu.memory_bytes(), (uint64_t{80} << 30) - (uint64_t{3} << 29));
   EXPECT_EQ(hello.device(2).device().mig_profile(), "1g.10gb");
+
+  // What of their memory is in use changes, and is asked for at each scrape.
+  std::ofstream(folder_ / "driver", std::ios::app) << "used GPU-aaaa 1073741824\nused MIG-1111 4096\n";
+  const std::string metrics = Scrape(folder_ / "metrics_port");
+  EXPECT_THAT(metrics,
+              HasSubstr("assay_worker_device_memory_used_bytes{device=\"1\",kind=\"cuda\"} 1073741824"));
+  EXPECT_THAT(metrics, HasSubstr("assay_worker_device_memory_used_bytes{device=\"2\",kind=\"cuda\"} 4096"));
+  EXPECT_THAT(metrics, Not(HasSubstr("memory_used_bytes{device=\"0\"")));  // the CPU
 }
 
 // Nobody who runs the product can make a worker offer what is not there.

@@ -95,7 +95,21 @@ def _draw(given: list[inputs.Input], seed: int, batch: int | None = None) -> dic
 
 
 def prepare(entry: catalogue_pb2.CatalogueEntry) -> Subject:
-    """Builds the model, binds mock weights, runs eager on the golden's inputs and on fresh ones."""
+    """Builds the model, binds mock weights, runs eager on the golden's inputs and on fresh ones.
+
+    Where the numbers would tell nothing and the model has batch norms, once more with running variances that fit
+    its signals: in eval mode nothing else would keep them from dying.
+    """
+    try:
+        return _prepare(entry, fit=False)
+    except golden.UninformativeGolden as error:
+        try:
+            return _prepare(entry, fit=True)
+        except weights.NothingToFit:
+            raise error from None
+
+
+def _prepare(entry: catalogue_pb2.CatalogueEntry, fit: bool) -> Subject:
     built = builders.build(entry)
     specs, tied = weights.bind_mock(built.model)
     if entry.input_maker not in inputs.MAKERS:
@@ -108,6 +122,8 @@ def prepare(entry: catalogue_pb2.CatalogueEntry) -> Subject:
         raise ExportError("the batch dimension is fixed, and the entry gives no reason for it")
     output_names: list[str] = []
     wrapped = wrapper.wrap(built.model, [spec.name for spec in given], constants, output_names)
+    if fit:
+        weights.fit_norms(built.model, specs, lambda: wrapped(**_draw(given, weights.SEED)))
     watch = golden.SignalWatch(built.model)
     samples = []
     draws = [("golden", weights.SEED, None)] + [(f"fresh inputs {seed}", seed, None) for seed in _FRESH]

@@ -84,8 +84,9 @@ def seq2seq(config) -> list[Input]:
 
 @maker
 def image(config) -> list[Input]:
-    size = _square(getattr(config, "image_size", None) or 64)
-    return [noise("pixel_values", BATCH, getattr(config, "num_channels", 3) or 3, size, size)]
+    size = getattr(config, "image_size", None) or 64
+    height, width = size if isinstance(size, (list, tuple)) and len(size) == 2 else [_square(size)] * 2
+    return [noise("pixel_values", BATCH, getattr(config, "num_channels", 3) or 3, height, width)]
 
 
 @maker

@@ -118,12 +118,11 @@ def waveform_to_text(config) -> list[Input]:
 
 @maker
 def audio_and_labels(config) -> list[Input]:
-    """A mel spectrogram for every sound, short ones: nothing is fused."""
+    """A mel spectrogram for every sound, folded into a square image by the model."""
     audio = config.audio_config
     return [
         *_label_texts(),
-        noise("input_features", BATCH, 1, audio.spec_size, audio.num_mel_bins),
-        Input("is_longer", (BATCH, 1), mock.constant(0), torch.bool, moves=False),
+        noise("input_features", BATCH, 1, audio.spec_size**2 // audio.num_mel_bins, audio.num_mel_bins),
     ]
 
 
@@ -176,7 +175,6 @@ def kosmos2(config) -> list[Input]:
 def patches_to_text(config) -> list[Input]:
     """Patches, each behind its row and column; all real."""
     count, side = 16, 4
-    features = 3 * config.vision_config.patch_size**2 if hasattr(config.vision_config, "patch_size") else 0
     features = config.vision_config.patch_embed_hidden_size
 
     def place(tensor: torch.Tensor) -> None:
@@ -238,4 +236,21 @@ def series_with_lags(config) -> list[Input]:
         ones("past_observed_mask", BATCH, past, dtype=torch.float32),
         noise("future_values", BATCH, future),
         noise("future_time_features", BATCH, future, config.num_time_features),
+    ]
+
+
+@maker
+def flava(config) -> list[Input]:
+    size = config.image_config.image_size
+    return [*text(config), noise("pixel_values", BATCH, 3, size, size)]
+
+
+@maker
+def text_and_whole_image(config) -> list[Input]:
+    """One configuration for both; every pixel is real."""
+    size = config.image_size
+    return [
+        *text(config),
+        noise("pixel_values", BATCH, 3, size, size),
+        ones("pixel_mask", BATCH, size, size),
     ]

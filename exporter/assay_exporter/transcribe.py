@@ -140,7 +140,7 @@ class _Transcriber:
             name, arity = _SYMBOLIC[node.target]
             if node.kwargs or len(node.args) != arity:
                 raise TranscriptionError(f"{node.name}: sym::{name} takes {arity} arguments")
-            for argument_name, value in zip("ab", node.args, strict=True):
+            for argument_name, value in zip("ab"[:arity], node.args, strict=True):
                 made.arguments.add(name=argument_name, value=self.argument(node, argument_name, value))
         meta = node.meta["val"]
         if isinstance(meta, (tuple, list)):

@@ -7,6 +7,7 @@ on values that a processor computed.
 
 import math
 import re
+from collections.abc import Callable
 
 import torch
 
@@ -35,7 +36,7 @@ def buffer_rule(owner: torch.nn.Module, leaf: str, value: torch.Tensor) -> progr
         last = torch.arange(value.shape[-1], dtype=value.dtype).expand_as(value)
         if torch.equal(last, value):
             return mock.ramp(0, 1)
-    if value.is_floating_point():
+    if value.is_floating_point() and len(value.unique()) > 2:
         # Its last bits could depend on the processor, and a manifest may not.
         raise ValueError(f"no mock rule for the floating point buffer {leaf} of a {type(owner).__name__}")
     return program_pb2.MockRule(literal=tensors.data(value))
@@ -95,10 +96,7 @@ def parameter_rule(
         return mock.constant(first)  # temperatures and the like
     if len(shape) <= 1:
         return mock.normal(0.1)
-    if (
-        re.search(r"embed|token|position|pos_|query|latents|table|bias|mask", path.lower())
-        or shape[0] == 1
-    ):
+    if re.search(r"embed|token|position|pos_|query|latents|table|bias|mask", path.lower()) or shape[0] == 1:
         return mock.normal(0.5)
     return mock.normal(math.sqrt(1.0 / _fan_in(owner, leaf, shape)))
 
@@ -136,3 +134,44 @@ def bind_mock(model: torch.nn.Module) -> tuple[list[program_pb2.WeightSpec], lis
             )  # fmt: skip
         )
     return specs, tied
+
+
+class NothingToFit(ValueError):
+    """The model has no batch norm."""
+
+
+def fit_norms(model: torch.nn.Module, specs: list[program_pb2.WeightSpec], run: Callable[[], object]) -> None:
+    """Gives every batch norm running statistics of the size of its input in `run`, to the nearest power of four.
+
+    The rules in `specs` say so, too. Powers of four, so that neither the last bits of a processor nor the root of
+    the variance can matter.
+    """
+    by_name = {spec.name: spec for spec in specs}
+
+    def fit(path: str):
+        def before(module, arguments):
+            found = arguments[0].transpose(0, 1).flatten(1).var(dim=1).mean()
+            scale = 2.0 ** round(math.log2(max(float(found), 1e-30)) / 2)
+            for leaf, rule in (
+                ("running_mean", mock.normal(0.1 * scale)),
+                ("running_var", mock.uniform(0.5 * scale**2, 1.5 * scale**2)),
+            ):
+                name = f"{path}.{leaf}"
+                value = getattr(module, leaf)
+                by_name[name].mock.CopyFrom(rule)
+                value.copy_(tensors.from_rule(rule, name, SEED, tuple(value.shape), value.dtype))
+
+        return before
+
+    hooks = [
+        module.register_forward_pre_hook(fit(path))
+        for path, module in model.named_modules()
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and f"{path}.running_var" in by_name
+    ]
+    if not hooks:
+        raise NothingToFit("the model has no batch norm")
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()

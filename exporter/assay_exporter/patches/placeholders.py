@@ -1,9 +1,10 @@
-"""LLaVA and Qwen-VL without the count of image placeholders."""
+"""LLaVA, PaliGemma and Qwen-VL without the count of image placeholders."""
 
 import contextlib
 
 from transformers.models.llava.modeling_llava import LlavaModel
 from transformers.models.llava_next_video.modeling_llava_next_video import LlavaNextVideoModel
+from transformers.models.paligemma.modeling_paligemma import PaliGemmaModel
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLModel
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLModel
 
@@ -20,6 +21,7 @@ def apply():
     with contextlib.ExitStack() as stack:
         for model, edits in (
             (LlavaModel, _IMAGES),
+            (PaliGemmaModel, _IMAGES),
             (LlavaNextVideoModel, _IMAGES | _VIDEOS),
             (Qwen2VLModel, _IMAGES | _VIDEOS),
             (Qwen3VLModel, _IMAGES | _VIDEOS),

@@ -1,4 +1,5 @@
 """python -m assay_exporter [--all | NAMES…] [--check] [--out DIR] [-j N]
+python -m assay_exporter reach [NAMES…]
 python -m assay_exporter checkpoint --request request.json --out DIR
 python -m assay_exporter identity
 """
@@ -16,7 +17,7 @@ import warnings
 import torch
 import transformers
 
-from . import catalogue, check, export
+from . import catalogue, check, export, reach
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
@@ -49,7 +50,8 @@ def _work(name: str, options: argparse.Namespace, answer) -> None:
         else:
             options.out.mkdir(parents=True, exist_ok=True)
             path.write_bytes(packed)
-            note = ""
+            without = reach.unexplained(reach.reach(program))
+            note = f"WARNING: no output depends on {', '.join(without)}" if without else ""
         rounding = max((output.float64_error for output in program.golden.outputs), default=0.0)
         fixed = "" if any(i.HasField("batch_dim") for i in program.manifest.inputs) else "batch fixed: "
         if fixed:
@@ -68,6 +70,8 @@ def main(argv: list[str]) -> int:
         from .checkpoint import command
 
         return command.checkpoint(argv[1:])
+    if argv[:1] == ["reach"]:
+        return reach.command(argv[1:])
     if argv[:1] == ["identity"]:
         from .checkpoint import command
 

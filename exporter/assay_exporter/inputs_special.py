@@ -254,3 +254,19 @@ def text_and_whole_image(config) -> list[Input]:
         noise("pixel_values", BATCH, 3, size, size),
         ones("pixel_mask", BATCH, size, size),
     ]
+
+
+@maker
+def ids_64(config) -> list[Input]:
+    return [ids(length=64)]
+
+
+@maker
+def text_with_segments(config) -> list[Input]:
+    return [*text(config), _integers("token_type_ids", BATCH, SEQUENCE, low=0, high=2)]
+
+
+@maker
+def seq2seq_24(config) -> list[Input]:
+    """Long enough for a router to choose every expert."""
+    return [ids(length=24), ones("attention_mask", BATCH, 24), ids("decoder_input_ids", length=24)]

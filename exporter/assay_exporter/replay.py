@@ -81,6 +81,8 @@ def constants(program: program_pb2.Program) -> dict[str, torch.Tensor]:
 class Runner:
     """A program with its mock weights bound."""
 
+    call = staticmethod(call)
+
     def __init__(self, program: program_pb2.Program):
         self.program = program
         manifest = program.manifest
@@ -103,6 +105,10 @@ class Runner:
 
     @torch.no_grad()
     def run(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return self.compute(inputs)
+
+    def compute(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """As run, but gradients are recorded where they are enabled."""
         graph = self.program.graph
         values: list = [None] * graph.value_count
         sources = {
@@ -114,7 +120,7 @@ class Runner:
             values[given.value] = sources[given.kind][given.name]
         for node in graph.nodes:
             given = {a.name: argument(a.value, values) for a in node.arguments}
-            result = call(graph.operators[node.op], given)
+            result = self.call(graph.operators[node.op], given)
             several = isinstance(result, (list, tuple))
             for number, value in zip(node.outputs, result if several else [result], strict=True):
                 values[number] = value

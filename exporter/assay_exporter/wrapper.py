@@ -9,6 +9,7 @@ import torch
 _OUTPUTS = [
     ("logits", "pred_boxes"),
     ("class_queries_logits", "masks_queries_logits"),
+    ("logits", "entity_logits"),
     ("logits",),
     ("logits_per_image", "logits_per_text"),
     ("logits_per_video", "logits_per_text"),

@@ -1,0 +1,58 @@
+"""Reformer with what its seed and its positions always give as constants, and without a mask."""
+
+import contextlib
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
+from transformers.models.reformer.modeling_reformer import AxialPositionEmbeddings
+
+from .. import wrapper
+from . import edited, replaced
+
+REASON = (
+    "rotations are drawn anew from the same seed in every call, positions are read as Python numbers, "
+    "and rows are picked in a Python loop over the batch"
+)
+
+
+class _Drawn(TorchFunctionMode):
+    """torch.randn right after torch.manual_seed, as a constant of the graph."""
+
+    seed = None
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is torch.randn:
+            assert self.seed is not None
+            with _disable_current_modes():
+                return torch.randn(*args, **kwargs, generator=torch.Generator().manual_seed(self.seed))
+        return function(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def apply():
+    drawn = _Drawn()
+
+    def seeded(seed):
+        drawn.seed = seed
+
+    at_once = edited(
+        AxialPositionEmbeddings.forward,
+        {
+            "position_ids.max().item()": "(sequence_length - 1)",
+            """torch.cat(
+            [
+                torch.index_select(position_encodings[i], 0, position_ids[i]).unsqueeze(0)
+                for i in range(batch_size)
+            ],
+            dim=0,
+        )""": "position_encodings.gather(1, position_ids[:, :, None].expand(-1, -1, position_encodings.shape[-1]))",
+        },
+    )
+    with (
+        replaced(AxialPositionEmbeddings, forward=at_once),
+        replaced(torch, manual_seed=seeded),
+        wrapper.around(lambda: drawn),
+    ):
+        yield

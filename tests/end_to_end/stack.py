@@ -78,6 +78,10 @@ class Stack:
             name, "assay-worker", "--coordinator", self.address, "--name", name, "--state-dir", self.folder / name,
             "--slots", 1, *more)
 
+    def dead(self):
+        """A worker that has ended though nobody told it to."""
+        return next((name for name, worker in self.workers.items() if worker.poll() is not None), None)
+
     def kill_coordinator(self):
         self.coordinator.send_signal(signal.SIGKILL)
         self.coordinator.wait()
@@ -85,6 +89,9 @@ class Stack:
     def kill_worker(self, name):
         self.workers[name].send_signal(signal.SIGKILL)
         self.workers.pop(name).wait()
+
+    def client_environment(self):
+        return None  # this process's
 
     @property
     def address(self):
@@ -115,7 +122,16 @@ class Stack:
     def wait(self, batches):
         """All jobs of the batches, once every one is done: whatever came of them."""
         for batch in batches:
-            self.assay("watch", batch, "-o", "json", code=None)
+            watch = subprocess.Popen([str(BIN / "assay"), "watch", batch, "--address", self.address],
+                                     stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=SOURCE,
+                                     env=self.client_environment())
+            try:
+                until(lambda: watch.poll() is not None or self.dead(), f"the end of {batch}")
+            finally:
+                watch.kill()
+                watch.wait()
+            if self.dead():
+                raise AssertionError(f"{self.dead()} has ended: {self.log(self.dead())}")
         jobs = [job for batch in batches for job in self.jobs(batch)]
         unfinished = [job["job_id"] for job in jobs if job["state"] != "DONE"]
         if unfinished:

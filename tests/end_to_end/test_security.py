@@ -61,6 +61,9 @@ class SecureStack(Stack):
         self.run("assay-worker", "join", "--coordinator", self.address, "--name", name, "--state-dir",
                  self.folder / name, "--token-file", self.token(name, "join"))
 
+    def client_environment(self):
+        return {**self.environment, "ASSAY_TOKEN_FILE": str(self.admin)}
+
     def _spawn(self, name, binary, *arguments, **variables):
         with open(self.folder / f"{name}.log", "ab") as log:
             return subprocess.Popen([str(BIN / binary), *map(str, arguments)], stdout=log, stderr=log, cwd=SOURCE,

@@ -82,10 +82,9 @@ class OnPostgres(unittest.TestCase):
             standby.promote()
             self.await_everywhere(cluster, ALIVE)
             # The same request twice: it was not accepted before, and is once now.
-            answer = [json.loads(cluster.assay("submit", "--batch-file", BATCHES[2], "--request-id", request, "-o", "json",
-                                               first=i)) for i in range(2)]
-            self.assertEqual(answer[0]["batch"][0]["batch_id"], answer[1]["batch"][0]["batch_id"])
-            batches.append(answer[0]["batch"][0]["batch_id"])
+            again = [cluster.submit(BATCHES[2:3], "--request-id", request, first=i) for i in range(2)]
+            self.assertEqual(again[0], again[1])
+            batches += again[0]
             cluster.watch(batches[-1], first=0)
             self.check_all(cluster, batches, BATCHES[:3])
             after = {job["job_id"]: job for job in cluster.jobs(batches)}
@@ -114,12 +113,12 @@ class OnPostgres(unittest.TestCase):
             self.server.sql("ALTER SYSTEM RESET default_transaction_read_only")
             self.server.sql("SELECT pg_reload_conf()")
             self.check_all(cluster, batches, files)
-            again = json.loads(cluster.assay("submit", "--batch-file", BATCHES[2], "--request-id", request, "-o", "json"))
-            self.assertEqual(int(again["batch"][0]["total"]), len(plan_of(BATCHES[2:3])))
+            again = cluster.submit(BATCHES[2:3], "--request-id", request)
+            self.assertEqual(len(cluster.jobs(again)), len(plan_of(BATCHES[2:3])))
 
 
 class SmallDisk(Stack):
-    """What it starts fails to write beyond its limit on the size of files instead of being killed: as on a full disk."""
+    """What it starts fails to write beyond its limit on the size of files, as on a full disk, and is not killed."""
 
     def _spawn(self, name, binary, *arguments):
         # Python ignores SIGXFSZ, and so do its children where they are left what it ignores.
@@ -192,8 +191,7 @@ class OnSqlite(unittest.TestCase):
             self.assertEqual(sorted(job["model"]["name"] for job in jobs), plan_of(later))
             self.assertEqual({job["result"]["outcome"] for job in jobs}, {"PASSED"})
             # Workers kept nothing that nobody wants.
-            until(lambda: not [file for name in stack.workers for file in (stack.folder / name / "spool").glob("*.result")],
-                  "empty spools")
+            until(lambda: not list(stack.folder.glob("worker-*/spool/*.result")), "empty spools")
 
 
 if __name__ == "__main__":

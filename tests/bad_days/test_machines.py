@@ -1,5 +1,5 @@
-"""Bad days of machines, with real processes: a coordinator with a wrong clock, a worker with half a disk, and many workers
-that come back at once."""
+"""Bad days of machines, with real processes: a coordinator with a wrong clock, a worker with half a disk, and many
+workers that come back at once."""
 
 import json
 import os
@@ -46,9 +46,10 @@ class WrongClock(unittest.TestCase):
                     self.assertEqual({job["worker"] for job in jobs}, set(cluster.workers))
                     self.assertEqual({job["attempt"] for job in jobs}, {"1"})
                     today = time.strftime("%Y-%m-%d", time.gmtime(time.time() - 600))
+                    later = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time.time() + 600))
                     for job in jobs:
                         self.assertGreaterEqual(job["end_time"][:10], today)
-                        self.assertLess(job["end_time"], time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time.time() + 600)))
+                        self.assertLess(job["end_time"], later)
                     # Its own log and the doctor say what is wrong.
                     until(lambda: "the store's clock is" in cluster.log("coordinator-2"), "a warning")
                     self.assertNotIn("the store's clock is", cluster.log("coordinator-1"))
@@ -154,8 +155,8 @@ class Storm(unittest.TestCase):
                 events = [json.loads(line) for line in stack.assay("watch", batch, "-o", "json").splitlines()]
                 ends = [event["job"]["job_id"] for event in events if event.get("job", {}).get("state") == "DONE"]
                 self.assertEqual(len(ends), len(set(ends)), "each job ends once")
-            print(f"\n{WORKERS} workers: connected {first:.1f} s after they were started, again {again:.1f} s after the "
-                  f"coordinator was back; it had {self.memory(stack):.0f} MiB at most", file=sys.stderr)
+            print(f"\n{WORKERS} workers: connected {first:.1f} s after the last was started, again {again:.1f} s after "
+                  f"the coordinator was back; it had {self.memory(stack):.0f} MiB at most", file=sys.stderr)
 
 
 if __name__ == "__main__":

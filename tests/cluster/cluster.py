@@ -80,8 +80,8 @@ class Postgres:
 
     def sql(self, statement, database="postgres"):
         """What psql prints of it: rows, with | between columns."""
-        return self._run("psql", "-h", "127.0.0.1", "-p", self.port, "-U", "assay", "-d", database, "-X", "-A", "-t", "-q",
-                         "-v", "ON_ERROR_STOP=1", "-c", statement).strip()
+        return self._run("psql", "-h", "127.0.0.1", "-p", self.port, "-U", "assay", "-d", database, "-X", "-A", "-t",
+                         "-q", "-v", "ON_ERROR_STOP=1", "-c", statement).strip()
 
     def promote(self):
         self._run("pg_ctl", "-D", self.folder / "data", "-w", "promote")

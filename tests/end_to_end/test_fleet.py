@@ -30,7 +30,8 @@ class Targets(unittest.TestCase):
         # Each precision is held to tolerances of its own.
         allowed = {}
         for job in jobs:
-            golden = next(check for case in job["result"]["case"] for check in case["check"] if check["name"] == "golden")
+            checks = [check for case in job["result"]["case"] for check in case["check"]]
+            golden = next(check for check in checks if check["name"] == "golden")
             allowed.setdefault(job["model"]["name"], {})[job["target"]["dtype"]] = golden["tolerance"]
         for model, by_dtype in allowed.items():
             self.assertGreater(by_dtype["DTYPE_BFLOAT16"], 10 * by_dtype["FLOAT32"], model)
@@ -45,7 +46,8 @@ class Targets(unittest.TestCase):
 
     def test_run_takes_them_too(self):
         with tempfile.TemporaryDirectory() as folder:
-            ran = subprocess.run([BIN / "assay", "run", "--batch-file", BATCHES[0], "--output-dir", folder, *TARGETS], capture_output=True, text=True, timeout=300, cwd=SOURCE)
+            run = [BIN / "assay", "run", "--batch-file", BATCHES[0], "--output-dir", folder, *TARGETS]
+            ran = subprocess.run(run, capture_output=True, text=True, timeout=300, cwd=SOURCE)
             self.assertEqual(ran.returncode, 0, ran.stdout + ran.stderr)
             report = json.loads((pathlib.Path(folder) / "report.json").read_text())
             targets = {job["target"] for job in report["jobs"]}
@@ -91,7 +93,8 @@ class Workers(unittest.TestCase):
             self.assertEqual(len(set(holders.values())), 2, "each of them is held by another coordinator")
             # Each is told through the coordinator that does not hold its stream.
             for name, address in (("worker-1", other), ("worker-2", one)):
-                self.assertRegex(cluster.assay("accept", name, "--repetitions", 1, address=address), f"{name}  accepted")
+                told = cluster.assay("accept", name, "--repetitions", 1, address=address)
+                self.assertRegex(told, f"{name}  accepted")
             cluster.assay("cordon", "worker-1", address=other)
             batches = cluster.submit(BATCHES[:2])
             for i, batch in enumerate(batches):

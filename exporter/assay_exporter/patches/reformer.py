@@ -17,12 +17,14 @@ REASON = (
 
 
 class _Drawn(TorchFunctionMode):
-    """torch.randn right after torch.manual_seed, as a constant of the graph."""
+    """torch.randn right after torch.manual_seed as a constant of the graph; no uninitialised memory."""
 
     seed = None
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if function is torch.Tensor.new:  # filled by what follows; what it holds before must not vary
+            return args[0].new_zeros(args[1:])
         if function is torch.randn:
             assert self.seed is not None
             with _disable_current_modes():

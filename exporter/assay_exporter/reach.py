@@ -2,8 +2,8 @@
 
 Writes docs/inputs_reach.md from the programs as they are committed. A weight counts as out of reach where the
 gradient of a random projection of all outputs with respect to it is zero in every element: no fault in it could
-show, whatever the tolerance. Rounding, comparisons and choices pass no gradient: REASONS says why a weight
-may stay out of reach.
+show, whatever the tolerance. Rounding, comparisons and choices pass no gradient: REASONS says why a
+parameter may stay out of reach.
 """
 
 import argparse
@@ -108,7 +108,19 @@ REASONS = [
     (r"vits", r"posterior_encoder", "serves training alone"),
     (r"xclip", r"layers\.0\.message_attn\.[kq]_proj",
      "in the first layer the messages of all frames are alike, so it does not matter which is attended to"),
-    (_EVERY, r"r_s_bias|seg_embed", "compares segments; one segment is given"),
+    (r"bridgetower", r"cross_modal_image_layers\.1\.|cross_modal_(image|text)_pooler",
+     "serves the pooled pair; words are filled in from the text side alone"),
+    (r"clipseg", r"logit_scale|visual_projection|vision_model\.post_layernorm",
+     "serves CLIP's own similarities; segmentation reads the layers' activations"),
+    (r"cvt", r"stages\.2\..*projection_query\.",
+     "the head reads the class token alone, so nobody reads what the last layer's patches ask for"),
+    (r"decision_transformer", r"encoder\.wte", "embeds words; states, actions and returns have embeddings of their own"),
+    (r"dpt", r"dpt\.layernorm", "norms the last layer for a head that segmentation and depth do not use"),
+    (r"flava", r"logit_scale|(image|text)_projection", "serves contrastive training"),
+    (r"groupvit", r"downsample\.assign\.[qk]_proj", "decides which group a patch joins; a choice passes no gradient"),
+    (r"swiftformer", r"\.w_g$", "the library takes the softmax of what it weighs over a dimension of one"),
+    (r"van", r"van\.layernorm", "is made by the library and never used by it"),
+    (r"wav2vec2_conformer", r"pos_conv_embed", "is made by the library; rotary or relative positions take its place"),
 ]  # fmt: skip
 
 
@@ -135,7 +147,8 @@ def table(all_found: list[Reach]) -> str:
         "",
         "Written by `python -m assay_exporter reach` from the committed programs: the parameters on which no output of the",
         "golden's run depends (the gradient of a random projection of all outputs with respect to them is zero in every",
-        "element). A fault in one of them cannot show with these inputs. Layer numbers are shown as N.",
+        "element). With these inputs a fault in one of them can show only where it turns a choice. Layer numbers are shown",
+        "as N.",
         "",
         f"{len(all_found)} programs, {sum(f.weights for f in all_found)} parameters: "
         f"{sum(len(f.without) for f in all_found)} out of reach in "

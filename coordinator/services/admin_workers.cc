@@ -121,7 +121,8 @@ grpc::ServerUnaryReactor* AdminService::DrainWorker(grpc::CallbackServerContext*
                                SeenWorker(store, fleet, rooms_.dispatcher->options(), worker));
         ASSAY_ASSIGN_OR_RETURN(WorkerOrder order, OrderOf(store, seen));
         order.wanted.set_drain(true);
-        if (!seen.draining()) ASSAY_RETURN_IF_ERROR(store.AddOrder(order));
+        // Also of one that says it drains: it may have paused, or have said so on an earlier stream.
+        ASSAY_RETURN_IF_ERROR(store.AddOrder(order));
         ASSAY_RETURN_IF_ERROR(RecordChange(store, change, worker));
         rooms_.dispatcher->OrdersChanged();
         return seen;

@@ -35,6 +35,7 @@ absl::Status SubmitFiles(Connection& connection, const Submission& submission,
     v1::SubmitBatchRequest& request = requests[i];
     request.set_submitter(submission.submitter);
     request.set_traceparent(submission.traceparent);
+    request.set_profile(submission.profile);
     if (submission.targets.empty()) {
       *request.mutable_target() = submission.target;
     } else {

@@ -20,6 +20,7 @@ struct Submission {
   std::string request_id;         // of the first file; the others' are made from it. Empty: new ones
   std::string submitter;
   v1::Target target;
+  bool profile = false;     // results carry the operators that took longest
   std::string traceparent;  // of the command's span; empty: it is not traced
   // Each model is run on each of these; empty: on `target` alone.
   std::vector<v1::Target> targets;

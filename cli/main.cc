@@ -16,7 +16,9 @@
 #include "cli/command_trace.h"
 #include "cli/doctor.h"
 #include "cli/local_commands.h"
+#include "cli/reduce.h"
 #include "cli/remote_commands.h"
+#include "cli/repro.h"
 #include "cli/run_command.h"
 #include "cli/targets.h"
 #include "cli/worker_commands.h"
@@ -44,6 +46,7 @@ struct Arguments {
   double give_up_seconds = 60;
   std::vector<std::string> batch_files;
   bool cpu_only = false;
+  bool profile = false;
   std::string dtype = "float32";
   std::vector<std::string> target_words;
   std::vector<std::string> selector;
@@ -64,6 +67,7 @@ struct Arguments {
   std::string host_binary;
   std::string checkpoint_root;
   std::string checkpoint;
+  std::vector<std::string> programs;
   std::string template_name;
   std::string task;
   std::string exporter;
@@ -178,6 +182,11 @@ void AddJson(CLI::App* command, Arguments& arguments) {
 using Command = std::function<ExitCode()>;
 
 // Adds every command; the one chosen is put into `chosen`.
+void AddProfile(CLI::App* command, Arguments& arguments) {
+  command->add_flag("--profile", arguments.profile,
+                    "Record the operators that took longest, for the reports");
+}
+
 void AddCommands(CLI::App& app, Arguments& arguments, Command& chosen) {
   static CLI::Option* doctor_address = nullptr;
   auto add = [&](const std::string& name, const std::string& description, Command command) {
@@ -192,6 +201,7 @@ void AddCommands(CLI::App& app, Arguments& arguments, Command& chosen) {
     submission.submitter = arguments.submitter;
     submission.target = arguments.target();
     submission.targets = arguments.targets();
+    submission.profile = arguments.profile;
     submission.selector = arguments.selector;
     submission.gpu_memory = static_cast<uint64_t>(arguments.gpu_memory_gib * (1 << 30));
     const CommandTrace trace("submit");
@@ -204,6 +214,7 @@ void AddCommands(CLI::App& app, Arguments& arguments, Command& chosen) {
   AddBatchFiles(submit, arguments);
   AddTarget(submit, arguments);
   AddTargets(submit, arguments);
+  AddProfile(submit, arguments);
   submit->add_option("--selector", arguments.selector,
                      "A label that a worker must carry to take any of the tests: gpu=H100; may be repeated");
   submit
@@ -286,6 +297,28 @@ void AddCommands(CLI::App& app, Arguments& arguments, Command& chosen) {
   logs->add_option("--stage", arguments.stage, "export or test; without it: the last one that has ended")
       ->check(CLI::IsMember({"export", "test"}));
 
+  CLI::App* repro =
+      add("repro", "Write a Python script that shows a job's difference with transformers and torch alone",
+          [&] { return ReproCommand(arguments.connected(), arguments.id, arguments.output); });
+  AddConnection(repro, arguments);
+  repro->add_option("job", arguments.id, "The job's id, or a folder that `assay run` left below failed/")
+      ->required();
+  repro->add_option("--output", arguments.output, "A file; without it: standard output");
+
+  CLI::App* reduce =
+      add("reduce", "Write the smallest part of a failed job's program that still fails here", [&] {
+        return ReduceCommand({arguments.connected(), arguments.id, arguments.host_binary,
+                              arguments.checkpoint, arguments.output});
+      });
+  AddConnection(reduce, arguments);
+  reduce->add_option("job", arguments.id, "The job's id, or a folder that `assay run` left below failed/")
+      ->required();
+  reduce->add_option("--output", arguments.output, "The program file; without it: MODEL_reduced.assay here");
+  reduce->add_option("--checkpoint", arguments.checkpoint,
+                     "Folder with the weights, of a job that loaded a checkpoint");
+  reduce->add_option("--host-binary", arguments.host_binary,
+                     "assay-host; without it: the one beside this executable");
+
   CLI::App* audit = add("audit", "List what was changed, and what was refused, the newest first", [&] {
     return AuditCommand(arguments.connected(), arguments.limit, arguments.json());
   });
@@ -330,23 +363,25 @@ void AddCommands(CLI::App& app, Arguments& arguments, Command& chosen) {
   AddConnection(workers, arguments);
   AddJson(workers, arguments);
 
-  CLI::App* doctor = add("doctor", "Check what Assay needs here, and say what to do about what is wrong", [&] {
-    DoctorOptions& options = arguments.doctor;
-    options.connection = arguments.connected();
-    options.content_dir = arguments.content_dir;
-    options.host_binary = arguments.host_binary;
-    options.exporter = arguments.exporter;
-    options.tls_ca = arguments.tls_ca;
-    options.tls_cert = arguments.tls_cert;
-    options.tls_key = arguments.tls_key;
-    options.token_file = arguments.token_file;
-    options.json = arguments.json();
-    options.coordinator_named = doctor_address->count() > 0;
-    if (const char* database = std::getenv("ASSAY_DATABASE"); options.database.empty() && database != nullptr) {
-      options.database = database;
-    }
-    return DoctorCommand(options);
-  });
+  CLI::App* doctor =
+      add("doctor", "Check what Assay needs here, and say what to do about what is wrong", [&] {
+        DoctorOptions& options = arguments.doctor;
+        options.connection = arguments.connected();
+        options.content_dir = arguments.content_dir;
+        options.host_binary = arguments.host_binary;
+        options.exporter = arguments.exporter;
+        options.tls_ca = arguments.tls_ca;
+        options.tls_cert = arguments.tls_cert;
+        options.tls_key = arguments.tls_key;
+        options.token_file = arguments.token_file;
+        options.json = arguments.json();
+        options.coordinator_named = doctor_address->count() > 0;
+        if (const char* database = std::getenv("ASSAY_DATABASE");
+            options.database.empty() && database != nullptr) {
+          options.database = database;
+        }
+        return DoctorCommand(options);
+      });
   AddConnection(doctor, arguments);
   doctor_address = doctor->get_option("--address");
   AddJson(doctor, arguments);
@@ -397,6 +432,9 @@ void AddCommands(CLI::App& app, Arguments& arguments, Command& chosen) {
   verify->add_option("--directory", arguments.directory, "The folder with the test files")->required();
 
   CLI::App* run = add("run", "Run batch files here, with a coordinator and a worker of their own", [&] {
+    if (!arguments.programs.empty()) {
+      return RunProgramsCommand(arguments.programs, arguments.host_binary, arguments.dtype);
+    }
     RunOptions options;
     options.batch_files = arguments.batch_files;
     options.content_dir = arguments.content_dir;
@@ -413,6 +451,7 @@ void AddCommands(CLI::App& app, Arguments& arguments, Command& chosen) {
     options.target = arguments.target();
     options.targets = arguments.targets();
     options.cpu_only = arguments.cpu_only;
+    options.profile = arguments.profile;
     const CommandTrace trace("run");
     options.traceparent = trace.traceparent();
     return trace.Ended(RunCommand(options));
@@ -422,6 +461,10 @@ void AddCommands(CLI::App& app, Arguments& arguments, Command& chosen) {
   CLI::Option* checkpoint = what->add_option(
       "--checkpoint", arguments.checkpoint,
       "A trained checkpoint to run without a batch file: owner/name[@revision] of the hub, or a folder");
+  CLI::Option* program = what->add_option(
+      "--program", arguments.programs,
+      "Program files, such as `assay reduce` writes, each against its own golden; nothing else is run");
+  program->check(CLI::ExistingFile)->excludes(checkpoint)->excludes("--batch-file");
   what->require_option(1, 0);
   run->add_option("--template", arguments.template_name,
                   "The checkpoint's family; without it: what its configuration says")
@@ -439,6 +482,7 @@ void AddCommands(CLI::App& app, Arguments& arguments, Command& chosen) {
                 "Convert pickled weights, in the exporter's sandbox; refused without");
   AddTarget(run, arguments);
   AddTargets(run, arguments);
+  AddProfile(run, arguments);
   run->add_option("--output-dir", arguments.output_dir, "Where the reports go")->capture_default_str();
   run->add_option("--content-dir", arguments.content_dir, "The folder with templates/ and models/");
   run->add_option("--slots", arguments.slots, "Tests that run at once on the CPU")

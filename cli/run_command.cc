@@ -20,6 +20,7 @@
 #include "cli/connection.h"
 #include "cli/content_dir.h"
 #include "cli/follow.h"
+#include "cli/job_material.h"
 #include "cli/output.h"
 #include "cli/progress.h"
 #include "cli/report_files.h"
@@ -151,6 +152,23 @@ absl::Status CheckGpu(Connection& connection) {
   return absl::FailedPreconditionError("--target cuda: no GPU was found on this machine");
 }
 
+// What `assay repro` and `assay reduce` need of each job whose numbers were wrong: the coordinator, and what
+// it keeps, ends with this process.
+absl::Status KeepFailures(Connection& connection, const std::vector<v1::Job>& jobs,
+                          const fs::path& output_dir) {
+  for (const v1::Job& job : jobs) {
+    if (job.result().outcome() != v1::FAILED) continue;
+    const absl::StatusOr<JobMaterial> material = FetchMaterial(connection, job);
+    if (absl::IsFailedPrecondition(material.status())) continue;  // it failed before anything of it ran
+    ASSAY_RETURN_IF_ERROR(material.status());
+    const fs::path folder = output_dir / "failed" / absl::StrCat(job.model().name(), "-", job.job_id());
+    ASSAY_RETURN_IF_ERROR(WriteMaterial(*material, folder));
+    std::printf("%s failed: assay repro %s; assay reduce %s\n", job.model().name().c_str(), folder.c_str(),
+                folder.c_str());
+  }
+  return absl::OkStatus();
+}
+
 struct Ending {
   ExitCode code = kExitOk;
   std::vector<v1::FileError> errors;
@@ -211,6 +229,7 @@ absl::StatusOr<Ending> Run(const RunOptions& options, Interrupt& interrupt) {
   submission.submitter = options.submitter;
   submission.target = options.target;
   submission.traceparent = options.traceparent;
+  submission.profile = options.profile;
   submission.targets = options.targets;
   std::vector<v1::Batch> batches;
   const absl::Status submitted = SubmitFiles(connection, submission, &batches, &ending.errors);
@@ -244,6 +263,7 @@ absl::StatusOr<Ending> Run(const RunOptions& options, Interrupt& interrupt) {
     jobs.insert(jobs.end(), batch.job().begin(), batch.job().end());
   }
   ASSAY_RETURN_IF_ERROR(WriteReportFiles(connection, *ended, options.output_dir));
+  ASSAY_RETURN_IF_ERROR(KeepFailures(connection, jobs, options.output_dir));
   ASSAY_ASSIGN_OR_RETURN(std::string table, connection.GetReport("", v1::TEXT, 0));
   ASSAY_RETURN_IF_ERROR(Write("", absl::StrCat("\n", table, "\nReports are in ", options.output_dir, "\n")));
   server->Shutdown();

@@ -28,6 +28,7 @@ struct RunOptions {
   v1::Target target;
   std::vector<v1::Target> targets;  // as Submission's
   bool cpu_only = false;
+  bool profile = false;     // results carry the operators that took longest
   std::string traceparent;  // of the command's span; empty: it is not traced
 };
 

@@ -120,8 +120,10 @@ absl::Status Tell(const Code& code, const Instruction& instruction, const Frame&
   observer.NodeRan(place, std::chrono::duration_cast<std::chrono::nanoseconds>(took).count());
   for (uint32_t i = 0; i < instruction.output_count; ++i) {
     const c10::IValue& value = frame[instruction.first_output + i];
-    if (!value.isTensor() || !value.toTensor().defined()) continue;
-    if (!observer.ValueMade(place, i, value.toTensor(), instruction.is_view)) {
+    if (value.isTensor() && !value.toTensor().defined()) continue;
+    const bool on = value.isTensor() ? observer.ValueMade(place, i, value.toTensor(), instruction.is_view)
+                                     : observer.ScalarMade(place, i, value);
+    if (!on) {
       return ErrorAt(code, instruction, absl::StatusCode::kCancelled, "the observer ended the run");
     }
   }

@@ -43,6 +43,13 @@ class Observer {
     (void)is_view;
     return true;
   }
+  // One number that a symbolic function, or an operator that gives a size, computed; likewise.
+  virtual bool ScalarMade(const NodePlace& node, uint32_t output, const c10::IValue& value) {
+    (void)node;
+    (void)output;
+    (void)value;
+    return true;
+  }
 };
 
 // Nanoseconds and calls per operator.

@@ -432,6 +432,11 @@ absl::StatusOr<std::vector<at::Tensor>> Plan::Run(absl::Span<const at::Tensor> i
   return outputs;
 }
 
+at::Tensor Plan::Fixed(uint32_t value) const {
+  if (value >= code_->fixed.size() || !code_->fixed[value].isTensor()) return at::Tensor();
+  return code_->fixed[value].toTensor().detach();
+}
+
 size_t Plan::node_count() const { return code_->nodes.size(); }
 NodePlace Plan::node(uint32_t index) const { return code_->Place(index); }
 

@@ -55,6 +55,8 @@ class Plan {
 
   const Placement& placement() const { return placement_; }
   size_t node_count() const;
+  // The weight or constant that is this value of the graph, as it is bound; undefined for any other.
+  at::Tensor Fixed(uint32_t value) const;
   NodePlace node(uint32_t index) const;
 
  private:

@@ -18,11 +18,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "common/file.h"
 #include "common/status_macros.h"
 #include "engine/build.h"
 #include "engine/case_material.h"
 #include "engine/check_answers.h"
 #include "engine/checks.h"
+#include "engine/cost.h"
 #include "engine/cuda_device.h"
 #include "engine/diagnosis.h"
 #include "engine/evidence.h"
@@ -32,6 +34,7 @@
 #include "engine/output_summary.h"
 #include "engine/plan.h"
 #include "engine/program.h"
+#include "engine/reduce.h"
 #include "engine/tolerance.h"
 #include "engine/validate_test.h"
 #include "engine/weights.h"
@@ -225,8 +228,10 @@ class TestRun {
     if (material.golden().inputs_size() != program.manifest().inputs_size()) {
       return absl::InvalidArgumentError("there is no golden, so there are no inputs to run the program with");
     }
+    const auto bind_start = SteadyClock::now();
     ASSAY_ASSIGN_OR_RETURN(std::unique_ptr<Plan> plan, Plan::Build(program, placement_));
     ASSAY_RETURN_IF_ERROR(plan->Bind(weights));
+    done.set_bind_seconds(SecondsSince(bind_start));
     // The plan holds what it uses. The mapping stays until the case's end was told: whoever measures the
     // process then can still tell a checkpoint's pages from its own memory.
     held_ = std::move(weights);
@@ -234,9 +239,11 @@ class TestRun {
     ASSAY_ASSIGN_OR_RETURN(std::vector<at::Tensor> inputs,
                            GoldenInputs(program.manifest(), material.golden()));
     for (at::Tensor& input : inputs) input = engine::Place(input, placement_);
+    RunCost cost(program, held_, inputs, options_.profile);
     const auto run_start = SteadyClock::now();
-    ASSAY_ASSIGN_OR_RETURN(std::vector<at::Tensor> outputs, plan->Run(inputs));
+    ASSAY_ASSIGN_OR_RETURN(std::vector<at::Tensor> outputs, plan->Run(inputs, &cost));
     done.set_run_seconds(SecondsSince(run_start));
+    *done.mutable_cost() = cost.Result(placement_);
     const auto check_start = SteadyClock::now();
 
     for (size_t i = 0; options_.want_output_digests && i < outputs.size(); ++i) {
@@ -254,6 +261,7 @@ class TestRun {
     v1::Outcome outcome = v1::PASSED;
     bool any_held = false;
     done.set_evidence(v1::STRUCTURAL);
+    const v1::Check* to_diagnose = nullptr;
     for (const v1::Check& check : c.check()) {
       v1::CheckResult checked = RunCheck(check, bound);
       any_held |= checked.outcome() == v1::PASSED;
@@ -265,12 +273,17 @@ class TestRun {
           const bool unproven = checked.outcome() == v1::UNSUPPORTED && checked.has_error();
           done.set_reason(unproven ? kNotComparable : "");
         }
-        if (check.has_golden() && checked.has_error()) Diagnose(bound, done);
+        // The golden's trace says most; else the first that failed.
+        if (IsNumeric(check) && (to_diagnose == nullptr || check.has_golden()) &&
+            (checked.outcome() == v1::FAILED || checked.has_error())) {
+          to_diagnose = &check;
+        }
       } else if (check.has_golden() && checked.outcome() == v1::PASSED) {
         done.set_evidence(v1::GOLDEN);
       }
       *done.add_check() = std::move(checked);
     }
+    if (to_diagnose != nullptr) Explain(*to_diagnose, bound, done);
     done.set_check_seconds(SecondsSince(check_start));
     if (outcome == v1::PASSED && !any_held) {
       return absl::InvalidArgumentError("none of the case's checks had anything to check");
@@ -329,15 +342,34 @@ class TestRun {
     done.set_no_golden(reason.empty() ? "the test names no golden of this checkpoint" : std::move(reason));
   }
 
-  void Diagnose(const BoundCase& bound, v1::CaseResult& done) {
-    auto divergence = FirstDivergence(bound.program.graph(), bound.golden, bound.plan, bound.inputs,
-                                      DivergenceShare(bound.golden, placement_));
+  // Whether numbers of a run are what the check looks at.
+  static bool IsNumeric(const v1::Check& check) {
+    return !check.has_weights_bound() && !check.has_weights_sound() &&
+           check.kind_case() != v1::Check::KIND_NOT_SET;
+  }
+
+  absl::Status WriteReduced(const BoundCase& bound) {
+    ASSAY_ASSIGN_OR_RETURN(const Reduced reduced, Reduce(bound));
+    ASSAY_ASSIGN_OR_RETURN(const std::string bytes, SerializeProgram(reduced.program));
+    ASSAY_RETURN_IF_ERROR(WriteFileAtomically(options_.reduce_to, bytes));
+    sink_.Log(absl::StrCat("reduced: ", reduced.story, "\n"));
+    return absl::OkStatus();
+  }
+
+  void Explain(const v1::Check& check, const BoundCase& bound, v1::CaseResult& done) {
+    if (!options_.reduce_to.empty() && check.has_golden()) {
+      if (absl::Status status = WriteReduced(bound); !status.ok()) {
+        sink_.Log(absl::StrCat("not reduced: ", status.message(), "\n"));
+      }
+    }
+    auto divergence = Diagnose(check, bound);
     if (!divergence.ok()) {
-      sink_.Log(absl::StrCat("no diagnosis: ", divergence.status().message(), "\n"));
+      sink_.Log(absl::StrCat("no diagnosis of ", check.name(), ": ", divergence.status().message(), "\n"));
     } else if (divergence->has_value()) {
-      *done.mutable_divergence() = **divergence;
+      *done.mutable_divergence() = **std::move(divergence);
     } else {
-      sink_.Log("no diagnosis: every traced value agrees with the golden's trace\n");
+      sink_.Log(absl::StrCat("no diagnosis of ", check.name(),
+                             ": every value that there is something to compare with agrees\n"));
     }
   }
 

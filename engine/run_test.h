@@ -34,6 +34,11 @@ struct RunOptions {
   bool hub_verified = false;
   // Results then carry CaseResult.output_digest.
   bool want_output_digests = false;
+  // A file for the smallest part of the program that shows a golden check's failure (engine/reduce.h); what
+  // became of it is logged. Empty: none. The process must be able to write it.
+  std::string reduce_to = {};
+  // Results then carry ProgramCost.operator.
+  bool profile = false;
   // In bytes, of the node; 0: the kernel is asked. A checkpoint that needs more is refused before it is run.
   uint64_t available_memory = 0;
 };

@@ -84,6 +84,7 @@ v1::TestResult RunOne(const ChildOptions& options, const v1::RunTest& request, P
   for (const v1::BlobFile& file : request.file()) run.files[file.digest()] = file.path();
   run.hub_verified = request.hub_verified();
   run.want_output_digests = request.want_output_digests();
+  run.profile = request.profile();
   run.allow_cuda = options.allow_cuda;
   v1::TestResult result;
   try {

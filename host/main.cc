@@ -13,6 +13,7 @@
 #include "host/memory_group.h"
 #include "host/protection.h"
 #include "host/run_files.h"
+#include "host/run_programs.h"
 #include "host/serve.h"
 
 namespace {
@@ -63,8 +64,18 @@ int main(int argc, char** argv) {
   run->add_option("--results", files.results, "File that gets every result as a line of JSON");
   run->add_option("--jobs,-j", files.jobs, "Tests at a time on the CPU")->check(CLI::Range(1, 1024));
   run->add_flag("--in-process", files.in_process, "Without child processes, for a debugger");
+  run->add_option(
+      "--reduce-to", files.reduce_to,
+      "File for the smallest part of the program that still fails; of one test, without a child process");
   run->add_flag("--resident", resident, "One child process for all tests on the CPU too, as on CUDA");
+  run->add_flag("--profile", files.profile, "Print the operators that took longest");
   run->add_flag("--verbose,-v", files.verbose, "Print every case and check");
+  host::ProgramOptions programs;
+  CLI::App* program = app.add_subcommand("program", "Run programs against their own goldens, without a test");
+  program->add_option("programs", programs.files, "Program files")->required()->check(CLI::ExistingFile);
+  program->add_option("--device", device, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}));
+  program->add_option("--dtype", dtype, "float32, bfloat16 or float16")
+      ->check(CLI::IsMember({"float32", "bfloat16", "float16"}));
   app.set_version_flag("--version", VersionLine("assay-host"));
   try {
     app.parse(argc, argv);
@@ -94,9 +105,21 @@ int main(int argc, char** argv) {
     }
   }
   processes.resident = processes.allow_cuda || resident;
-  if (!processes.resident && !files.in_process) engine::WarmUp();
+  if (!processes.resident && !files.in_process && !program->parsed()) engine::WarmUp();
 
+  if (program->parsed()) {
+    programs.on_cuda = device == "cuda";
+    programs.dtype = dtype;
+    Leave(host::RunPrograms(programs));
+  }
   if (run->parsed()) {
+    if (!files.reduce_to.empty()) {
+      if (files.tests.size() != 1) {
+        fprintf(stderr, "assay-host: --reduce-to takes one test\n");
+        return kExitUsage;
+      }
+      files.in_process = true;
+    }
     files.device = device == "cuda" ? v1::CUDA : v1::CPU;
     if (dtype == "float32") files.dtype = v1::FLOAT32;
     if (dtype == "bfloat16") files.dtype = v1::DTYPE_BFLOAT16;

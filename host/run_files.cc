@@ -73,6 +73,7 @@ absl::StatusOr<v1::RunTest> ReadTest(const std::string& file, const RunFilesOpti
   }
   if (options.dtype != v1::DTYPE_UNSPECIFIED) test.mutable_set_up()->set_dtype(options.dtype);
   request.set_id(file);
+  request.set_profile(options.profile);
   if (test.set_up().device() == v1::AUTO && options.device != v1::DEVICE_CHOICE_UNSPECIFIED) {
     test.mutable_set_up()->set_device(options.device);
   }
@@ -129,11 +130,15 @@ class Printer {
  private:
   void Print(const v1::CaseResult& c) {
     bool passed = c.outcome() == v1::PASSED;
-    if (passed && !verbose_) return;
+    if (passed && !verbose_ && c.cost().operator__size() == 0) return;
     if (c.outcome() == v1::SKIPPED && !verbose_) return;
     printf("    %s %s %s%s%s\n", v1::Outcome_Name(c.outcome()).c_str(), c.name().c_str(), c.reason().c_str(),
            c.message().empty() ? "" : ": ", c.message().c_str());
     if (c.has_load()) PrintLoad(c.load());
+    for (const v1::OperatorCost& cost : c.cost().operator_()) {
+      printf("      %9.6f s  %6llu x %s\n", cost.seconds(), static_cast<unsigned long long>(cost.calls()),
+             cost.op().c_str());
+    }
     if (!c.no_golden().empty()) printf("      no golden: %s\n", c.no_golden().c_str());
     for (const v1::AnswerResult& answer : c.answer()) {
       printf("      %s: %s -> %s (eager: %s%s)\n", answer.name().c_str(), answer.question().c_str(),
@@ -149,6 +154,10 @@ class Printer {
     if (c.has_divergence()) {
       printf("      first to differ: %s (%s) in '%s': %s\n", c.divergence().node().c_str(),
              c.divergence().op().c_str(), c.divergence().module().c_str(), c.divergence().detail().c_str());
+      if (!c.divergence().fault_reason().empty()) {
+        printf("      at fault: %s: %s\n", v1::FaultVerdict_Name(c.divergence().fault()).c_str(),
+               c.divergence().fault_reason().c_str());
+      }
     }
   }
 
@@ -239,6 +248,8 @@ int RunFiles(const RunFilesOptions& options) {
       SilentSink sink;
       engine::RunOptions run{request.program_path(), request.checkpoint_dir(), options.processes.allow_cuda};
       for (const v1::BlobFile& file : request.file()) run.files[file.digest()] = file.path();
+      run.reduce_to = options.reduce_to;
+      run.profile = options.profile;
       const v1::TestResult result = options.processes.runner(request.test(), run, sink);
       printer.Print(request.test(), result);
       results.Add(request.test(), result);

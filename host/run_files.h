@@ -24,7 +24,9 @@ struct RunFilesOptions {
   int jobs = 1;  // tests at a time
   // In this very process, one after another: for a debugger. A crash is then a crash.
   bool in_process = false;
-  bool verbose = false;  // every check, not only those that did not hold
+  std::string reduce_to;  // RunOptions.reduce_to, of the one test, in this very process
+  bool profile = false;  // the operators of each test that took longest
+  bool verbose = false;   // every check, not only those that did not hold
   ProcessOptions processes;
 };
 

@@ -365,6 +365,11 @@ void AttemptRunner::Finish(const std::shared_ptr<Attempt>& attempt, v1::TestResu
   const std::vector<StageClock::Passed>& stages = attempt->stages.Stop();
   if (!abandoned) {
     TellAttempt(assignment, stages, result, options_.name, options_.metrics);
+    for (const StageClock::Passed& stage : stages) {
+      v1::StageTime& time = *result.add_stage();
+      time.set_stage(stage.stage);
+      time.set_seconds(absl::ToDoubleSeconds(stage.end - stage.start));
+    }
     if (FitResult(result)) {
       spdlog::warn("result of job {} was cut to fit into a message", attempt->key.first);
     }

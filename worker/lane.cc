@@ -222,6 +222,7 @@ void AttemptRunner::Launch(Lane& lane, std::shared_ptr<Attempt> attempt) {
   run.set_checkpoint_dir(attempt->checkpoint_dir);
   run.set_hub_verified(attempt->hub_verified);
   run.set_want_output_digests(attempt->apart != nullptr);
+  run.set_profile(attempt->assignment.model().profile());
   lane.host->Run(std::move(run));
   // Under the lock, so that it comes before the test's own events.
   TellStarted(*attempt);

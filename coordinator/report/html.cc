@@ -6,6 +6,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "coordinator/report/cost.h"
+#include "coordinator/report/divergence.h"
 #include "coordinator/report/escape.h"
 #include "coordinator/report/parity.h"
 #include "coordinator/report/renderers.h"
@@ -186,6 +188,9 @@ void AppendResults(const Scope& scope, std::string& out) {
     if (!complaint.empty()) absl::StrAppend(&out, XmlText(complaint));
     absl::StrAppend(&out, "<details><summary class=\"dim\">", job->result().case__size(),
                     " cases</summary>\n");
+    if (const std::string stages = StagesText(job->result()); !stages.empty()) {
+      absl::StrAppend(&out, "<div class=\"dim\">", XmlText(stages), "</div>\n");
+    }
     for (const v1::CaseResult& one : job->result().case_()) {
       std::vector<std::string> lines;
       for (const v1::CheckResult& check : one.check()) {
@@ -195,12 +200,14 @@ void AppendResults(const Scope& scope, std::string& out) {
         if (!check.message().empty()) absl::StrAppend(&line, "  ", check.message());
         lines.push_back(line);
       }
-      const std::string divergence = DivergenceText(one.divergence());
-      if (!divergence.empty()) lines.push_back(absl::StrCat("first divergence: ", divergence));
+      if (std::string cost = CostText(one); !cost.empty()) lines.push_back(std::move(cost));
+      for (std::string& line : ProfileLines(one)) lines.push_back(std::move(line));
+      for (std::string& line : DivergenceLines(one.divergence())) lines.push_back(std::move(line));
       absl::StrAppend(&out, "<div>", Badge(OutcomeWord(one.outcome())), " ", XmlText(one.name()), " ",
                       XmlText(one.reason()), " <span class=\"dim\">", WeightsWord(one.weights()), " ",
                       EvidenceWord(one.evidence()), "</span></div>");
       if (!lines.empty()) absl::StrAppend(&out, "<pre>", XmlText(absl::StrJoin(lines, "\n")), "</pre>\n");
+      out += GrowthPlot(one.divergence());
     }
     if (!job->result().output_tail().empty()) {
       absl::StrAppend(&out, "<div>its last output</div><pre>", XmlText(job->result().output_tail()),

@@ -1,6 +1,8 @@
 #include "nlohmann/json.hpp"
 
 #include "absl/strings/str_cat.h"
+#include "coordinator/report/cost.h"
+#include "coordinator/report/divergence.h"
 #include "coordinator/report/parity.h"
 #include "coordinator/report/renderers.h"
 #include "coordinator/report/words.h"
@@ -94,6 +96,8 @@ Json CaseJson(const v1::CaseResult& one) {
                {"evidence", std::string(EvidenceWord(one.evidence()))},
                {"seconds", one.seconds()},
                {"divergence", DivergenceText(one.divergence())}};
+  if (one.has_cost()) json["cost"] = CostJson(one);
+  if (one.has_divergence()) json["diagnosis"] = DivergenceJson(one.divergence());
   if (one.has_load()) json["load"] = LoadJson(one.load());
   if (!one.no_golden().empty()) json["no_golden"] = one.no_golden();
   if (one.answer_size() > 0) {
@@ -153,6 +157,7 @@ Json JobJson(const Scope& scope, const v1::Job& job) {
                {"last_case", job.result().last_case()},
                {"signal", job.result().signal()},
                {"seconds", job.result().seconds()},
+               {"stages", StagesJson(job.result())},
                {"peak_memory_bytes", job.result().peak_memory_bytes()},
                {"attempt", job.attempt()},
                {"worker", job.worker()},

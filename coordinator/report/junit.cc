@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "coordinator/report/divergence.h"
 #include "coordinator/report/escape.h"
 #include "coordinator/report/parity.h"
 #include "coordinator/report/renderers.h"
@@ -40,9 +41,9 @@ std::string CaseDetail(const v1::CaseResult& one) {
       absl::StrAppendFormat(&detail, ", tolerance %.6g", check.tolerance());
     if (check.has_error()) detail += ")";
   }
-  const std::string divergence = DivergenceText(one.divergence());
-  if (!divergence.empty())
-    absl::StrAppend(&detail, detail.empty() ? "" : "\n", "first divergence: ", divergence);
+  for (const std::string& line : DivergenceLines(one.divergence())) {
+    absl::StrAppend(&detail, detail.empty() ? "" : "\n", line);
+  }
   return detail;
 }
 

@@ -1,6 +1,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "coordinator/report/cost.h"
+#include "coordinator/report/divergence.h"
 #include "coordinator/report/escape.h"
 #include "coordinator/report/parity.h"
 #include "coordinator/report/renderers.h"
@@ -159,10 +161,10 @@ void AppendFailures(const Scope& scope, std::string& out) {
         if (check.has_tolerance()) absl::StrAppendFormat(&out, ", allowed %.3g", check.tolerance());
         absl::StrAppend(&out, check.message().empty() ? "" : ": ", MarkdownText(check.message()), "\n");
       }
-      const std::string divergence = DivergenceText(one.divergence());
-      if (!divergence.empty()) {
-        absl::StrAppend(&out, "- ", MarkdownText(one.name()), " first left the golden at ",
-                        MarkdownText(divergence), "\n");
+      std::string indent = absl::StrCat("- ", MarkdownText(one.name()), ", ");
+      for (const std::string& line : DivergenceLines(one.divergence())) {
+        absl::StrAppend(&out, indent, MarkdownText(line), "\n");
+        indent = "  - ";
       }
     }
     absl::StrAppend(&out, "- job ", MarkdownCode(job->job_id()), ", attempt ", job->attempt(), ", worker ",
@@ -172,6 +174,27 @@ void AppendFailures(const Scope& scope, std::string& out) {
     }
   }
   if (!any) out += scope.jobs.empty() ? "Nothing has run.\n\n" : "Every recorded result is PASSED.\n\n";
+}
+
+void AppendCosts(const Scope& scope, std::string& out) {
+  bool any = false;
+  for (const v1::Job* job : scope.jobs) {
+    const std::string stages = StagesText(job->result());
+    for (const v1::CaseResult& one : job->result().case_()) {
+      const std::string cost = CostText(one);
+      if (cost.empty()) continue;
+      if (!any)
+        out +=
+            "## What runs took\n\n| model | target | case | stages of the job | of the case "
+            "|\n|---|---|---|---|---|\n";
+      any = true;
+      absl::StrAppend(&out, "| ", MarkdownText(job->model().name()), " | ", TargetOf(*job), " | ",
+                      MarkdownText(one.name()), " | ", MarkdownText(stages), " | ", MarkdownText(cost));
+      for (const std::string& line : ProfileLines(one)) absl::StrAppend(&out, "<br>", MarkdownText(line));
+      out += " |\n";
+    }
+  }
+  if (any) out += "\n";
 }
 
 void AppendRemarks(const Scope& scope, std::string& out) {
@@ -325,6 +348,7 @@ std::string RenderMarkdown(const Scope& scope) {
     AppendJobs(scope, out);
     AppendCheckpoints(scope, out);
     AppendFailures(scope, out);
+    AppendCosts(scope, out);
     AppendRemarks(scope, out);
     AppendStatistics(scope, out);
     AppendParity(scope, out);
@@ -344,6 +368,7 @@ std::string RenderMarkdown(const Scope& scope) {
     AppendJobs(scope, out);
     AppendCheckpoints(scope, out);
     AppendFailures(scope, out);
+    AppendCosts(scope, out);
     AppendRemarks(scope, out);
     AppendStatistics(scope, out);
     AppendParity(scope, out);

@@ -181,15 +181,6 @@ std::string Complaint(const v1::Job& job) {
   return text;
 }
 
-std::string DivergenceText(const v1::Divergence& divergence) {
-  if (divergence.node().empty() && divergence.op().empty()) return "";
-  std::string text = absl::StrCat(divergence.node(), " (", divergence.op(), ")");
-  if (!divergence.module().empty()) absl::StrAppend(&text, " in ", divergence.module());
-  absl::StrAppend(&text, absl::StrFormat(", error %.3g", divergence.error()));
-  if (!divergence.detail().empty()) absl::StrAppend(&text, ": ", divergence.detail());
-  return text;
-}
-
 std::string MockWord(const v1::Job& job) {
   for (const v1::CaseResult& one : job.result().case_()) {
     if (one.name() != kMockCase) continue;

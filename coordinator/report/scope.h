@@ -55,8 +55,6 @@ Durations MeasureDurations(const std::vector<const v1::Job*>& jobs);
 
 // Why a job did not pass, in a line: the test's message, else the first case's and check's.
 std::string Complaint(const v1::Job& job);
-// "linear_3 (aten.linear.default) in model.layers.0.mlp, error 0.5"; empty where there is none.
-std::string DivergenceText(const v1::Divergence& divergence);
 
 // The outcome of the job's test with mock weights ("PASSED", golden compared), "-" where it has no such case.
 std::string MockWord(const v1::Job& job);

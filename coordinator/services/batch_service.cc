@@ -50,6 +50,7 @@ std::string RequestDigest(const v1::SubmitBatchRequest& request, const BatchSubm
     for (const std::string& label : submission.selector) add(absl::StrCat("+", label));
     add(absl::StrCat(submission.gpu_memory));
   }
+  if (request.profile()) add("profile");
   return digest.FinishHex();
 }
 
@@ -129,6 +130,7 @@ absl::StatusOr<BatchSubmission> SubmissionOf(const v1::SubmitBatchRequest& reque
   submission.submitter = request.submitter();
   for (v1::ModelRef& model : file.models) {
     const Priority priority = content.PriorityOf(model.name());
+    model.set_profile(request.profile());
     submission.jobs.push_back({std::move(model), priority, std::nullopt});
   }
   return submission;

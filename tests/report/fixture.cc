@@ -1,5 +1,8 @@
 #include "tests/report/fixture.h"
 
+#include <limits>
+#include <utility>
+
 #include "common/digest.h"
 
 namespace assay::report {
@@ -293,6 +296,37 @@ ReportInput MixedInput() {
   divergence.set_op("aten.linear.default");
   divergence.set_module("model.layers.0.mlp");
   divergence.set_error(0.5);
+  divergence.set_check("golden");
+  divergence.set_from(v1::GOLDEN_TRACE);
+  divergence.set_fault(v1::FAULT_WEIGHTS);
+  divergence.set_fault_reason("weight <model.layers.0.mlp> is not what its mock rule gives");
+  divergence.add_suspect("transpose_2");
+  divergence.set_seconds(0.012);
+  v1::ValueStatistics& given = *divergence.add_output();
+  given.set_name("linear_3");
+  given.set_source("operator");
+  given.set_dtype("Float");
+  given.add_shape(2);
+  given.add_shape(8);
+  given.set_mean(0.25);
+  given.set_std(1.5);
+  given.set_min(-2);
+  given.set_max(3);
+  given.set_nan(1);
+  given.add_samples(0.5);
+  given.set_expected(true);
+  given.set_expected_mean(0.125);
+  given.set_expected_abs_max(2.5);
+  given.add_expected_samples(1);
+  const std::pair<const char*, double> growth[] = {
+      {"embedding", 0}, {"linear_3", 0.2}, {"</svg><script>", std::numeric_limits<double>::infinity()}};
+  for (const auto& [name, error] : growth) {
+    v1::GrowthPoint& point = *divergence.add_growth();
+    point.set_name(name);
+    point.set_module("model.layers.0.mlp");
+    point.set_error(error);
+    point.set_allowed(1e-6);
+  }
   input.jobs.push_back(failed);
 
   v1::Job crashed = FailedJob("job-3", "esm", 12, v1::CRASHED);

@@ -56,6 +56,23 @@ INSTANTIATE_TEST_SUITE_P(
       return name;
     });
 
+TEST(Report, TellsInEveryFormatWhereAndWhyACheckFailed) {
+  for (v1::ReportFormat format : {v1::MARKDOWN, v1::HTML, v1::JUNIT, v1::JSON}) {
+    ASSERT_OK_AND_ASSIGN(std::string text, RenderReport(MixedInput(), format));
+    SCOPED_TRACE(v1::ReportFormat_Name(format));
+    for (const char* fact : {"linear_3", "weights", "is not what its mock rule gives", "transpose"}) {
+      EXPECT_THAT(text, HasSubstr(fact));
+    }
+    if (format == v1::JSON) continue;
+    EXPECT_THAT(text, Not(HasSubstr("</svg><script>"))) << "a name must not leave its place";
+  }
+  ASSERT_OK_AND_ASSIGN(std::string html, RenderReport(MixedInput(), v1::HTML));
+  EXPECT_THAT(html,
+              AllOf(HasSubstr("<svg "), HasSubstr("<polyline "), HasSubstr("&lt;/svg&gt;&lt;script&gt;")));
+  ASSERT_OK_AND_ASSIGN(std::string json, RenderReport(MixedInput(), v1::JSON));
+  EXPECT_THAT(json, HasSubstr("\"inf\"")) << "an infinity that JSON has no number for";
+}
+
 // The same facts in every format that people read.
 TEST(Report, TellsInEveryFormatWhatACheckpointShowed) {
   for (v1::ReportFormat format : {v1::TEXT, v1::MARKDOWN, v1::HTML, v1::JUNIT, v1::JSON}) {

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import unittest
+import urllib.request
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS / "end_to_end")]
@@ -39,6 +40,15 @@ def openssl(*words):
     ran = subprocess.run(["openssl", *map(str, words)], capture_output=True, text=True)
     if ran.returncode:
         raise AssertionError(f"openssl {words[0]}: {ran.stderr}")
+
+
+def days_left(port_file):
+    """Of the certificate that a process tells Prometheus of."""
+    if not port_file.exists():
+        return None
+    with urllib.request.urlopen(f"http://127.0.0.1:{int(port_file.read_text())}/metrics", timeout=30) as answer:
+        end = re.search(r"^assay_certificate_end_timestamp_seconds (\S+)$", answer.read().decode(), re.MULTILINE)
+    return end and (float(end[1]) - time.time()) / 86400
 
 
 class ShortLived(SecureStack):
@@ -119,12 +129,14 @@ class Midnight(unittest.TestCase):
     def test_a_worker_renews_its_own_and_goes_on_when_the_old_one_ends(self):
         with ShortLived() as stack:
             stack.identity("node-1", 12)
-            stack.start_worker("node-1")
+            port = stack.folder / "metrics"
+            stack.start_worker("node-1", "--metrics-listen", "127.0.0.1:0", "--metrics-port-file", port)
             batches = stack.submit(BATCHES[:3])
             until(lambda: "certificate was renewed" in stack.log("node-1"), "the renewal")
             # The stream that was opened with the old one is ended with it, and opened again with the new one.
             until(lambda: "the certificate of node-1 has ended" in stack.log("node-1"), "the old one's end")
             until(lambda: stack.log("coordinator").count("worker connected") >= 2, "the worker to come back")
+            until(lambda: (days_left(port) or 0) > 20, "the new one's end in the metrics")
             jobs = stack.wait(batches)
             self.assertEqual({job["result"]["outcome"] for job in jobs}, {"PASSED"})
             self.assertIn("none ends within a week", stack.run(

@@ -2,8 +2,14 @@
 
 #include <sys/stat.h>
 
+#include <filesystem>
+#include <sstream>
+
+#include "common/certificate_watch.h"
 #include "common/file.h"
 #include "common/id.h"
+#include "spdlog/sinks/ostream_sink.h"
+#include "spdlog/spdlog.h"
 #include "tests/matchers.h"
 
 namespace assay {
@@ -26,6 +32,41 @@ class PemTest : public ::testing::Test {
   Authority authority_;
   std::string key_, request_;
 };
+
+TEST_F(PemTest, AWatchSaysOnceThatTheEndIsNearHasComeOrIsFarAgain) {
+  const std::filesystem::path file = std::filesystem::path(::testing::TempDir()) / NewUuid();
+  const auto write = [&](absl::Duration life) {
+    const auto pem = SignClient(authority_, request_, "node-1", now_, now_ + life);
+    ASSERT_THAT(pem, IsOk());
+    ASSERT_THAT(WriteFileAtomically(file, *pem), IsOk());
+  };
+  std::ostringstream said;
+  const auto before = spdlog::default_logger();
+  spdlog::set_default_logger(
+      std::make_shared<spdlog::logger>("test", std::make_shared<spdlog::sinks::ostream_sink_st>(said)));
+  const auto after = [&](CertificateWatch& watch, absl::Duration later) {
+    said.str("");
+    const std::optional<absl::Time> end = watch.Look(now_ + later);
+    return std::make_pair(end, said.str());
+  };
+  CertificateWatch watch(file, "this node's");
+  EXPECT_THAT(after(watch, absl::ZeroDuration()).second, HasSubstr("cannot read this node's certificate"));
+  EXPECT_THAT(after(watch, absl::ZeroDuration()),
+              ::testing::Pair(::testing::Eq(std::nullopt), ::testing::IsEmpty()))
+      << "once";
+  write(absl::Hours(8));
+  EXPECT_THAT(after(watch, absl::Hours(1)).second, HasSubstr("is good until"));
+  EXPECT_EQ(after(watch, absl::Hours(5)).second, "") << "three hours of eight are left";
+  EXPECT_THAT(after(watch, absl::Hours(7)).second, HasSubstr("ends at 2027-01-15 16:00:00 UTC: renew it"));
+  const auto [end, again] = after(watch, absl::Hours(7));
+  EXPECT_EQ(end, now_ + absl::Hours(8));
+  EXPECT_EQ(again, "");
+  EXPECT_THAT(after(watch, absl::Hours(8)).second, HasSubstr("has ended"));
+  write(absl::Hours(100));
+  EXPECT_THAT(after(watch, absl::Hours(8)).second, HasSubstr("is good until"));
+  spdlog::set_default_logger(before);
+  std::filesystem::remove(file);
+}
 
 TEST_F(PemTest, ACertificateSaysWhoAndUntilWhen) {
   ASSERT_OK_AND_ASSIGN(const std::string pem,

@@ -4,6 +4,7 @@ import json
 import pathlib
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -91,6 +92,26 @@ class OnPostgres(unittest.TestCase):
             for id, job in told.items():
                 self.assertEqual(after[id], job, "a result that was told before the failover is another one now")
 
+    def test_one_that_stalls_for_longer_than_a_lease_loses_nothing_and_counts_nothing_twice(self):
+        files = BATCHES[:3]
+        with ShortLeases(2, 2, self.server.url) as cluster:
+            batches = cluster.submit(files)
+            for i, batch in enumerate(batches):
+                cluster.watch(batch, first=i)
+            until(lambda: self.done(cluster), "a first result")
+            self.server.signal(signal.SIGSTOP)
+            try:
+                # They say so after three seconds: every lease has run out by then.
+                self.await_everywhere(cluster, AWAY)
+                told = self.done(cluster)
+            finally:
+                self.server.signal(signal.SIGCONT)
+            self.await_everywhere(cluster, ALIVE)
+            self.check_all(cluster, batches, files)
+            after = {job["job_id"]: job for job in cluster.jobs(batches)}
+            for id, job in told.items():
+                self.assertEqual(after[id], job)
+
     def test_a_server_that_refuses_writes_is_read_from_and_takes_up_again(self):
         """As managed servers do when their disk is full."""
         files = BATCHES[:2]
@@ -115,6 +136,11 @@ class OnPostgres(unittest.TestCase):
             self.check_all(cluster, batches, files)
             again = cluster.submit(BATCHES[2:3], "--request-id", request)
             self.assertEqual(len(cluster.jobs(again)), len(plan_of(BATCHES[2:3])))
+
+
+class ShortLeases(Cluster):
+    def start_coordinator(self, name, *more, **environment):
+        super().start_coordinator(name, "--lease-ms", 2000, *more, **environment)
 
 
 class SmallDisk(Stack):

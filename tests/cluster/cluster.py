@@ -83,6 +83,17 @@ class Postgres:
         return self._run("psql", "-h", "127.0.0.1", "-p", self.port, "-U", "assay", "-d", database, "-X", "-A", "-t",
                          "-q", "-v", "ON_ERROR_STOP=1", "-c", statement).strip()
 
+    def signal(self, how):
+        """To each of its processes; it is one that goes on after SIGSTOP and SIGCONT as if nothing had been."""
+        server = int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
+        for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+            try:
+                parent = int(stat.read_text().rpartition(")")[2].split()[1])
+                if server in (int(stat.parent.name), parent):
+                    os.kill(int(stat.parent.name), how)
+            except (FileNotFoundError, ProcessLookupError):
+                pass  # it has ended
+
     def promote(self):
         self._run("pg_ctl", "-D", self.folder / "data", "-w", "promote")
 

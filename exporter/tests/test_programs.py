@@ -9,7 +9,7 @@ import json
 import pytest
 import torch
 from assay_exporter import catalogue, export, golden, replay
-from assay_exporter.proto import template_pb2
+from assay_exporter.proto import program_pb2, template_pb2
 from google.protobuf import text_format
 
 CASE = "test_model_with_mock"
@@ -55,6 +55,11 @@ class Checker:
         self.inputs = self.runner.golden_inputs()
         self.outputs = self.runner.run(self.inputs)
 
+    def legitimate(self, name: str) -> float:
+        """The largest error that rounding to float32 explains in an output."""
+        output = next(o for o in self.program.golden.outputs if o.tensor.name == name)
+        return max(e.max for e in output.legitimate if e.dtype == program_pb2.FLOAT)
+
     def spec(self, name: str):
         return next(spec for spec in self.program.manifest.inputs if spec.name == name)
 
@@ -67,7 +72,10 @@ class Checker:
             free = (part >= spec.id_low) & (part < spec.id_high)
             value[:, places] = torch.where(free, (part - spec.id_low + span // 2) % span + spec.id_low, part)
         else:
-            value[:, places] = -value[:, places] + 0.5
+            # As the engine does it: noise of the input's own size, at least half of it.
+            unit = torch.rand(value.shape, generator=torch.Generator().manual_seed(1), dtype=value.dtype)
+            noise = value.square().mean().sqrt() * torch.where(unit < 0.5, unit - 1, unit)
+            value[:, places] += noise[:, places]
         assert not torch.equal(value, self.inputs[name])
         return value
 
@@ -105,7 +113,10 @@ class Checker:
         specs = [spec for spec in self.program.manifest.outputs if spec.HasField("batch_dim")]
         assert specs
         for spec in specs:
-            assert near(row[spec.name], self.outputs[spec.name].narrow(spec.batch_dim, check.row, 1))
+            whole = self.outputs[spec.name].narrow(spec.batch_dim, check.row, 1)
+            found = golden.difference(row[spec.name], whole)
+            # Another batch may round in another order: twice what is legitimate, as each side may.
+            assert near(row[spec.name], whole) or found <= 2 * self.legitimate(spec.name)
 
     def causality(self, check):
         before = self.outputs[check.output]
@@ -156,13 +167,15 @@ def test_program_holds_what_its_entry_declares(name):
     assert not failed
 
 
-def test_the_sixty_two_planned_models_and_the_twenty_bases_are_there():
+def test_every_tracked_model_is_there_and_the_sixty_two_planned_ones_are_among_them():
     names = set(catalogue.names())
     registry = json.loads((catalogue.ROOT / "models" / "registry.json").read_text())["models"]
+    tracked = {model["name"].replace("-", "_") for model in registry}
+    assert len(tracked) == 198 and tracked <= names
     planned = {model["name"].replace("-", "_") for model in registry if model["named_by"] == "plan"}
     bases = {catalogue.load(name).template for name in names}
     assert len(planned) == 62 and planned <= names
-    assert len(bases & names) == 20
+    assert len(bases) == 22 and bases - names == {"time_series"}
 
 
 def test_all_programs_together_stay_under_five_megabytes():

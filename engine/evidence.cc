@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "engine/graph_values.h"
 #include "engine/tolerance.h"
 #include "engine/validate.h"
 
@@ -60,29 +61,6 @@ absl::Status CheckOutput(const v1::OutputSpec& spec, const v1::GoldenOutput& out
                    max_share * largest, ": no float32 run is rounded so much");
   }
   return CheckLegitimate(spec, output, largest, max_share);
-}
-
-template <typename See>
-void ForValues(const v1::Argument& argument, See see) {
-  switch (argument.kind_case()) {
-    case v1::Argument::kValue:
-      return see(argument.value());
-    case v1::Argument::kValues:
-      for (const uint32_t value : argument.values().values()) see(value);
-      return;
-    case v1::Argument::kOptionalValues:
-      for (const uint32_t value : argument.optional_values().values_plus_one()) {
-        if (value > 0) see(value - 1);
-      }
-      return;
-    case v1::Argument::kSymInts:
-      for (const auto& size : argument.sym_ints().values()) {
-        if (size.kind_case() == v1::Argument::SymInt::kValue) see(size.value());
-      }
-      return;
-    default:
-      return;
-  }
 }
 
 // What a value was computed from.

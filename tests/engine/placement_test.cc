@@ -171,7 +171,7 @@ std::set<std::string> RightPlaces(const v1::Program& program, const Planted& pla
 }
 
 struct Score {
-  int caught = 0, placed = 0, judged = 0, wrong_verdict = 0;
+  int programs = 0, planted = 0, caught = 0, placed = 0, judged = 0, wrong_verdict = 0;
   std::vector<std::string> misses;
 };
 
@@ -229,6 +229,7 @@ TEST(Placement, OfRandomFaultsIsRight) {
                            "gemma2", "whisper", "mixtral", "deberta_v2", "resnet", "roformer", "blip"}) {
     absl::StatusOr<v1::Program> read = ReadProgram(absl::StrCat("models/programs/", name, ".assay"));
     if (!read.ok()) continue;
+    ++score.programs;
     int planted = 0;
     for (int tries = 0; planted < each && tries < 40 * each; ++tries) {
       v1::Program program = *read;
@@ -236,11 +237,13 @@ TEST(Placement, OfRandomFaultsIsRight) {
           planted % 3 == 0 ? PlantInWeight(program, random) : PlantInNode(program, random);
       if (!fault) continue;
       ++planted;
+      ++score.planted;
       TryOne(program, *fault, score);
     }
   }
-  std::printf("caught %d, placed %d, judged %d, wrong verdict %d\n%s\n", score.caught, score.placed,
-              score.judged, score.wrong_verdict, absl::StrJoin(score.misses, "\n").c_str());
+  std::printf("programs %d, planted %d, caught %d, placed %d, judged %d, wrong verdict %d\n%s\n",
+              score.programs, score.planted, score.caught, score.placed, score.judged, score.wrong_verdict,
+              absl::StrJoin(score.misses, "\n").c_str());
   EXPECT_GE(score.caught, 60);
   EXPECT_GE(score.placed, 0.95 * score.caught) << absl::StrJoin(score.misses, "\n");
   EXPECT_GE(score.judged, 0.8 * score.placed);

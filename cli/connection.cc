@@ -268,6 +268,7 @@ absl::Status Connection::Watch(const std::string& batch_id,
                                const std::function<void(const v1::BatchEvent&)>& event) {
   v1::WatchBatchRequest request;
   request.set_batch_id(batch_id);
+  request.set_grouped(true);
   absl::Duration backoff = kFirstBackoff;
   absl::Time trouble_since = absl::InfiniteFuture();
   size_t silent = 0;  // streams in a row that brought nothing
@@ -281,10 +282,14 @@ absl::Status Connection::Watch(const std::string& batch_id,
     v1::BatchEvent got;
     while (reader->Read(&got)) {
       heard = true;
-      // Repeated by a coordinator that does not keep its word: shown once all the same.
-      if (got.sequence() <= request.after_sequence()) continue;
-      request.set_after_sequence(got.sequence());
-      event(got);
+      auto take = [&](const v1::BatchEvent& one) {
+        // Repeated by a coordinator that does not keep its word: shown once all the same.
+        if (one.sequence() <= request.after_sequence()) return;
+        request.set_after_sequence(one.sequence());
+        event(one);
+      };
+      for (const v1::BatchEvent& one : got.group()) take(one);
+      if (got.group().empty()) take(got);
     }
     const grpc::Status status = reader->Finish();
     watches_->End(&context);

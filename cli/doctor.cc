@@ -24,7 +24,7 @@
 #include "common/build_info.h"
 #include "common/file.h"
 #include "coordinator/content.h"
-#include "coordinator/report/words.h"
+#include "common/timestamp.h"
 #include "coordinator/store/postgres.h"
 #include "hub/hub.h"
 #include "nlohmann/json.hpp"
@@ -205,7 +205,7 @@ void CheckCoordinator(const DoctorOptions& options, Findings& findings) {
   }
   if (workers->has_time()) {
     // By the middle of the call, as far as it matters.
-    const absl::Duration ahead = report::TimeOf(workers->time()) - (start + took / 2);
+    const absl::Duration ahead = TimeOf(workers->time()) - (start + took / 2);
     const absl::Duration off = absl::AbsDuration(ahead) - took / 2;
     const std::string saw =
         absl::StrCat("the coordinator's clock is ",
@@ -220,7 +220,7 @@ void CheckCoordinator(const DoctorOptions& options, Findings& findings) {
     } else {
       Ok(findings, "clock.coordinator", saw);
     }
-    const absl::Duration store = report::TimeOf(workers->store_time()) - report::TimeOf(workers->time());
+    const absl::Duration store = TimeOf(workers->store_time()) - TimeOf(workers->time());
     const std::string store_saw = absl::StrCat(
         "the store's clock and its coordinator's are ",
         absl::FormatDuration(absl::Trunc(absl::AbsDuration(store), absl::Milliseconds(1))), " apart");

@@ -49,6 +49,7 @@ find_package(PkgConfig REQUIRED)
 pkg_check_modules(GRPC REQUIRED IMPORTED_TARGET grpc++)
 pkg_check_modules(ZSTD REQUIRED IMPORTED_TARGET libzstd)
 pkg_check_modules(LIBPQ REQUIRED IMPORTED_TARGET libpq)
+pkg_check_modules(JEMALLOC REQUIRED IMPORTED_TARGET jemalloc)
 find_program(GRPC_CPP_PLUGIN grpc_cpp_plugin REQUIRED)
 
 # LibTorch as scripts/setup unpacks it from the PyPI wheel; another one by -DASSAY_LIBTORCH=DIR.
@@ -63,6 +64,12 @@ target_link_directories(assay_torch INTERFACE ${ASSAY_LIBTORCH}/lib)
 # The operators register themselves, so the linker must not drop the library.
 target_link_libraries(assay_torch INTERFACE -Wl,--no-as-needed -ltorch_cpu -lc10 -Wl,--as-needed)
 target_link_options(assay_torch INTERFACE -Wl,-rpath,${ASSAY_LIBTORCH}/lib)
+
+# The allocator of what makes many small messages; a sanitizer has its own.
+add_library(assay_allocator INTERFACE)
+if(NOT ASSAY_SANITIZE)
+  target_link_libraries(assay_allocator INTERFACE PkgConfig::JEMALLOC)
+endif()
 
 function(assay_target_defaults target)
   target_compile_options(${target} PRIVATE -Wall -Wextra -Werror)

@@ -35,7 +35,7 @@ std::vector<std::string> JobsOf(const google::protobuf::RepeatedPtrField<v1::Att
 }
 
 // Nothing is sent where there is nothing to tell.
-void SendDesired(WorkerLink& link, const v1::DesiredState& desired) {
+void SendDesired(WorkerLink& link, v1::DesiredState desired) {
   int start = 0, abandon = 0;
   while (start < desired.start_size() || abandon < desired.abandon_size()) {
     v1::CoordinatorMessage message;
@@ -45,7 +45,7 @@ void SendDesired(WorkerLink& link, const v1::DesiredState& desired) {
     }
     for (size_t bytes = 0; start < desired.start_size() && bytes < kMaxStartBytesAMessage; ++start) {
       bytes += desired.start(start).ByteSizeLong();
-      *part.add_start() = desired.start(start);
+      *part.add_start() = std::move(*desired.mutable_start(start));
     }
     link.Send(std::move(message));
   }
@@ -160,9 +160,9 @@ absl::StatusOr<std::set<std::string>> Dispatcher::Start(Store& store,
 }
 
 void Dispatcher::SendDecided(const std::set<std::string>& touched) {
-  for (const auto& [worker, desired] : outbox_) {
+  for (auto& [worker, desired] : outbox_) {
     // One that left between is none of ours: the lease decides.
-    if (Session* session = fleet_.Find(worker)) SendDesired(*session->link, desired);
+    if (Session* session = fleet_.Find(worker)) SendDesired(*session->link, std::move(desired));
   }
   for (const WorkerOrder& order : orders_) {
     if (Session* session = fleet_.Find(order.worker)) fleet_.Tell(*session, order);
@@ -239,12 +239,19 @@ absl::StatusOr<bool> Dispatcher::SomeoneExportsAnywhere(Store& store) const {
 }
 
 void Dispatcher::WarnOfStranded(const std::vector<QueuedJob>& queued) {
-  const std::vector<const WorkerView*> workers = PointersTo(fleet_.slots().views());
+  const auto& views = fleet_.slots().views();
+  // Most often the first that is asked could take it.
+  auto why_waits = [&](const Ask& ask) -> std::string {
+    for (const auto& [name, view] : views) {
+      if (WhyNobodyTakes(ask, {&view}, {}).empty()) return "";
+    }
+    return WhyNobodyTakes(ask, PointersTo(views), options_.pools);
+  };
   std::map<std::tuple<v1::DeviceChoice, bool, std::string>, std::string> why;
   std::set<std::string> found;
   for (const QueuedJob& job : queued) {
     auto [reason, fresh] = why.try_emplace({job.device, job.needs_exporter, job.route});
-    if (fresh) reason->second = WhyNobodyTakes(AskOf(job), workers, options_.pools);
+    if (fresh) reason->second = why_waits(AskOf(job));
     if (reason->second.empty()) continue;
     found.insert(job.job_id);
     if (stranded_.count(job.job_id) == 0) spdlog::warn("job {} waits: {}", job.job_id, reason->second);
@@ -650,6 +657,7 @@ void Dispatcher::CloseAll(const absl::Status& status) {
 }
 
 void Dispatcher::Tick() {
+  if (tick_waits_.exchange(true)) return;
   using Lost = std::vector<LostAttempt>;
   auto left = std::make_shared<std::pair<std::vector<v1::Job>, absl::Time>>();
   writer_->Ask<Lost>(
@@ -657,7 +665,12 @@ void Dispatcher::Tick() {
         wake_ = orders_changed_ = true;
         left->first.clear();
         left->second = store.Now();
-        ASSAY_ASSIGN_OR_RETURN(Lost lost, store.ExpireLeases(left->second));
+        const absl::Time now_here = options_.machine->Now();
+        if (now_here - ticked_ > options_.lease / 2) nothing_ends_before_ = now_here + options_.lease;
+        Lost lost;
+        if (now_here >= nothing_ends_before_) {
+          ASSAY_ASSIGN_OR_RETURN(lost, store.ExpireLeases(left->second));
+        }
         for (const LostAttempt& attempt : lost) {
           fleet_.Free(attempt.attempt);
           if (!life_.WantsJobs()) continue;
@@ -675,7 +688,14 @@ void Dispatcher::Tick() {
         return lost;
       },
       [this, left](absl::StatusOr<Lost> lost) {
+        tick_waits_ = false;
         if (!lost.ok()) return;
+        const absl::Duration silence =
+            options_.machine->Now() - std::exchange(ticked_, options_.machine->Now());
+        if (silence > options_.lease / 2) {
+          spdlog::warn("nothing could be written for {}: no lease ends within the next {}",
+                       absl::FormatDuration(silence), absl::FormatDuration(options_.lease));
+        }
         life_.Lost(*lost, left->first, left->second);
         Outbox abandon;
         for (const LostAttempt& attempt : *lost) {

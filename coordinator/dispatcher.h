@@ -3,6 +3,7 @@
 // the free slots are filled, so that a worker gets its next job with one synchronisation of the disk.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -46,6 +47,8 @@ class Dispatcher {
     std::vector<WorkerView> pools;    // configured, each as one of its workers would be
     std::string name;                 // told to workers
     const Clock* clock = nullptr;     // must outlive the dispatcher, as all below
+    // Of the machine that this runs on: tells when nothing was written for a while.
+    const Clock* machine = &Clock::System();
     const Content* content = nullptr;
     const BlobStore* blobs = nullptr;
     CoordinatorMetrics* metrics = nullptr;  // may stay null
@@ -87,7 +90,8 @@ class Dispatcher {
   // Another coordinator of the store did something to these batches; without a value, perhaps to any of them.
   void Heard(std::optional<std::set<std::string>> batches);
 
-  // Takes back what ran out. To be called now and then.
+  // Takes back what ran out, unless nothing could be written for so long that workers' renewals may still
+  // wait: then they have one lease to be heard. To be called now and then.
   void Tick();
 
  private:
@@ -123,12 +127,16 @@ class Dispatcher {
   const JobLife life_;
   const std::function<void(const std::set<std::string>&)> on_events_;
 
+  std::atomic<bool> tick_waits_ = false;  // for the writer
+
   // Of the writer's thread from here on.
   Fleet fleet_;
   absl::Time believe_again_ = absl::InfinitePast();  // when to say again which workers are here
-  bool wake_ = true;                                 // something changed that may let a job start
-  bool orders_changed_ = true;                       // they are to be read again
-  std::vector<WorkerOrder> orders_;                  // to be told
+  // By the machine's clock: the last tick that was committed, and until when nothing runs out.
+  absl::Time ticked_ = absl::InfiniteFuture(), nothing_ends_before_ = absl::InfinitePast();
+  bool wake_ = true;                 // something changed that may let a job start
+  bool orders_changed_ = true;       // they are to be read again
+  std::vector<WorkerOrder> orders_;  // to be told
   std::vector<RunningAttempt> decided_;
   std::vector<JobLife::Start> starts_;  // of decided_
   Outbox outbox_;

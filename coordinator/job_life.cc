@@ -4,7 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/logging.h"
-#include "coordinator/report/words.h"
+#include "common/timestamp.h"
 #include "coordinator/store/record_rules.h"
 
 namespace assay::coordinator {
@@ -37,9 +37,9 @@ std::vector<std::pair<std::string, std::string>> AttributesOf(const v1::Job& job
 
 // When it began to wait for this attempt; nullopt: it is not known.
 std::optional<absl::Time> QueuedSince(const v1::Job& job, uint64_t attempt) {
-  if (attempt == 1) return report::TimeOf(job.create_time());
+  if (attempt == 1) return TimeOf(job.create_time());
   for (const v1::StageRecord& ended : job.ended_stage()) {
-    if (ended.attempt() + 1 == attempt) return report::TimeOf(ended.end_time());
+    if (ended.attempt() + 1 == attempt) return TimeOf(ended.end_time());
   }
   return std::nullopt;
 }
@@ -48,7 +48,7 @@ std::optional<absl::Time> QueuedSince(const v1::Job& job, uint64_t attempt) {
 void TraceAttempt(const v1::Job& job, const std::string& error, absl::Time now) {
   const std::optional<TraceContext> job_span = JobSpan(job);
   if (!job_span || !job_span->sampled || !job.has_start_time()) return;
-  const absl::Time start = report::TimeOf(job.start_time());
+  const absl::Time start = TimeOf(job.start_time());
   Tracer& tracer = Tracer::Global();
   if (const std::optional<absl::Time> since = QueuedSince(job, job.attempt())) {
     Span queued;
@@ -83,8 +83,8 @@ void TraceJob(const v1::Job& job) {
   span.parent = TraceContext::Parse(job.traceparent())->span;
   span.service = kService;
   span.name = absl::StrCat("job ", job.model().name());
-  span.start = report::TimeOf(job.create_time());
-  span.end = report::TimeOf(job.end_time());
+  span.start = TimeOf(job.create_time());
+  span.end = TimeOf(job.end_time());
   span.attributes = AttributesOf(job);
   span.attributes.emplace_back("assay.outcome", v1::Outcome_Name(job.result().outcome()));
   const bool fine = job.result().outcome() == v1::PASSED || job.result().outcome() == v1::SKIPPED;
@@ -174,7 +174,7 @@ void JobLife::WorkerConnected(const v1::Hello& hello, bool again, const AdoptedA
           "worker connected ({}): keeps {} attempts, abandons {}, lost {}", again ? "again" : "new instance",
           attempts.keep.size(), attempts.abandon.size(), attempts.lost.size());
   if (!hello.has_time()) return;
-  const absl::Duration ahead = report::TimeOf(hello.time()) - now;
+  const absl::Duration ahead = TimeOf(hello.time()) - now;
   if (ahead <= kClockTolerance && ahead >= -kClockTolerance) return;
   LogWith(spdlog::level::warn, {{"worker", hello.worker()}},
           "the worker's clock is {} {} this coordinator's: see to time synchronisation on both (leases do not"

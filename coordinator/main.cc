@@ -6,6 +6,7 @@
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include "common/build_info.h"
 #include "common/exit_code.h"
 #include "common/file.h"
@@ -25,6 +26,8 @@ int Fail(const absl::Status& status) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  // Debian's Abseil looks for circles at each lock of every mutex, gRPC's too, unless told otherwise.
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   if (argc > 1 && assay::coordinator::IsMaintenance(argv[1])) {
     return assay::coordinator::RunMaintenance(argc, argv);
   }

@@ -14,6 +14,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "common/metrics.h"
+#include "coordinator/services/grpc_status.h"
 #include "prometheus/counter.h"
 #include "prometheus/gauge.h"
 
@@ -40,16 +41,6 @@ std::string Lower(absl::string_view text) { return absl::AsciiStrToLower(text); 
 const char* StageName(v1::Stage stage) { return stage == v1::STAGE_EXPORT ? "export" : "test"; }
 
 std::string DeviceName(v1::DeviceChoice device) { return Lower(v1::DeviceChoice_Name(device)); }
-
-// The codes' names, as gRPC writes them.
-std::string CodeName(int code) {
-  static constexpr std::array<const char*, 17> kNames = {
-      "OK",        "CANCELLED",      "UNKNOWN",           "INVALID_ARGUMENT",   "DEADLINE_EXCEEDED",
-      "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION",
-      "ABORTED",   "OUT_OF_RANGE",   "UNIMPLEMENTED",     "INTERNAL",           "UNAVAILABLE",
-      "DATA_LOSS", "UNAUTHENTICATED"};
-  return code >= 0 && code < static_cast<int>(kNames.size()) ? kNames[code] : "OTHER";
-}
 
 ClientMetric Gauge(std::vector<ClientMetric::Label> labels, double value) {
   ClientMetric metric;

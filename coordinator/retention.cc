@@ -19,8 +19,6 @@
 namespace assay::coordinator {
 namespace {
 
-using report::TimeOf;
-
 constexpr size_t kPage = 50;
 
 // Everything that is recorded; batches newest first.

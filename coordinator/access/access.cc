@@ -20,10 +20,6 @@ namespace {
 constexpr size_t kMaxBeliefs = 10'000;
 constexpr absl::string_view kScheme = "bearer ";
 
-std::string CodeName(const absl::Status& status) {
-  return absl::AsciiStrToUpper(absl::StatusCodeToString(status.code()));
-}
-
 absl::string_view View(grpc::string_ref text) { return {text.data(), text.size()}; }
 
 std::string CertificateOf(const grpc::AuthContext& context) {
@@ -142,7 +138,7 @@ absl::Status Access::Admit(absl::string_view path, const Credentials& credential
   entry.set_who(known.name);
   entry.set_role(known.role);
   entry.set_what(rule->name());
-  entry.set_outcome(CodeName(status));
+  entry.set_outcome(CodeName(static_cast<int>(status.code())));
   entry.set_detail(std::string(status.message()));
   audit_->Refused(std::move(entry));
   return status;
@@ -211,7 +207,7 @@ void Access::Refuse(const grpc::ServerContextBase& context, absl::string_view me
   entry.set_from(context.peer());
   entry.set_what(std::string(method));
   entry.set_target(absl::CEscape(target.substr(0, 128)));
-  entry.set_outcome(CodeName(why));
+  entry.set_outcome(CodeName(static_cast<int>(why.code())));
   entry.set_detail(std::string(why.message()));
   audit_->Refused(std::move(entry));
 }

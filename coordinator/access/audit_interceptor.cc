@@ -9,6 +9,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "coordinator/access/rules.h"
+#include "coordinator/services/grpc_status.h"
 #include "google/protobuf/descriptor.h"
 #include "google/protobuf/message.h"
 #include "grpcpp/server_context.h"
@@ -37,11 +38,6 @@ std::string FieldAt(const google::protobuf::Message& message, absl::string_view 
     at = &at->GetReflection()->GetMessage(*at, field);
   }
   return "";
-}
-
-// "OK", "PERMISSION_DENIED"
-std::string CodeName(const grpc::Status& status) {
-  return absl::AsciiStrToUpper(absl::StatusCodeToString(static_cast<absl::StatusCode>(status.error_code())));
 }
 
 class AuditInterceptor final : public grpc::experimental::Interceptor {
@@ -79,7 +75,7 @@ class AuditInterceptor final : public grpc::experimental::Interceptor {
     entry.set_from(info_->server_context()->peer());
     entry.set_what(rule_.name());
     entry.set_target(target_);
-    entry.set_outcome(CodeName(status));
+    entry.set_outcome(CodeName(status.error_code()));
     entry.set_detail(status.error_message().substr(0, kMaxDetail));
     access_->audit()->Refused(std::move(entry));
   }

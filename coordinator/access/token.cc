@@ -10,7 +10,7 @@
 #include "common/id.h"
 #include "common/pem.h"
 #include "common/status_macros.h"
-#include "coordinator/report/words.h"
+#include "common/timestamp.h"
 #include "coordinator/store/record_rules.h"
 
 namespace assay::coordinator {
@@ -104,15 +104,15 @@ absl::Status CheckUsable(const v1::TokenInfo& info, absl::Time now) {
   const std::string which = absl::StrCat(info.id(), " (", info.name(), ")");
   if (info.has_revoke_time()) {
     return absl::UnauthenticatedError(
-        absl::StrCat(which, " was revoked at ", Said(report::TimeOf(info.revoke_time()))));
+        absl::StrCat(which, " was revoked at ", Said(TimeOf(info.revoke_time()))));
   }
-  if (info.has_expire_time() && report::TimeOf(info.expire_time()) <= now) {
-    return absl::UnauthenticatedError(absl::StrCat(
-        which, " has expired, at ", Said(report::TimeOf(info.expire_time())), ": ask for a new one"));
+  if (info.has_expire_time() && TimeOf(info.expire_time()) <= now) {
+    return absl::UnauthenticatedError(
+        absl::StrCat(which, " has expired, at ", Said(TimeOf(info.expire_time())), ": ask for a new one"));
   }
   if (info.has_redeem_time()) {
     return absl::UnauthenticatedError(absl::StrCat(
-        which, " was redeemed at ", Said(report::TimeOf(info.redeem_time())), ", and is good only once"));
+        which, " was redeemed at ", Said(TimeOf(info.redeem_time())), ", and is good only once"));
   }
   return absl::OkStatus();
 }

@@ -79,10 +79,6 @@ std::string TimeText(const google::protobuf::Timestamp& time) {
   return TimeText(TimeOf(time));
 }
 
-absl::Time TimeOf(const google::protobuf::Timestamp& time) {
-  return absl::FromUnixSeconds(time.seconds()) + absl::Nanoseconds(time.nanos());
-}
-
 std::string SecondsText(double seconds) { return absl::StrFormat("%.3f s", seconds); }
 
 std::string BytesText(uint64_t bytes) {

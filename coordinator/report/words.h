@@ -8,7 +8,7 @@
 #include "absl/time/time.h"
 #include "assay/v1/batch.pb.h"
 #include "assay/v1/result.pb.h"
-#include "google/protobuf/timestamp.pb.h"
+#include "common/timestamp.h"
 
 namespace assay::report {
 
@@ -35,7 +35,6 @@ std::string TargetOf(const v1::Job& job);
 // UTC. "2026-01-02 03:04:05"; "-" for an unset time.
 std::string TimeText(const google::protobuf::Timestamp& time);
 std::string TimeText(absl::Time time);
-absl::Time TimeOf(const google::protobuf::Timestamp& time);
 
 // "0.031 s".
 std::string SecondsText(double seconds);

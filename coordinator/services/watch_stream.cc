@@ -1,5 +1,6 @@
 #include "coordinator/services/watch_stream.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "common/status_macros.h"
@@ -9,6 +10,8 @@ namespace assay::coordinator {
 namespace {
 
 constexpr size_t kPage = 256;
+// A group of events takes no more that has become as large as this.
+constexpr size_t kMaxGroupBytes = 256 << 10;
 
 }  // namespace
 
@@ -73,7 +76,11 @@ WatchStream* WatchStream::Start(WatchBoard* board, Writer* writer, const v1::Wat
 }
 
 WatchStream::WatchStream(WatchBoard* board, Writer* writer, const v1::WatchBatchRequest& request)
-    : board_(board), writer_(writer), batch_id_(request.batch_id()), sequence_(request.after_sequence()) {}
+    : board_(board),
+      writer_(writer),
+      batch_id_(request.batch_id()),
+      grouped_(request.grouped()),
+      sequence_(request.after_sequence()) {}
 
 void WatchStream::Wake() {
   absl::MutexLock lock(&mutex_);
@@ -87,12 +94,26 @@ void WatchStream::Advance() {
     FinishOnce(grpc::Status(grpc::StatusCode::UNAVAILABLE, "the stream was ended: watch again"));
   } else if (next_ < page_.events.size()) {
     writing_ = true;
-    StartWrite(&page_.events[next_]);
+    outgoing_ = NextMessage();
+    StartWrite(&outgoing_);
   } else if (page_.last) {
     FinishOnce(grpc::Status::OK);
   } else if (stale_) {
     Read();
   }
+}
+
+v1::BatchEvent WatchStream::NextMessage() {
+  v1::BatchEvent first = std::move(page_.events[next_++]);
+  if (!grouped_ || next_ == page_.events.size()) return first;
+  v1::BatchEvent message;
+  size_t bytes = first.ByteSizeLong();
+  *message.add_group() = std::move(first);
+  for (; next_ < page_.events.size() && bytes < kMaxGroupBytes; ++next_) {
+    bytes += page_.events[next_].ByteSizeLong();
+    *message.add_group() = std::move(page_.events[next_]);
+  }
+  return message;
 }
 
 void WatchStream::Read() {
@@ -124,8 +145,9 @@ void WatchStream::OnWriteDone(bool ok) {
   absl::MutexLock lock(&mutex_);
   writing_ = false;
   if (!ok) return FinishOnce(grpc::Status(grpc::StatusCode::CANCELLED, "the watcher is gone"));
-  if (board_->metrics_ != nullptr) board_->metrics_->WatchEventsSent(1);
-  ++next_;
+  if (board_->metrics_ != nullptr) {
+    board_->metrics_->WatchEventsSent(static_cast<size_t>(std::max(1, outgoing_.group_size())));
+  }
   Advance();
 }
 

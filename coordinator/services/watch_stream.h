@@ -67,6 +67,8 @@ class WatchStream final : public grpc::ServerWriteReactor<v1::BatchEvent>,
     bool last = false;  // the batch has ended, and these are its last events
   };
   WatchStream(WatchBoard* board, Writer* writer, const v1::WatchBatchRequest& request);
+  // The next message, of one event or a group of them.
+  v1::BatchEvent NextMessage() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Read() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Take(absl::StatusOr<Page> page);
   // Writes, reads or finishes: whatever is next.
@@ -76,12 +78,14 @@ class WatchStream final : public grpc::ServerWriteReactor<v1::BatchEvent>,
   WatchBoard* const board_;
   Writer* const writer_;
   const std::string batch_id_;
+  const bool grouped_;
   std::shared_ptr<WatchStream> self_;  // until OnDone
 
   absl::Mutex mutex_;
   uint64_t sequence_ ABSL_GUARDED_BY(mutex_);  // of the last event taken
   Page page_ ABSL_GUARDED_BY(mutex_);
-  size_t next_ ABSL_GUARDED_BY(mutex_) = 0;  // of page_.events
+  size_t next_ ABSL_GUARDED_BY(mutex_) = 0;          // of page_.events
+  v1::BatchEvent outgoing_ ABSL_GUARDED_BY(mutex_);  // being written
   bool stale_ ABSL_GUARDED_BY(mutex_) = true;
   bool reading_ ABSL_GUARDED_BY(mutex_) = false;
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;

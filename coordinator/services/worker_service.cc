@@ -135,7 +135,10 @@ class WorkerStream final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1:
     if (finished_ || writing_) return;
     if (!outgoing_.empty()) {
       writing_ = true;
-      StartWrite(&outgoing_.front());
+      // What has another one behind it goes out with that one.
+      grpc::WriteOptions options;
+      if (outgoing_.size() > 1) options.set_buffer_hint();
+      StartWrite(&outgoing_.front(), options);
     } else if (closing_) {
       finished_ = true;
       Finish(ToGrpc(*closing_));

@@ -7,6 +7,7 @@
 #include <string>
 #include <tuple>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -25,6 +26,8 @@ class LiveIndex {
   std::vector<QueuedJob> Queued(size_t limit) const;
   size_t queued() const { return queued_; }
   const std::map<std::string, uint32_t>& running_by_submitter() const { return running_; }
+  // As Store::CountJobs.
+  std::vector<JobCount> Count() const;
   // In the order of their ids.
   std::vector<const JobRecord*> HeldBy(const std::string& worker) const;
   std::vector<const JobRecord*> Running() const;
@@ -44,7 +47,7 @@ class LiveIndex {
 
   std::map<LineKey, Line> lines_;
   size_t queued_ = 0;
-  std::map<std::string, std::map<std::string, const JobRecord*>> held_;
+  std::map<std::string, std::unordered_set<const JobRecord*>> held_;
   std::map<std::string, uint32_t> running_;
   std::unordered_map<const JobRecord*, Place> places_;
 };

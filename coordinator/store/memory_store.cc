@@ -8,7 +8,6 @@
 #include "common/status_macros.h"
 #include "coordinator/store/record_rules.h"
 #include "coordinator/store/record_store.h"
-#include "google/protobuf/util/time_util.h"
 
 namespace assay::coordinator {
 namespace {
@@ -64,24 +63,7 @@ class MemoryStore final : public RecordStore {
     return orders;
   }
 
-  absl::StatusOr<std::vector<JobCount>> CountJobs() override {
-    std::map<std::tuple<v1::JobState, bool, v1::DeviceChoice, std::string>, JobCount> counts;
-    for (const auto& [id, record] : jobs_) {
-      const v1::Job& job = record.job;
-      if (job.state() == v1::DONE) continue;
-      const bool exports = StageOf(job) == v1::STAGE_EXPORT;
-      JobCount& count = counts[{job.state(), exports, DeviceOf(job), RouteOf(job)}];
-      const absl::Time created =
-          absl::FromUnixNanos(google::protobuf::util::TimeUtil::TimestampToNanoseconds(job.create_time()));
-      if (count.jobs++ == 0) {
-        count = {job.state(), DeviceOf(job), exports, RouteOf(job), 1, created};
-      }
-      count.oldest = std::min(count.oldest, created);
-    }
-    std::vector<JobCount> all;
-    for (auto& [key, count] : counts) all.push_back(std::move(count));
-    return all;
-  }
+  absl::StatusOr<std::vector<JobCount>> CountJobs() override { return CountLive(); }
 
   absl::Status AddToken(const TokenRecord& token) override {
     for (const auto& [id, known] : tokens_) {

@@ -136,6 +136,11 @@ constexpr char kVersion4[] = R"sql(
 CREATE TABLE assay.orders (id text COLLATE "C" PRIMARY KEY, worker text COLLATE "C" NOT NULL, wanted bytea NOT NULL);
 )sql";
 
+// A job's id begins with its batch's, so that one index finds both.
+constexpr char kVersion5[] = R"sql(
+DROP INDEX assay.jobs_of_batch;
+)sql";
+
 absl::Status TakeSteps(PostgresConnection& connection, const std::vector<std::string>& steps) {
   // Held until the transaction ends. 0x6173 is "as".
   ASSAY_RETURN_IF_ERROR(connection.Read("SELECT pg_advisory_xact_lock(24947, 1)").status());
@@ -175,7 +180,8 @@ absl::Status TakeSteps(PostgresConnection& connection, const std::vector<std::st
 }  // namespace
 
 const std::vector<std::string>& PostgresSchemaSteps() {
-  static const auto& steps = *new std::vector<std::string>{kVersion1, kVersion2, kVersion3, kVersion4};
+  static const auto& steps = *new std::vector<std::string>{kVersion1, kVersion2, kVersion3, kVersion4,
+                                                            kVersion5};
   return steps;
 }
 

@@ -9,6 +9,7 @@
 #include "common/logging.h"
 #include "common/status_macros.h"
 #include "coordinator/store/postgres.h"
+#include "coordinator/store/postgres_records.h"
 #include "coordinator/store/postgres_session.h"
 #include "coordinator/store/record_rules.h"
 #include "coordinator/store/record_store.h"
@@ -19,12 +20,6 @@ namespace {
 
 using Parameters = PostgresParameters;
 using Array = PostgresArray;
-
-template <typename Message>
-absl::Status Parse(const std::string& bytes, Message& message) {
-  if (message.ParseFromString(bytes)) return absl::OkStatus();
-  return absl::DataLossError(absl::StrCat("database: a broken ", Message::descriptor()->full_name()));
-}
 
 // Numbers from outside that are larger than the database's are beyond everything in it.
 int64_t Clamped(uint64_t value) {
@@ -101,95 +96,8 @@ class PostgresStore final : public RecordStore {
   std::unique_ptr<PostgresSession> session_;
 };
 
-#define ASSAY_BATCH_COLUMNS "number, request_id, request_digest, last_sequence, batch"
-#define ASSAY_JOB_COLUMNS                                                                               \
-  "submitter, priority, batch_number, ordinal, expected_seconds, lease_until, setbacks, assigned, job," \
-  " attempt, worker, started, answered"
-
-int64_t StartedNanos(const v1::Job& job) {
-  return job.start_time().seconds() * 1'000'000'000 + job.start_time().nanos();
-}
-
-// All that is kept of jobs, a column at a time.
-class JobColumns {
- public:
-  void Add(const JobRecord& record) {
-    const v1::Job& job = record.job;
-    ids_.Bytes(job.job_id());
-    batches_.Bytes(job.batch_id());
-    submitters_.Bytes(record.submitter);
-    priorities_.Int(static_cast<int64_t>(record.priority));
-    numbers_.Int(static_cast<int64_t>(record.batch_number));
-    ordinals_.Int(record.ordinal);
-    exporters_.Bool(StageOf(job) == v1::STAGE_EXPORT);
-    devices_.Int(DeviceOf(job));
-    routes_.Bytes(RouteOf(job));
-    states_.Int(job.state());
-    expected_.Double(record.expected_seconds);
-    until_.Time(record.lease_until);
-    setbacks_.Int(record.setbacks);
-    assigned_.Bytes(record.assigned.SerializeAsString());
-    jobs_.Bytes(job.SerializeAsString());
-    attempts_.Int(static_cast<int64_t>(job.attempt()));
-    workers_.Bytes(job.worker());
-    started_.Int(StartedNanos(job));
-    answered_.Int(static_cast<int64_t>(record.answered));
-  }
-  Parameters Values() const {
-    Parameters values;
-    values.Array(ids_).Array(batches_).Array(submitters_).Array(priorities_).Array(numbers_);
-    values.Array(ordinals_).Array(exporters_).Array(devices_).Array(routes_).Array(states_);
-    values.Array(expected_).Array(until_).Array(setbacks_).Array(assigned_).Array(jobs_);
-    values.Array(attempts_).Array(workers_).Array(started_).Array(answered_);
-    return values;
-  }
-
- private:
-  using Type = Array::Type;
-  Array ids_{Type::kText}, batches_{Type::kText}, submitters_{Type::kText}, priorities_{Type::kInt};
-  Array numbers_{Type::kInt}, ordinals_{Type::kInt}, exporters_{Type::kBool}, devices_{Type::kInt};
-  Array routes_{Type::kText}, states_{Type::kInt}, expected_{Type::kDouble}, until_{Type::kTime};
-  Array setbacks_{Type::kInt}, assigned_{Type::kBytes}, jobs_{Type::kBytes}, attempts_{Type::kInt};
-  Array workers_{Type::kText}, started_{Type::kInt}, answered_{Type::kInt};
-};
-
-absl::StatusOr<BatchRecord> ReadBatch(const PostgresRows& rows, int row) {
-  BatchRecord record;
-  record.number = static_cast<uint64_t>(rows.Int(row, 0));
-  record.request_id = rows.Bytes(row, 1);
-  record.request_digest = rows.Bytes(row, 2);
-  record.last_sequence = static_cast<uint64_t>(rows.Int(row, 3));
-  ASSAY_RETURN_IF_ERROR(Parse(rows.Bytes(row, 4), record.batch));
-  return record;
-}
-
-absl::StatusOr<std::optional<BatchRecord>> FirstBatch(const absl::StatusOr<PostgresRows>& rows) {
-  if (!rows.ok()) return rows.status();
-  if (rows->size() == 0) return std::nullopt;
-  ASSAY_ASSIGN_OR_RETURN(BatchRecord record, ReadBatch(*rows, 0));
-  return record;
-}
-
-absl::StatusOr<std::vector<JobRecord>> AllJobs(const absl::StatusOr<PostgresRows>& rows) {
-  if (!rows.ok()) return rows.status();
-  std::vector<JobRecord> records(static_cast<size_t>(rows->size()));
-  for (int row = 0; row < rows->size(); ++row) {
-    JobRecord& record = records[static_cast<size_t>(row)];
-    record.submitter = rows->Bytes(row, 0);
-    record.priority = static_cast<Priority>(rows->Int(row, 1));
-    record.batch_number = static_cast<uint64_t>(rows->Int(row, 2));
-    record.ordinal = static_cast<uint32_t>(rows->Int(row, 3));
-    record.expected_seconds = rows->Double(row, 4);
-    record.lease_until = rows->Time(row, 5);
-    record.setbacks = static_cast<uint32_t>(rows->Int(row, 6));
-    ASSAY_RETURN_IF_ERROR(Parse(rows->Bytes(row, 7), record.assigned));
-    ASSAY_RETURN_IF_ERROR(Parse(rows->Bytes(row, 8), record.job));
-    CatchUp(record, static_cast<uint64_t>(rows->Int(row, 9)), rows->Bytes(row, 10),
-            absl::FromUnixNanos(rows->Int(row, 11)));
-    record.answered = static_cast<uint64_t>(rows->Int(row, 12));
-  }
-  return records;
-}
+// Of the jobs of batch $1, whose ids lie side by side ('/' follows '.').
+#define ASSAY_OF_BATCH " WHERE job_id > $1::text || '.' AND job_id < $1::text || '/' AND batch_id = $1"
 
 absl::StatusOr<std::optional<BatchRecord>> PostgresStore::FindBatch(absl::string_view batch_id) {
   return FirstBatch(session_->Read("SELECT " ASSAY_BATCH_COLUMNS " FROM assay.batches WHERE batch_id = $1",
@@ -267,7 +175,9 @@ absl::StatusOr<std::vector<JobRecord>> PostgresStore::LockJobs(const Touches& to
   return AllJobs(session_->Read("SELECT " ASSAY_JOB_COLUMNS
                                 " FROM assay.jobs WHERE job_id IN (SELECT unnest($1::text[])"
                                 " UNION SELECT job_id FROM assay.jobs WHERE state = 2 AND worker = ANY($2)"
-                                " UNION SELECT job_id FROM assay.jobs WHERE state < 3 AND batch_id = ANY($3))"
+                                " UNION SELECT j.job_id FROM unnest($3::text[]) AS b (id) JOIN assay.jobs j"
+                                " ON j.job_id > b.id || '.' AND j.job_id < b.id || '/' AND j.batch_id = b.id"
+                                " WHERE j.state < 3)"
                                 " ORDER BY job_id FOR UPDATE",
                                 Parameters()
                                     .Array(Array::Texts(touches.jobs))
@@ -295,8 +205,8 @@ absl::StatusOr<std::vector<JobRecord>> PostgresStore::ReadJobs(const std::vector
 }
 
 absl::StatusOr<std::vector<JobRecord>> PostgresStore::JobsOf(absl::string_view batch_id) {
-  return AllJobs(session_->Read("SELECT " ASSAY_JOB_COLUMNS
-                                " FROM assay.jobs WHERE batch_id = $1 ORDER BY ordinal",
+  return AllJobs(session_->Read("SELECT " ASSAY_JOB_COLUMNS " FROM assay.jobs" ASSAY_OF_BATCH
+                                " ORDER BY ordinal",
                                 Parameters().Bytes(batch_id)));
 }
 
@@ -421,7 +331,7 @@ absl::StatusOr<std::vector<QueuedJob>> PostgresStore::ReadQueued(size_t limit) {
   std::vector<QueuedJob> queued;
   for (int row = 0; row < rows.size(); ++row) {
     v1::Job job;
-    ASSAY_RETURN_IF_ERROR(Parse(rows.Bytes(row, 5), job));  // of a QUEUED job it is up to date
+    ASSAY_RETURN_IF_ERROR(ParseRecord(rows.Bytes(row, 5), job));  // of a QUEUED job it is up to date
     queued.push_back(QueuedJobOf(job, rows.Bytes(row, 0), static_cast<Priority>(rows.Int(row, 1)),
                                  rows.Double(row, 4), static_cast<uint64_t>(rows.Int(row, 2)),
                                  static_cast<uint32_t>(rows.Int(row, 3))));
@@ -551,21 +461,6 @@ absl::Status PostgresStore::PutWorker(const WorkerRecord& worker) {
           .Bytes(worker.summary.SerializeAsString()));
 }
 
-#define ASSAY_WORKER_COLUMNS "instance, coordinator, believed_until, summary"
-
-absl::StatusOr<std::vector<WorkerRecord>> AllWorkers(const absl::StatusOr<PostgresRows>& rows) {
-  if (!rows.ok()) return rows.status();
-  std::vector<WorkerRecord> workers(static_cast<size_t>(rows->size()));
-  for (int row = 0; row < rows->size(); ++row) {
-    WorkerRecord& worker = workers[static_cast<size_t>(row)];
-    worker.instance = rows->Bytes(row, 0);
-    worker.coordinator = rows->Bytes(row, 1);
-    worker.believed_until = rows->Time(row, 2);
-    ASSAY_RETURN_IF_ERROR(Parse(rows->Bytes(row, 3), worker.summary));
-  }
-  return workers;
-}
-
 absl::StatusOr<std::optional<WorkerRecord>> PostgresStore::FindWorker(absl::string_view name) {
   ASSAY_ASSIGN_OR_RETURN(
       std::vector<WorkerRecord> workers,
@@ -624,7 +519,7 @@ absl::StatusOr<std::vector<WorkerOrder>> PostgresStore::ListOrders() {
     WorkerOrder& order = orders[static_cast<size_t>(row)];
     order.id = rows.Bytes(row, 0);
     order.worker = rows.Bytes(row, 1);
-    ASSAY_RETURN_IF_ERROR(Parse(rows.Bytes(row, 2), order.wanted));
+    ASSAY_RETURN_IF_ERROR(ParseRecord(rows.Bytes(row, 2), order.wanted));
   }
   return orders;
 }
@@ -665,22 +560,6 @@ absl::Status PostgresStore::AddToken(const TokenRecord& token) {
           Parameters().Bytes(token.info.id()).Bytes(token.hash).Bytes(token.info.SerializeAsString())));
   if (added.size() > 0) return absl::OkStatus();
   return absl::AlreadyExistsError(absl::StrCat("token '", token.info.id(), "' exists"));
-}
-
-absl::StatusOr<std::vector<TokenRecord>> AllTokens(const absl::StatusOr<PostgresRows>& rows) {
-  if (!rows.ok()) return rows.status();
-  std::vector<TokenRecord> tokens(static_cast<size_t>(rows->size()));
-  for (int row = 0; row < rows->size(); ++row) {
-    tokens[static_cast<size_t>(row)].hash = rows->Bytes(row, 0);
-    ASSAY_RETURN_IF_ERROR(Parse(rows->Bytes(row, 1), tokens[static_cast<size_t>(row)].info));
-  }
-  return tokens;
-}
-
-absl::StatusOr<std::optional<TokenRecord>> FirstToken(const absl::StatusOr<PostgresRows>& rows) {
-  ASSAY_ASSIGN_OR_RETURN(std::vector<TokenRecord> tokens, AllTokens(rows));
-  if (tokens.empty()) return std::nullopt;
-  return std::move(tokens.front());
 }
 
 absl::StatusOr<std::optional<TokenRecord>> PostgresStore::FindToken(absl::string_view hash) {
@@ -726,15 +605,15 @@ absl::StatusOr<AuditPage> PostgresStore::ListAudit(size_t page_size, uint64_t be
       page.next = static_cast<uint64_t>(rows.Int(row - 1, 0));
       break;
     }
-    ASSAY_RETURN_IF_ERROR(Parse(rows.Bytes(row, 1), page.entries.emplace_back()));
+    ASSAY_RETURN_IF_ERROR(ParseRecord(rows.Bytes(row, 1), page.entries.emplace_back()));
   }
   return page;
 }
 
 absl::Status PostgresStore::EraseBatch(absl::string_view batch_id) {
   for (const char* sql :
-       {"DELETE FROM assay.answers WHERE job_id IN (SELECT job_id FROM assay.jobs WHERE batch_id = $1)",
-        "DELETE FROM assay.events WHERE batch_id = $1", "DELETE FROM assay.jobs WHERE batch_id = $1",
+       {"DELETE FROM assay.answers WHERE job_id IN (SELECT job_id FROM assay.jobs" ASSAY_OF_BATCH ")",
+        "DELETE FROM assay.events WHERE batch_id = $1", "DELETE FROM assay.jobs" ASSAY_OF_BATCH,
         "DELETE FROM assay.batches WHERE batch_id = $1"}) {
     ASSAY_RETURN_IF_ERROR(session_->Write(sql, Parameters().Bytes(batch_id)));
   }

@@ -25,14 +25,6 @@ void AddAttempt(v1::Job& job) {
 
 }  // namespace
 
-google::protobuf::Timestamp ToTimestamp(absl::Time time) {
-  google::protobuf::Timestamp stamp;
-  const int64_t seconds = absl::ToUnixSeconds(time);  // rounds down
-  stamp.set_seconds(seconds);
-  stamp.set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(time - absl::FromUnixSeconds(seconds))));
-  return stamp;
-}
-
 v1::Stage StageOf(const v1::Job& job) {
   return job.stage() == v1::STAGE_EXPORT ? v1::STAGE_EXPORT : v1::STAGE_TEST;
 }

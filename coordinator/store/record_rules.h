@@ -5,12 +5,10 @@
 
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "common/timestamp.h"
 #include "coordinator/store/record_store.h"
-#include "google/protobuf/timestamp.pb.h"
 
 namespace assay::coordinator {
-
-google::protobuf::Timestamp ToTimestamp(absl::Time time);
 
 // The stage that the job is in, or ended in: STAGE_TEST also for jobs of before there were stages.
 v1::Stage StageOf(const v1::Job& job);

@@ -392,7 +392,7 @@ absl::Status RecordStore::Expect(const std::vector<JobRecord*>& records) {
   if (!unknown.empty()) {
     ASSAY_ASSIGN_OR_RETURN(Seconds read, ReadSeconds(unknown));
     for (const auto& key : unknown) seconds_.erase(key);
-    seconds_.merge(read);
+    for (auto& [key, value] : read) seconds_.insert_or_assign(key, value);
   }
   for (JobRecord* record : records) {
     auto known = seconds_.find({record->job.model().name(), TimingKey(record->job)});
@@ -454,6 +454,11 @@ absl::StatusOr<std::map<std::string, uint32_t>> RecordStore::RunningBySubmitter(
   return ReadRunningBySubmitter();
 }
 
+absl::StatusOr<std::vector<JobCount>> RecordStore::CountLive() {
+  ASSAY_RETURN_IF_ERROR(Load());
+  return live_->Count();
+}
+
 absl::StatusOr<v1::Batch> RecordStore::GetBatch(absl::string_view batch_id) {
   ASSAY_RETURN_IF_ERROR(Load());
   ASSAY_ASSIGN_OR_RETURN(std::optional<BatchRecord> record, PeekBatch(batch_id));
@@ -502,7 +507,9 @@ absl::StatusOr<std::vector<v1::BatchEvent>> RecordStore::EventsAfter(absl::strin
   // What the jobs' records say, for those events that only name them.
   std::set<std::string> named;
   for (const auto& [number, outline] : outlines) {
-    if (!outline.whole && jobs_.count(outline.job_id) == 0) named.insert(outline.job_id);
+    if (!outline.whole && jobs_.count(outline.job_id) == 0 && recently_ended_.count(outline.job_id) == 0) {
+      named.insert(outline.job_id);
+    }
   }
   std::map<std::string, JobRecord> read;
   if (!named.empty()) {
@@ -516,6 +523,8 @@ absl::StatusOr<std::vector<v1::BatchEvent>> RecordStore::EventsAfter(absl::strin
     const v1::Job* job = &nothing_known;
     if (auto kept = jobs_.find(outline.job_id); kept != jobs_.end()) {
       job = &kept->second->record.job;
+    } else if (auto ended = recently_ended_.find(outline.job_id); ended != recently_ended_.end()) {
+      job = &ended->second;
     } else if (auto found = read.find(outline.job_id); found != read.end()) {
       job = &found->second.job;
     } else if (!outline.whole) {

@@ -10,6 +10,7 @@
 // jobs that have not ended stay in memory.
 #pragma once
 
+#include <deque>
 #include <map>
 #include <memory>
 #include <optional>
@@ -19,6 +20,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "coordinator/store/event_group.h"
 #include "coordinator/store/store.h"
 
@@ -173,6 +175,8 @@ class RecordStore : public Store {
   // Digests of inputs at which some attempt failed.
   virtual absl::StatusOr<std::set<std::string>> ReadFailed(const std::vector<std::string>& digests) = 0;
   virtual absl::Status WriteFailed(const std::set<std::string>& digests) = 0;
+  // kAlone: whether there are any.
+  virtual absl::StatusOr<bool> HasFailed() { return true; }
 
   // With all that belongs to it.
   virtual absl::Status EraseBatch(absl::string_view batch_id) = 0;
@@ -183,6 +187,8 @@ class RecordStore : public Store {
   // Of a token that is there.
   virtual absl::Status PutToken(const TokenRecord& token) = 0;
 
+  // CountJobs, where this is alone.
+  absl::StatusOr<std::vector<JobCount>> CountLive();
   // Adds to what TakeTouched tells.
   void Touch(const std::set<std::string>& batches) { touched_.insert(batches.begin(), batches.end()); }
 
@@ -203,6 +209,8 @@ class RecordStore : public Store {
   // kAlone: all that is live is in memory from here on.
   absl::Status Load();
   void Forget();
+  // Of jobs that ended in the transaction that was just committed.
+  void KeepEnded();
   // What is known of it already stays.
   Entry& Keep(JobRecord record);
   // To be changed; nullptr: there is no such job.
@@ -253,12 +261,19 @@ class RecordStore : public Store {
   std::set<std::string> held_by_;  // workers whose attempts were taken
   std::vector<Entry*> changed_;
   std::vector<Entry*> ended_;          // not yet learned from
-  std::vector<std::string> passing_;   // DONE jobs in memory
+  std::vector<std::string> passing_;   // DONE jobs in memory, to be dropped when it is committed
   std::vector<std::string> finished_;  // batches
   std::map<std::string, BatchWork> work_;
   std::map<std::pair<std::string, uint64_t>, AnswerRecord> answers_;
-  std::set<Seconds::key_type> timed_;  // to be written
-  Seconds seconds_;                    // known, of this transaction and those before it
+  std::set<Seconds::key_type> timed_;                       // to be written
+  absl::flat_hash_map<Seconds::key_type, double> seconds_;  // known, of this transaction and those before it
+  std::optional<bool> has_failed_;                          // kAlone: what HasFailed said
+
+  // Jobs that ended lately, for those who watch them: they do not change any more. The oldest are forgotten.
+  std::unordered_map<std::string, v1::Job> recently_ended_;
+  std::deque<std::string> ended_order_;
+  // kAlone: renewals, which are not written, of what ran before a transaction was taken back.
+  std::unordered_map<std::string, absl::Time> renewed_;
 };
 
 }  // namespace assay::coordinator

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <forward_list>
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -25,8 +27,13 @@ class Statement {
 
   Statement& Bind(int64_t value);
   Statement& Bind(double value);
+  // What is bound must stay as it is until the last Step; what comes as an rvalue is kept here.
   Statement& BindText(absl::string_view value);
+  Statement& BindText(const std::string& value) { return BindText(absl::string_view(value)); }
+  Statement& BindText(std::string&& value) { return BindText(absl::string_view(Keep(std::move(value)))); }
   Statement& BindBlob(absl::string_view value);
+  Statement& BindBlob(const std::string& value) { return BindBlob(absl::string_view(value)); }
+  Statement& BindBlob(std::string&& value) { return BindBlob(absl::string_view(Keep(std::move(value)))); }
 
   // True: there is a row. False: done.
   absl::StatusOr<bool> Step();
@@ -40,7 +47,10 @@ class Statement {
  private:
   friend class Database;
   explicit Statement(sqlite3_stmt* statement) : statement_(statement) {}
+  const std::string& Keep(std::string&& value);
+
   sqlite3_stmt* statement_;
+  std::forward_list<std::string> kept_;
   int next_ = 1;
   int error_ = 0;
 };

@@ -113,6 +113,31 @@ constexpr char kToVersion5[] = R"sql(
 CREATE TABLE orders (id TEXT NOT NULL PRIMARY KEY, worker TEXT NOT NULL, wanted BLOB NOT NULL) WITHOUT ROWID;
 )sql";
 
+// Jobs are found by a number, of their batch and of their place in it: new ones come last, and those of a
+// batch lie side by side.
+constexpr char kToVersion6[] = R"sql(
+CREATE TABLE numbered_jobs (
+  number INTEGER PRIMARY KEY,
+  job_id TEXT NOT NULL UNIQUE,
+  state INTEGER NOT NULL,
+  priority INTEGER NOT NULL,
+  submitter TEXT NOT NULL,
+  expected_seconds REAL NOT NULL,
+  lease_until INTEGER NOT NULL,
+  setbacks INTEGER NOT NULL,
+  attempt INTEGER NOT NULL,
+  worker TEXT NOT NULL,
+  started INTEGER NOT NULL,
+  answered INTEGER NOT NULL,
+  assigned BLOB NOT NULL,
+  job BLOB NOT NULL
+);
+INSERT INTO numbered_jobs SELECT batch_number << 32 | ordinal, job_id, state, priority, submitter, expected_seconds,
+  lease_until, setbacks, attempt, worker, started, answered, assigned, job FROM jobs ORDER BY batch_number, ordinal;
+DROP TABLE jobs;
+ALTER TABLE numbered_jobs RENAME TO jobs;
+)sql";
+
 }  // namespace
 
 absl::Status PrepareSchema(Database& database, const std::string& path) {
@@ -132,6 +157,7 @@ absl::Status PrepareSchema(Database& database, const std::string& path) {
   if (version < 3) steps += kToVersion3;
   if (version < 4) steps += kToVersion4;
   if (version < 5) steps += kToVersion5;
+  if (version < 6) steps += kToVersion6;
   return database.Execute(
       absl::StrCat("BEGIN IMMEDIATE;", steps, "PRAGMA user_version = ", kSchemaVersion, "; COMMIT;"));
 }

@@ -8,7 +8,7 @@
 
 namespace assay::coordinator {
 
-inline constexpr int kSchemaVersion = 5;
+inline constexpr int kSchemaVersion = 6;
 
 // Makes the tables in an empty database; brings an older version's forward, in one transaction, with all that
 // they hold. FAILED_PRECONDITION, naming `path`: a newer Assay wrote it.

@@ -9,7 +9,6 @@
 #include "coordinator/store/record_store.h"
 #include "coordinator/store/sqlite.h"
 #include "coordinator/store/sqlite_schema.h"
-#include "google/protobuf/util/time_util.h"
 
 namespace assay::coordinator {
 namespace {
@@ -39,7 +38,7 @@ class SqliteStore final : public RecordStore {
   absl::Status AddOrder(const WorkerOrder& order) override;
   absl::Status RemoveOrder(absl::string_view id) override;
   absl::StatusOr<std::vector<WorkerOrder>> ListOrders() override;
-  absl::StatusOr<std::vector<JobCount>> CountJobs() override;
+  absl::StatusOr<std::vector<JobCount>> CountJobs() override { return CountLive(); }
   absl::Status AddToken(const TokenRecord& token) override;
   absl::StatusOr<std::optional<TokenRecord>> FindToken(absl::string_view hash) override;
   absl::StatusOr<std::vector<TokenRecord>> ListTokens() override;
@@ -81,6 +80,7 @@ class SqliteStore final : public RecordStore {
   absl::Status WriteSeconds(const Seconds& seconds) override;
   absl::StatusOr<std::set<std::string>> ReadFailed(const std::vector<std::string>& digests) override;
   absl::Status WriteFailed(const std::set<std::string>& digests) override;
+  absl::StatusOr<bool> HasFailed() override;
   absl::Status EraseBatch(absl::string_view batch_id) override;
   absl::StatusOr<std::optional<TokenRecord>> LockToken(absl::string_view id, absl::string_view hash) override;
   absl::Status PutToken(const TokenRecord& token) override;
@@ -96,9 +96,13 @@ class SqliteStore final : public RecordStore {
 };
 
 #define ASSAY_BATCH_COLUMNS "number, request_id, request_digest, last_sequence, batch"
-#define ASSAY_JOB_COLUMNS                                                                               \
-  "submitter, priority, batch_number, ordinal, expected_seconds, lease_until, setbacks, assigned, job," \
-  " attempt, worker, started, answered"
+// The one parameter is the batch's id.
+#define ASSAY_OF_BATCH                                                           \
+  " WHERE number BETWEEN (SELECT number << 32 FROM batches WHERE batch_id = ?1)" \
+  " AND (SELECT number << 32 | 4294967295 FROM batches WHERE batch_id = ?1)"
+#define ASSAY_JOB_COLUMNS                                                                                 \
+  "number, submitter, priority, expected_seconds, lease_until, setbacks, assigned, job, attempt, worker," \
+  " started, answered"
 
 absl::StatusOr<BatchRecord> ReadBatch(const Statement& row) {
   BatchRecord record;
@@ -112,18 +116,24 @@ absl::StatusOr<BatchRecord> ReadBatch(const Statement& row) {
 
 absl::StatusOr<JobRecord> ReadJob(const Statement& row) {
   JobRecord record;
-  record.submitter = row.Bytes(0);
-  record.priority = static_cast<Priority>(row.Int(1));
-  record.batch_number = static_cast<uint64_t>(row.Int(2));
-  record.ordinal = static_cast<uint32_t>(row.Int(3));
-  record.expected_seconds = row.Double(4);
-  record.lease_until = absl::FromUnixMicros(row.Int(5));
-  record.setbacks = static_cast<uint32_t>(row.Int(6));
-  ASSAY_RETURN_IF_ERROR(Parse(row.Bytes(7), record.assigned));
-  ASSAY_RETURN_IF_ERROR(Parse(row.Bytes(8), record.job));
-  CatchUp(record, static_cast<uint64_t>(row.Int(9)), row.Bytes(10), absl::FromUnixNanos(row.Int(11)));
-  record.answered = static_cast<uint64_t>(row.Int(12));
+  const auto number = static_cast<uint64_t>(row.Int(0));
+  record.batch_number = number >> 32;
+  record.ordinal = static_cast<uint32_t>(number);
+  record.submitter = row.Bytes(1);
+  record.priority = static_cast<Priority>(row.Int(2));
+  record.expected_seconds = row.Double(3);
+  record.lease_until = absl::FromUnixMicros(row.Int(4));
+  record.setbacks = static_cast<uint32_t>(row.Int(5));
+  ASSAY_RETURN_IF_ERROR(Parse(row.Bytes(6), record.assigned));
+  ASSAY_RETURN_IF_ERROR(Parse(row.Bytes(7), record.job));
+  CatchUp(record, static_cast<uint64_t>(row.Int(8)), row.Bytes(9), absl::FromUnixNanos(row.Int(10)));
+  record.answered = static_cast<uint64_t>(row.Int(11));
   return record;
+}
+
+// What the job's row is found by.
+int64_t NumberOf(const JobRecord& record) {
+  return static_cast<int64_t>(record.batch_number << 32 | record.ordinal);
 }
 
 int64_t StartedNanos(const v1::Job& job) {
@@ -223,9 +233,8 @@ absl::StatusOr<std::vector<JobRecord>> SqliteStore::ReadJobs(const std::vector<s
 }
 
 absl::StatusOr<std::vector<JobRecord>> SqliteStore::JobsOf(absl::string_view batch_id) {
-  ASSAY_ASSIGN_OR_RETURN(
-      Statement rows,
-      database_->Prepare("SELECT " ASSAY_JOB_COLUMNS " FROM jobs WHERE batch_id = ? ORDER BY ordinal"));
+  ASSAY_ASSIGN_OR_RETURN(Statement rows, database_->Prepare("SELECT " ASSAY_JOB_COLUMNS
+                                                            " FROM jobs" ASSAY_OF_BATCH " ORDER BY number"));
   rows.BindText(batch_id);
   std::vector<JobRecord> records;
   while (true) {
@@ -257,17 +266,12 @@ absl::Status SqliteStore::WriteJobs(const std::vector<JobWrite>& jobs) {
 }
 
 absl::Status SqliteStore::InsertJob(const JobRecord& record) {
-  ASSAY_ASSIGN_OR_RETURN(
-      Statement statement,
-      database_->Prepare(
-          "INSERT INTO jobs (job_id, batch_id, needs_exporter, device, route, state, " ASSAY_JOB_COLUMNS
-          ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"));
+  ASSAY_ASSIGN_OR_RETURN(Statement statement,
+                         database_->Prepare("INSERT INTO jobs (job_id, state, " ASSAY_JOB_COLUMNS
+                                            ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"));
   const v1::Job& job = record.job;
-  statement.BindText(job.job_id()).BindText(job.batch_id());
-  statement.Bind(int64_t{StageOf(job) == v1::STAGE_EXPORT ? 1 : 0});
-  statement.Bind(int64_t{DeviceOf(job)}).BindText(RouteOf(job)).Bind(int64_t{job.state()});
+  statement.BindText(job.job_id()).Bind(int64_t{job.state()}).Bind(NumberOf(record));
   statement.BindText(record.submitter).Bind(static_cast<int64_t>(record.priority));
-  statement.Bind(static_cast<int64_t>(record.batch_number)).Bind(int64_t{record.ordinal});
   statement.Bind(record.expected_seconds).Bind(Micros(record.lease_until)).Bind(int64_t{record.setbacks});
   statement.BindBlob(record.assigned.SerializeAsString()).BindBlob(job.SerializeAsString());
   statement.Bind(static_cast<int64_t>(job.attempt())).BindText(job.worker());
@@ -278,27 +282,26 @@ absl::Status SqliteStore::InsertJob(const JobRecord& record) {
 absl::Status SqliteStore::UpdateJob(const JobRecord& record) {
   ASSAY_ASSIGN_OR_RETURN(
       Statement statement,
-      database_->Prepare("UPDATE jobs SET needs_exporter = ?, device = ?, route = ?, state = ?,"
-                         " expected_seconds = ?, lease_until = ?, setbacks = ?, assigned = ?, job = ?,"
-                         " attempt = ?, worker = ?, started = ?, answered = ? WHERE job_id = ?"));
+      database_->Prepare("UPDATE jobs SET state = ?, expected_seconds = ?, lease_until = ?, setbacks = ?,"
+                         " assigned = ?, job = ?, attempt = ?, worker = ?, started = ?, answered = ?"
+                         " WHERE number = ?"));
   const v1::Job& job = record.job;
-  statement.Bind(int64_t{StageOf(job) == v1::STAGE_EXPORT ? 1 : 0});
-  statement.Bind(int64_t{DeviceOf(job)}).BindText(RouteOf(job)).Bind(int64_t{job.state()});
+  statement.Bind(int64_t{job.state()});
   statement.Bind(record.expected_seconds).Bind(Micros(record.lease_until)).Bind(int64_t{record.setbacks});
   statement.BindBlob(record.assigned.SerializeAsString()).BindBlob(job.SerializeAsString());
   statement.Bind(static_cast<int64_t>(job.attempt())).BindText(job.worker());
-  statement.Bind(StartedNanos(job)).Bind(static_cast<int64_t>(record.answered)).BindText(job.job_id());
+  statement.Bind(StartedNanos(job)).Bind(static_cast<int64_t>(record.answered)).Bind(NumberOf(record));
   return statement.Run();
 }
 
 absl::Status SqliteStore::UpdateStarted(const JobRecord& record) {
   ASSAY_ASSIGN_OR_RETURN(Statement statement,
                          database_->Prepare("UPDATE jobs SET state = ?, attempt = ?, worker = ?, started = ?,"
-                                            " lease_until = ?, assigned = ? WHERE job_id = ?"));
+                                            " lease_until = ?, assigned = ? WHERE number = ?"));
   const v1::Job& job = record.job;
   statement.Bind(int64_t{job.state()}).Bind(static_cast<int64_t>(job.attempt())).BindText(job.worker());
   statement.Bind(StartedNanos(job)).Bind(Micros(record.lease_until));
-  statement.BindBlob(record.assigned.SerializeAsString()).BindText(job.job_id());
+  statement.BindBlob(record.assigned.SerializeAsString()).Bind(NumberOf(record));
   return statement.Run();
 }
 
@@ -403,6 +406,11 @@ absl::Status SqliteStore::WriteFailed(const std::set<std::string>& digests) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<bool> SqliteStore::HasFailed() {
+  ASSAY_ASSIGN_OR_RETURN(Statement row, database_->Prepare("SELECT 1 FROM failed_inputs LIMIT 1"));
+  return row.Step();
+}
+
 absl::Status SqliteStore::PutWorker(const WorkerRecord& worker) {
   ASSAY_ASSIGN_OR_RETURN(
       Statement statement,
@@ -504,36 +512,6 @@ absl::StatusOr<std::vector<WorkerOrder>> SqliteStore::ListOrders() {
   }
 }
 
-absl::StatusOr<std::vector<JobCount>> SqliteStore::CountJobs() {
-  // The two states by themselves, as each has an index of its own.
-  std::vector<JobCount> counts;
-  for (const v1::JobState state : {v1::QUEUED, v1::RUNNING}) {
-    // Not a parameter: a partial index is only used for a state that is known when the statement is prepared.
-    ASSAY_ASSIGN_OR_RETURN(
-        Statement rows,
-        database_->Prepare(state == v1::QUEUED
-                               ? "SELECT n, needs_exporter, device, route, batch FROM (SELECT count(*) AS n,"
-                                 " needs_exporter, device, route, min(batch_number) AS oldest FROM jobs"
-                                 " WHERE state = 1 GROUP BY needs_exporter, device, route)"
-                                 " JOIN batches ON number = oldest"
-                               : "SELECT n, needs_exporter, device, route, batch FROM (SELECT count(*) AS n,"
-                                 " needs_exporter, device, route, min(batch_number) AS oldest FROM jobs"
-                                 " WHERE state = 2 GROUP BY needs_exporter, device, route)"
-                                 " JOIN batches ON number = oldest"));
-    while (true) {
-      ASSAY_ASSIGN_OR_RETURN(bool found, rows.Step());
-      if (!found) break;
-      v1::Batch batch;
-      if (!batch.ParseFromString(rows.Bytes(4))) return absl::DataLossError("a batch cannot be read");
-      counts.push_back({state, static_cast<v1::DeviceChoice>(rows.Int(2)), rows.Int(1) != 0, rows.Bytes(3),
-                        static_cast<uint64_t>(rows.Int(0)),
-                        absl::FromUnixNanos(
-                            google::protobuf::util::TimeUtil::TimestampToNanoseconds(batch.create_time()))});
-    }
-  }
-  return counts;
-}
-
 absl::Status SqliteStore::AddToken(const TokenRecord& token) {
   ASSAY_ASSIGN_OR_RETURN(Statement statement,
                          database_->Prepare("INSERT INTO tokens (id, hash, info) VALUES (?, ?, ?)"
@@ -609,8 +587,8 @@ absl::StatusOr<AuditPage> SqliteStore::ListAudit(size_t page_size, uint64_t befo
 }
 
 absl::Status SqliteStore::EraseBatch(absl::string_view batch_id) {
-  for (const char* sql : {"DELETE FROM answers WHERE job_id IN (SELECT job_id FROM jobs WHERE batch_id = ?)",
-                          "DELETE FROM events WHERE batch_id = ?", "DELETE FROM jobs WHERE batch_id = ?",
+  for (const char* sql : {"DELETE FROM answers WHERE job_id IN (SELECT job_id FROM jobs" ASSAY_OF_BATCH ")",
+                          "DELETE FROM events WHERE batch_id = ?", "DELETE FROM jobs" ASSAY_OF_BATCH,
                           "DELETE FROM batches WHERE batch_id = ?"}) {
     ASSAY_ASSIGN_OR_RETURN(Statement statement, database_->Prepare(sql));
     ASSAY_RETURN_IF_ERROR(statement.BindText(batch_id).Run());
@@ -644,7 +622,9 @@ absl::Status SqliteStore::DropAudit(absl::Time before) {
 absl::StatusOr<std::unique_ptr<Store>> OpenSqliteStore(const std::string& path, uint32_t max_attempts,
                                                        const Clock* clock) {
   ASSAY_ASSIGN_OR_RETURN(std::unique_ptr<Database> database, Database::Open(path));
-  ASSAY_RETURN_IF_ERROR(database->Execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;"));
+  ASSAY_RETURN_IF_ERROR(
+      database->Execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;"
+                        "PRAGMA cache_size = -65536; PRAGMA wal_autocheckpoint = 4000;"));
   ASSAY_RETURN_IF_ERROR(PrepareSchema(*database, path));
   return std::make_unique<SqliteStore>(std::move(database), max_attempts, clock);
 }

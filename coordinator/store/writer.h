@@ -11,9 +11,11 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/random/random.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "coordinator/store/store.h"
 
 namespace assay::coordinator {
@@ -21,7 +23,16 @@ namespace assay::coordinator {
 // Thread-safe, but for the two callbacks, which are set before anything is asked.
 class Writer {
  public:
-  explicit Writer(std::unique_ptr<Store> store);
+  struct Options {
+    // While the medium is away (a full disk, a database that is gone) it is tried again after so long, each
+    // time longer and with jitter; what is asked meanwhile waits for the next try.
+    absl::Duration first_pause = absl::Milliseconds(10), longest_pause = absl::Milliseconds(500);
+    // A group after one of many requests begins so long after that one began, unless it is full before: fewer
+    // commits, each of more. Nothing waits where little is asked.
+    absl::Duration pace = absl::Milliseconds(4);
+  };
+  explicit Writer(std::unique_ptr<Store> store) : Writer(std::move(store), Options()) {}
+  Writer(std::unique_ptr<Store> store, Options options);
   // As Stop.
   ~Writer();
   Writer(const Writer&) = delete;
@@ -44,8 +55,8 @@ class Writer {
 
   // Runs `work` in some transaction, then `done` with what it returned. Both run on the writer's thread and
   // must not wait for the writer. `work` may run more than once, each time on a store that has not seen it:
-  // after a failed group its members are tried one by one. Where the medium fails, `done` gets that error and
-  // nothing has changed; after Stop, UNAVAILABLE.
+  // after a failed group its members are tried one by one, until it shows that the medium is away. Where the
+  // medium fails, `done` gets that error and nothing has changed; after Stop, UNAVAILABLE.
   // Requests run in their order. `touches`: what it is going to change, as far as that is known: taken for
   // the whole group at once (Store::Take).
   template <typename T>
@@ -78,12 +89,32 @@ class Writer {
                            std::function<void(absl::StatusOr<T>)> done);
   void Enqueue(Request request);
   void Loop();
-  // Runs the requests in one transaction. An error: all was taken back and nothing was answered.
-  absl::Status RunGroup(std::vector<Request>& group);
+  // The next requests to run; none: it is to stop.
+  std::vector<Request> NextGroup();
+  // Takes out of the group those that change nothing, and runs them without what would follow from them: they
+  // may succeed where nothing can be written.
+  void RunReads(std::vector<Request>& group);
+  // One of the group may be to blame for its failure: alone, it fails alone.
+  void RunSingly(std::vector<Request> group);
+  void Refuse(std::vector<Request>& group, const absl::Status& status);
+  // One line in the log when the medium goes, and one when it is back.
+  void MediumIsAway(const absl::Status& status);
+  void MediumIsBack();
+  // Runs the requests in one transaction, and with `decide` what is to be done before each commit. An error:
+  // all was taken back and nothing was answered.
+  absl::Status RunGroup(std::vector<Request>& group, bool decide);
   // As RunGroup, some times over where another coordinator was in the way.
-  absl::Status RunUntilAlone(std::vector<Request>& group);
+  absl::Status RunUntilAlone(std::vector<Request>& group, bool decide = true);
 
+  const Options options_;
+  // Of the writer's thread.
   std::unique_ptr<Store> store_;
+  absl::Time next_group_ = absl::InfinitePast();  // not before, unless the queue is full
+  absl::Time away_since_ = absl::InfiniteFuture();
+  absl::Duration pause_;  // while it is away
+  size_t refused_ = 0;    // while it is away
+  absl::BitGen random_;
+
   std::function<absl::Status(Store&)> before_commit_;
   std::function<void(const std::set<std::string>&)> after_commit_;
   std::function<void(size_t, absl::Duration, bool)> observer_;

@@ -134,6 +134,25 @@ TEST_F(BatchServiceTest, ManyEventsComeInPagesWithoutAGap) {
   ASSERT_THAT(events, SizeIs(603));
   for (size_t i = 0; i < events.size(); ++i) ASSERT_EQ(events[i].sequence(), i + 1);
   EXPECT_EQ(events[600].progress().case_result().name(), "case 599");
+
+  // The same, for one that asks for several a message.
+  v1::WatchBatchRequest request;
+  request.set_batch_id(batch);
+  request.set_after_sequence(1);
+  request.set_grouped(true);
+  grpc::ClientContext context;
+  auto stream = batches_->WatchBatch(&context, request);
+  size_t messages = 0, next = 1;
+  for (v1::BatchEvent message; stream->Read(&message); ++messages) {
+    EXPECT_EQ(message.sequence(), 0);
+    for (const v1::BatchEvent& event : message.group()) {
+      ASSERT_LT(next, events.size());
+      EXPECT_EQ(event.SerializeAsString(), events[next++].SerializeAsString());
+    }
+  }
+  EXPECT_TRUE(stream->Finish().ok());
+  EXPECT_EQ(next, events.size());
+  EXPECT_LE(messages, 4);
 }
 
 TEST_F(BatchServiceTest, CancellingStopsWhatRunsAndEndsTheRest) {

@@ -2,9 +2,13 @@
 #include "coordinator/store/writer.h"
 
 #include <atomic>
+#include <sstream>
 
+#include "absl/strings/str_split.h"
 #include "absl/synchronization/notification.h"
 #include "coordinator/store/memory_store.h"
+#include "spdlog/sinks/ostream_sink.h"
+#include "spdlog/spdlog.h"
 #include "tests/coordinator/samples.h"
 #include "tests/matchers.h"
 
@@ -106,6 +110,138 @@ TEST(WriterTest, WhereNothingCanBeCommittedNothingIsPromised) {
   full = false;
   EXPECT_THAT(writer.Call<v1::Batch>(Getting("b1")), StatusIs(absl::StatusCode::kNotFound));
   EXPECT_THAT(writer.Call<v1::Batch>(Submitting("b1")), IsOk());
+}
+
+// A medium that can be taken away.
+class Medium {
+ public:
+  explicit Medium(Writer& writer) {
+    writer.BeforeCommit([this](Store&) {
+      ++tries_;
+      return away ? absl::UnavailableError("disk full") : absl::OkStatus();
+    });
+  }
+  int tries() const { return tries_; }
+  std::atomic<bool> away = false;
+
+ private:
+  std::atomic<int> tries_ = 0;
+};
+
+TEST(WriterTest, AMediumThatIsAwayIsNotTriedWithoutPause) {
+  Writer::Options options;
+  options.first_pause = options.longest_pause = absl::Hours(1);
+  Writer writer(NewMemoryStore(3), options);
+  Medium medium(writer);
+  medium.away = true;
+  EXPECT_THAT(writer.Call<v1::Batch>(Submitting("b0")), StatusIs(absl::StatusCode::kUnavailable));
+  EXPECT_EQ(medium.tries(), 2);  // in its group, and alone
+  std::atomic<int> refused = 0;
+  for (int i = 1; i <= 50; ++i) {
+    writer.Ask<v1::Batch>(Submitting(absl::StrCat("b", i)), [&](absl::StatusOr<v1::Batch> batch) {
+      if (absl::IsUnavailable(batch.status())) ++refused;
+    });
+  }
+  writer.Stop();
+  EXPECT_EQ(refused, 50);
+  EXPECT_EQ(medium.tries(), 3) << "all that was asked waited for one try";
+}
+
+TEST(WriterTest, ReadingGoesOnWhileNothingCanBeWritten) {
+  Writer::Options options;
+  options.first_pause = options.longest_pause = absl::Milliseconds(1);
+  Writer writer(NewMemoryStore(3), options);
+  Medium medium(writer);
+  EXPECT_THAT(writer.Call<v1::Batch>(Submitting("b1")), IsOk());
+  medium.away = true;
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_THAT(writer.Call<v1::Batch>(Submitting("b2")), StatusIs(absl::StatusCode::kUnavailable));
+    absl::Notification answered;
+    absl::Status status;
+    writer.Read<v1::Batch>(Getting("b1"), [&](absl::StatusOr<v1::Batch> batch) {
+      status = batch.status();
+      answered.Notify();
+    });
+    answered.WaitForNotification();
+    EXPECT_THAT(status, IsOk());
+  }
+}
+
+TEST(WriterTest, ManyThatFailAloneAreNotAllTried) {
+  Writer::Options options;
+  options.first_pause = options.longest_pause = absl::Hours(1);
+  Writer writer(NewMemoryStore(3), options);
+  Medium medium(writer);
+  Plug plug(writer);
+  std::atomic<int> refused = 0;
+  for (int i = 0; i < 50; ++i) {
+    writer.Ask<v1::Batch>(
+        [&, i](Store& store) {
+          medium.away = true;
+          return Submitting(absl::StrCat("b", i))(store);
+        },
+        [&](absl::StatusOr<v1::Batch> batch) {
+          if (absl::IsUnavailable(batch.status())) ++refused;
+        });
+  }
+  plug.Pull();
+  writer.Stop();
+  EXPECT_EQ(refused, 50);
+  EXPECT_EQ(medium.tries(), 1 + 1 + 3);  // the plug's group, theirs, and some of it alone
+}
+
+TEST(WriterTest, SaysOnceThatTheMediumIsAwayAndOnceThatItIsBack) {
+  std::ostringstream lines;
+  auto sink = std::make_shared<spdlog::sinks::ostream_sink_mt>(lines);
+  spdlog::default_logger()->sinks().push_back(sink);
+  {
+    Writer::Options options;
+    options.first_pause = options.longest_pause = absl::Milliseconds(1);
+    Writer writer(NewMemoryStore(3), options);
+    Medium medium(writer);
+    medium.away = true;
+    for (int i = 0; i < 5; ++i) {
+      EXPECT_THAT(writer.Call<v1::Batch>(Submitting("b")), StatusIs(absl::StatusCode::kUnavailable));
+    }
+    medium.away = false;
+    EXPECT_THAT(writer.Call<v1::Batch>(Submitting("b")), IsOk());
+    EXPECT_THAT(writer.Call<v1::Batch>(Getting("b")), IsOk());
+  }
+  spdlog::default_logger()->sinks().pop_back();
+  const std::vector<std::string> found = absl::StrSplit(lines.str(), '\n', absl::SkipEmpty());
+  ASSERT_THAT(found, ::testing::SizeIs(3)) << lines.str();
+  EXPECT_THAT(found[0], ::testing::HasSubstr("taken back"));
+  EXPECT_THAT(found[1], ::testing::HasSubstr("the store is away"));
+  EXPECT_THAT(found[2], ::testing::HasSubstr("5 requests were refused"));
+}
+
+TEST(WriterTest, AGroupAfterABusyOneWaitsUntilItIsDueOrFull) {
+  Writer::Options options;
+  options.pace = absl::Hours(1);
+  Writer writer(NewMemoryStore(3), options);
+  std::atomic<int> commits = 0;
+  writer.AfterCommit([&](const std::set<std::string>&) { ++commits; });
+  EXPECT_THAT(writer.Call<v1::Batch>(Submitting("lone")), IsOk());  // after little, nothing waits
+  // The last of them tells of its answer.
+  auto ask = [&](int count, absl::Notification& answered) {
+    for (int i = 1; i <= count; ++i) {
+      writer.Ask<v1::Batch>(Getting("lone"), [&answered, last = i == count](absl::StatusOr<v1::Batch>) {
+        if (last) answered.Notify();
+      });
+    }
+  };
+  absl::Notification busy, full, late;
+  Plug plug(writer);
+  ask(40, busy);
+  plug.Pull();
+  busy.WaitForNotification();
+  ask(512, full);
+  full.WaitForNotification();
+  ask(1, late);
+  EXPECT_FALSE(late.HasBeenNotified());
+  writer.Stop();
+  EXPECT_TRUE(late.HasBeenNotified());
+  EXPECT_EQ(commits, 5);  // the lone one's, the plug's, and those of the three groups
 }
 
 TEST(WriterTest, RefusesWhatComesAfterItStopped) {

@@ -119,6 +119,34 @@ TEST(Diagnosis, BlamesTheWeightsWhereTheyAreNotTheirRules) {
   EXPECT_THAT(found.weight(), Contains("bert.encoder.layer.1.output.dense.weight"));
 }
 
+// Of a checkpoint there is no rule to hold weights against: its graph is run with mock weights instead.
+TEST(Diagnosis, BlamesTheWeightsOfACheckpointWhereMockWeightsAgree) {
+  const v1::Program program = RealProgram("bert");
+  int weight = 0;
+  while (program.manifest().weights(weight).name() != "bert.encoder.layer.1.output.dense.weight") ++weight;
+  const Running running(program, program, {}, [&](Weights& weights) { Scale(weights[weight], 1.5f); });
+  v1::CheckpointGolden checkpoint;
+  *checkpoint.mutable_golden() = program.golden();
+  const BoundCase bound{running.program, checkpoint.golden(), *running.plan, v1::REAL, 0,
+                        running.inputs,  running.outputs,     &checkpoint};
+  v1::Check check;
+  ASSERT_TRUE(google::protobuf::TextFormat::ParseFromString(kGolden, &check));
+  ASSERT_OK_AND_ASSIGN(const auto found, Diagnose(check, bound));
+  ASSERT_TRUE(found.has_value());
+  EXPECT_EQ(found->fault(), v1::FAULT_WEIGHTS) << found->fault_reason();
+  EXPECT_THAT(found->fault_reason(), HasSubstr("the same graph with mock weights agrees with its golden"));
+
+  // Nothing to run with mock weights: it says what it could not try.
+  v1::Program exported = program;
+  exported.clear_golden();
+  const BoundCase alone{exported, checkpoint.golden(), *running.plan,   v1::REAL,
+                        0,        running.inputs,      running.outputs, &checkpoint};
+  ASSERT_OK_AND_ASSIGN(const auto less, Diagnose(check, alone));
+  ASSERT_TRUE(less.has_value());
+  EXPECT_EQ(less->fault(), v1::FAULT_WEIGHTS);
+  EXPECT_THAT(less->fault_reason(), HasSubstr("it has no golden of mock weights"));
+}
+
 TEST(Diagnosis, BlamesTheProgramWhereTheOperatorIsAnother) {
   const v1::Program program = WithTanhGelu();
   const v1::Divergence found = Running(program, program).Diagnosis(kGolden);
@@ -162,6 +190,22 @@ TEST(Diagnosis, SaysWhichOperatorLetsALaterTokenThrough) {
       running.Diagnosis("name: 'causality' causality { input: 'input_ids' output: 'logits' position: -2 }");
   EXPECT_EQ(found.from(), v1::ALTERED_RUN);
   EXPECT_EQ(found.node(), program.graph().nodes(node).name());
+}
+
+// In half precision, without a trace: the same program in float32 is what it is held against.
+TEST(Diagnosis, ComparesWithTheCpuInFloat32WhereThereIsNothingElse) {
+  v1::Program program = RealProgram("bert");
+  program.mutable_golden()->clear_trace();
+  v1::Program broken = program;
+  const int node = NodeRunning(broken, "aten::gelu");
+  SetOperator(broken, node, "aten::neg");
+  broken.mutable_graph()->mutable_nodes(node)->mutable_arguments()->DeleteSubrange(
+      1, broken.graph().nodes(node).arguments_size() - 1);
+  const Running running(program, broken, Placement{at::kCPU, at::ScalarType::BFloat16});
+  const v1::Divergence found = running.Diagnosis(kGolden);
+  EXPECT_EQ(found.from(), v1::CPU_RUN);
+  EXPECT_EQ(found.node(), program.graph().nodes(node).name());
+  EXPECT_GT(found.growth_size(), 10);
 }
 
 TEST(Diagnosis, IsSilentWhereEverythingAgrees) {

@@ -62,6 +62,18 @@ TEST(FitResult, LeavesAResultThatFitsAlone) {
   EXPECT_EQ(result.SerializeAsString(), before);
 }
 
+TEST(FitResult, DropsThePlotOfADiagnosisBeforeItCutsATextOfIt) {
+  v1::TestResult result;
+  v1::Divergence& divergence = *result.add_case_()->mutable_divergence();
+  divergence.set_node("linear_3");
+  divergence.set_fault_reason(std::string(2000, 'r'));
+  for (int i = 0; i < 200; ++i) divergence.add_growth()->set_name(std::string(100, 'n'));
+  EXPECT_TRUE(FitResult(result, 4096));
+  EXPECT_EQ(result.case_(0).divergence().growth_size(), 0);
+  EXPECT_EQ(result.case_(0).divergence().fault_reason().size(), 2000u);
+  EXPECT_EQ(result.case_(0).divergence().node(), "linear_3");
+}
+
 TEST(FitResult, CutsTextsBeforeItLeavesOutChecks) {
   v1::TestResult result = LongResult(10, 200'000);
   EXPECT_TRUE(FitResult(result));

@@ -187,7 +187,7 @@ absl::Status Execute(const Code& code, Frame& frame, Observer* observer) {
     const absl::string_view message = thrown.what_without_backtrace();
     if (IsOutOfMemory(message)) return error(absl::StatusCode::kResourceExhausted, message);
     // The dispatcher and the dtype tables of the kernels say so with a plain error, too.
-    if (absl::StrContains(message, "not implemented for"))
+    if (absl::StrContains(message, "not implemented for") || absl::StartsWith(message, "Unsupported dtype"))
       return error(absl::StatusCode::kUnimplemented, message);
     return error(absl::StatusCode::kInternal, message);
   } catch (const std::bad_alloc&) {

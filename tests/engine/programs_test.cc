@@ -122,6 +122,17 @@ TEST_P(ProgramsTest, GivesTheSameBitsAgain) {
 INSTANTIATE_TEST_SUITE_P(All, ProgramsTest, ::testing::ValuesIn(NamesIn("models/programs", ".assay")),
                          [](const auto& info) { return info.param; });
 
+// FNet's Fourier transform has no such kernel on a CPU: nothing that a fault of the model would look like.
+TEST(HalfPrecision, AnOperatorWithoutAKernelForItIsUnimplemented) {
+  ASSERT_OK_AND_ASSIGN(const v1::Program program, ReadProgram("models/programs/fnet.assay"));
+  ASSERT_OK_AND_ASSIGN(const auto plan, Plan::Build(program, Placement{at::kCPU, at::kBFloat16}));
+  ASSERT_OK_AND_ASSIGN(const Weights weights,
+                       MockWeights(program.manifest(), program.manifest().mock_seed()));
+  ASSERT_THAT(plan->Bind(weights), IsOk());
+  ASSERT_OK_AND_ASSIGN(const std::vector<at::Tensor> inputs, GoldenInputs(program));
+  EXPECT_THAT(plan->Run(inputs), StatusIs(absl::StatusCode::kUnimplemented, ::testing::HasSubstr("fft")));
+}
+
 TEST(CatalogueTest, EveryEntryHasAProgram) {
   EXPECT_EQ(NamesIn("models/programs", ".assay"), NamesIn("models/catalogue", ".textproto"));
   EXPECT_FALSE(NamesIn("models/programs", ".assay").empty());

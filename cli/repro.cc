@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -186,7 +187,11 @@ class Writer {
 
   absl::StatusOr<std::string> Write() {
     absl::string_view name = manifest_.architecture();
-    if (!absl::ConsumePrefix(&name, "transformers.")) {
+    // It becomes code.
+    const bool is_name = absl::ConsumePrefix(&name, "transformers.") &&
+                         std::all_of(name.begin(), name.end(),
+                                     [](unsigned char c) { return absl::ascii_isalnum(c) || c == '_'; });
+    if (!is_name) {
       return absl::UnimplementedError(absl::StrCat("the model's class is ", manifest_.architecture(),
                                                    ": a script of transformers alone cannot build it"));
     }
@@ -210,17 +215,18 @@ class Writer {
  private:
   void WriteHead(absl::string_view name) {
     const v1::TestResult& result = material_.job.result();
-    absl::StrAppend(&out_, "# ", name, ": ", one_.name(), " of job ", material_.job.job_id(), " was ",
-                    v1::Outcome_Name(one_.outcome()), " on ", result.provenance().device().kind(), " (",
+    absl::StrAppend(&out_, "# ", name, ": ", Line(one_.name()), " of job ", Line(material_.job.job_id()),
+                    " was ", v1::Outcome_Name(one_.outcome()), " on ",
+                    Line(result.provenance().device().kind()), " (",
                     Line(result.provenance().device().name()), "), torch ",
-                    result.provenance().torch_version(), ".\n");
+                    Line(result.provenance().torch_version()), ".\n");
     if (!one_.message().empty()) absl::StrAppend(&out_, "# ", Line(one_.message()), "\n");
     if (one_.has_divergence()) {
       absl::StrAppend(&out_, "# First to differ: ", Line(one_.divergence().node()), " (",
                       Line(one_.divergence().op()), ") in ", Line(one_.divergence().module()), "\n");
     }
     absl::StrAppend(&out_, "# Needs transformers (recorded with ", Line(manifest_.transformers_version()),
-                    ") and torch (", manifest_.torch_version(),
+                    ") and torch (", Line(manifest_.torch_version()),
                     "). Exit code 0: the job's numbers are eager's; ", "1: they are not.\n");
     for (const v1::Patch& patch : manifest_.patches()) {
       absl::StrAppend(&out_, "# The export needed a patch, which is not applied here: ", Line(patch.name()),
@@ -259,7 +265,7 @@ class Writer {
     }
     out_ += "WEIGHTS = [  # rule, the weights that it makes\n";
     for (const auto& [rule, of] : names) {
-      absl::StrAppend(&out_, "    (", rule, ", \"\"\"", absl::StrJoin(of, " "), "\"\"\"),\n");
+      absl::StrAppend(&out_, "    (", rule, ", ", Quote(absl::StrJoin(of, " ")), "),\n");
     }
     out_ += "]\n";
     return absl::OkStatus();

@@ -80,7 +80,10 @@ absl::StatusOr<at::Tensor> ChangeAll(const at::Tensor& input, const v1::InputSpe
   return Change(input, spec, /*length=*/1, /*row=*/std::max<int64_t>(input.numel(), 1), 0, 1);
 }
 
-absl::StatusOr<at::Tensor> MaskEnd(const at::Tensor& mask, int64_t masked) {
+namespace {
+
+// `mask` [batch, sequence] with zeros at `masked` places, from 0 or up to the end.
+absl::StatusOr<at::Tensor> Mask(const at::Tensor& mask, int64_t masked, bool beginning) {
   if (mask.dim() != 2) {
     return absl::InvalidArgumentError(
         absl::StrCat("the mask has ", mask.dim(), " dimensions instead of [batch, sequence]"));
@@ -92,8 +95,19 @@ absl::StatusOr<at::Tensor> MaskEnd(const at::Tensor& mask, int64_t masked) {
   at::Tensor copy = Copy(mask, at::kDouble);
   double* data = copy.mutable_data_ptr<double>();
   int64_t length = mask.size(1);
-  ForPositions(copy.numel(), length, 1, length - masked, length, [&](int64_t i) { data[i] = 0; });
+  const int64_t first = beginning ? 0 : length - masked;
+  ForPositions(copy.numel(), length, 1, first, first + masked, [&](int64_t i) { data[i] = 0; });
   return Like(copy, mask);
+}
+
+}  // namespace
+
+absl::StatusOr<at::Tensor> MaskEnd(const at::Tensor& mask, int64_t masked) {
+  return Mask(mask, masked, /*beginning=*/false);
+}
+
+absl::StatusOr<at::Tensor> MaskBeginning(const at::Tensor& mask, int64_t masked) {
+  return Mask(mask, masked, /*beginning=*/true);
 }
 
 }  // namespace assay::engine

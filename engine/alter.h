@@ -24,4 +24,7 @@ absl::StatusOr<at::Tensor> ChangeAll(const at::Tensor& input, const v1::InputSpe
 // A copy of `mask` [batch, sequence] in which the last `masked` positions are zero.
 absl::StatusOr<at::Tensor> MaskEnd(const at::Tensor& mask, int64_t masked);
 
+// Likewise, the first `masked`.
+absl::StatusOr<at::Tensor> MaskBeginning(const at::Tensor& mask, int64_t masked);
+
 }  // namespace assay::engine

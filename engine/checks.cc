@@ -18,6 +18,10 @@
 #include "common/status_macros.h"
 #include "engine/alter.h"
 #include "engine/check_answers.h"
+#include "engine/check_configuration.h"
+#include "engine/check_inputs.h"
+#include "engine/check_layers.h"
+#include "engine/check_weights.h"
 #include "engine/finding.h"
 #include "engine/tensors.h"
 #include "engine/tolerance.h"
@@ -71,7 +75,23 @@ class Check {
         return WeightsSound();
       case v1::Check::kAnswers:
         return CheckAnswers(check_.answers(), bound_);
-      default:
+      case v1::Check::kRepeatedLayers:
+        return CheckRepeatedLayers(check_.repeated_layers(), bound_.program);
+      case v1::Check::kConfiguration:
+        return CheckConfiguration(check_.configuration(), bound_.program);
+      case v1::Check::kWeightInfluence:
+        return CheckWeightInfluence(check_.weight_influence(), bound_.program);
+      case v1::Check::kWeightsAlike:
+        return CheckWeightsAlike(check_.weights_alike(), bound_);
+      case v1::Check::kWeightsIntact:
+        return CheckWeightsIntact(bound_);
+      case v1::Check::kEveryInput:
+        return CheckEveryInput(check_.every_input(), bound_);
+      case v1::Check::kPositionSensitivity:
+        return CheckPositionSensitivity(check_.position_sensitivity(), bound_);
+      case v1::Check::kBatchOrder:
+        return CheckBatchOrder(check_.batch_order(), bound_);
+      case v1::Check::KIND_NOT_SET:
         break;
     }
     return absl::InvalidArgumentError("a kind of check that this engine does not know");
@@ -254,6 +274,15 @@ class Check {
   }
 
   absl::StatusOr<Finding> Causality(const v1::Check::Causality& causality) {
+    Finding finding;
+    ASSAY_RETURN_IF_ERROR(CausalityAt(causality, causality.position(), finding));
+    for (const int position : causality.further_position()) {
+      ASSAY_RETURN_IF_ERROR(CausalityAt(causality, position, finding));
+    }
+    return finding;
+  }
+
+  absl::Status CausalityAt(const v1::Check::Causality& causality, int32_t position, Finding& finding) {
     int input = InputIndex(causality.input());
     int output = OutputIndex(causality.output());
     const at::Tensor& value = bound_.inputs[static_cast<size_t>(input)];
@@ -263,30 +292,32 @@ class Check {
     }
     // A place counted from the end is the same token where the output has more rows in front (image tokens).
     auto place = [&](int64_t length) {
-      return causality.position() < 0 ? length + causality.position() : causality.position();
+      return position < 0 ? length + position : position;
     };
     int64_t changed = place(value.size(1)), row = place(before.size(1));
     if (changed < 0 || changed >= value.size(1) || row < 1 || row >= before.size(1)) {
       return absl::InvalidArgumentError(
-          absl::StrCat("position ", causality.position(),
+          absl::StrCat("position ", position,
                        " leaves no row before it, or none from it on: ", causality.input(), " has ",
                        value.size(1), " positions, ", causality.output(), " ", before.size(1)));
     }
     ASSAY_ASSIGN_OR_RETURN(at::Tensor altered, ChangePositions(value, Spec(input), changed, changed + 1));
     ASSAY_ASSIGN_OR_RETURN(Tensors outputs, RunWith(input, std::move(altered)));
     const at::Tensor& after = outputs[static_cast<size_t>(output)];
-    Finding finding;
     if (after.sizes() != before.sizes()) {
       finding.Break(absl::StrCat("output ", OutputName(output), " changed its shape"));
-      return finding;
+      return absl::OkStatus();
     }
     ASSAY_RETURN_IF_ERROR(Near(after.narrow(1, 0, row), before.narrow(1, 0, row), output,
                                causality.tolerance(), absl::StrCat(" before the changed token at ", row),
                                finding));
     int64_t rest = before.size(1) - row;
-    ASSAY_RETURN_IF_ERROR(Moved(after.narrow(1, row, rest), before.narrow(1, row, rest), output,
-                                absl::StrCat("from the changed token at ", row, " on"), finding));
-    return finding;
+    for (int64_t i = row; causality.each_row_moves() && i < before.size(1); ++i) {
+      ASSAY_RETURN_IF_ERROR(Moved(after.narrow(1, i, 1), before.narrow(1, i, 1), output,
+                                  absl::StrCat("at ", i, " with the token at ", row), finding));
+    }
+    return Moved(after.narrow(1, row, rest), before.narrow(1, row, rest), output,
+                 absl::StrCat("from the changed token at ", row, " on"), finding);
   }
 
   // Breaks the finding unless a differs from b by more than what could be noise. Both come from this device
@@ -310,14 +341,16 @@ class Check {
     int mask = InputIndex(padding.mask());
     int output = OutputIndex(padding.output());
     int64_t masked = padding.masked();
-    ASSAY_ASSIGN_OR_RETURN(at::Tensor shorter, MaskEnd(bound_.inputs[static_cast<size_t>(mask)], masked));
+    const bool left = padding.left();
+    ASSAY_ASSIGN_OR_RETURN(at::Tensor shorter,
+                           (left ? MaskBeginning : MaskEnd)(bound_.inputs[static_cast<size_t>(mask)], masked));
     const at::Tensor& value = bound_.inputs[static_cast<size_t>(input)];
     int64_t length = shorter.size(1);
     if (value.dim() < 2 || value.size(1) != length) {
       return absl::InvalidArgumentError(
           absl::StrCat("input '", padding.input(), "' is not as long as the mask"));
     }
-    ASSAY_ASSIGN_OR_RETURN(at::Tensor altered, ChangePositions(value, Spec(input), length - masked, length));
+    ASSAY_ASSIGN_OR_RETURN(at::Tensor altered, ChangePositions(value, Spec(input), left ? 0 : length - masked, left ? masked : length));
     Tensors inputs = bound_.inputs;
     inputs[static_cast<size_t>(mask)] = shorter;
     ASSAY_ASSIGN_OR_RETURN(Tensors masked_run, bound_.plan.Run(inputs));
@@ -330,8 +363,8 @@ class Check {
         return absl::InvalidArgumentError(
             absl::StrCat("output '", padding.output(), "' is not as long as the mask"));
       }
-      before = before.narrow(1, 0, length - masked);
-      after = after.narrow(1, 0, length - masked);
+      before = before.narrow(1, left ? masked : 0, length - masked);
+      after = after.narrow(1, left ? masked : 0, length - masked);
     }
     Finding finding;
     ASSAY_RETURN_IF_ERROR(

@@ -3,13 +3,16 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <functional>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "assay/v1/program.pb.h"
 #include "assay/v1/result.pb.h"
 #include "assay/v1/test.pb.h"
 #include "engine/plan.h"
+#include "engine/weights.h"
 
 namespace assay::engine {
 
@@ -28,6 +31,10 @@ struct BoundCase {
   const v1::CheckpointGolden* checkpoint = nullptr;
   // How the checkpoint was loaded; null with mock weights.
   const v1::LoadReport* load = nullptr;
+  // What the plan is bound to; null: not known, and then no check can change a weight.
+  const Weights* tensors = nullptr;
+  // Reads the weights again, from where they came; empty: not known.
+  std::function<absl::StatusOr<Weights>()> reload = nullptr;
 };
 
 // FAILED where the check does not hold or cannot be applied to this program: never a silent pass. SKIPPED

@@ -325,6 +325,13 @@ absl::StatusOr<std::unique_ptr<Plan>> Plan::Build(const v1::Program& program, co
   return plan;
 }
 
+at::Tensor Plan::BoundWeight(int index) const {
+  for (const auto& [weight, value] : weight_values_) {
+    if (weight == index && bound_) return code_->fixed[value].toTensor();
+  }
+  return at::Tensor();
+}
+
 absl::Status Plan::Bind(const Weights& weights) {
   if (weights.size() != static_cast<size_t>(manifest_.weights_size())) {
     return absl::InvalidArgumentError(

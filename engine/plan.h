@@ -53,6 +53,9 @@ class Plan {
   absl::StatusOr<std::vector<at::Tensor>> Run(absl::Span<const at::Tensor> inputs,
                                               Observer* observer = nullptr) const;
 
+  // What the operators read as the `index`-th of Manifest.weights; undefined where none does, or before Bind.
+  at::Tensor BoundWeight(int index) const;
+
   const Placement& placement() const { return placement_; }
   size_t node_count() const;
   // The weight or constant that is this value of the graph, as it is bound; undefined for any other.

@@ -83,8 +83,23 @@ absl::Status ValidateCheck(const v1::Check& check, const v1::Manifest& manifest)
     case v1::Check::kWeightsBound:
     case v1::Check::kWeightsSound:
     case v1::Check::kAnswers:
+    case v1::Check::kRepeatedLayers:
+    case v1::Check::kConfiguration:
+    case v1::Check::kWeightInfluence:
+    case v1::Check::kWeightsAlike:
+    case v1::Check::kWeightsIntact:
       break;
-    default:
+    case v1::Check::kEveryInput:
+      for (const v1::Exemption& one : check.every_input().except()) status.Update(input(one.name()));
+      break;
+    case v1::Check::kPositionSensitivity:
+      status.Update(input(check.position_sensitivity().input()));
+      status.Update(output(check.position_sensitivity().output()));
+      break;
+    case v1::Check::kBatchOrder:
+      status = tolerance(check.batch_order().tolerance());
+      break;
+    case v1::Check::KIND_NOT_SET:
       status = absl::InvalidArgumentError("no kind, or one that this engine does not know");
       break;
   }

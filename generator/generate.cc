@@ -78,14 +78,18 @@ absl::StatusOr<CheckPlace> FindCheck(v1::ModelTest& test, const JobSpec& job, ab
                                  nearest.empty() ? "" : absl::StrCat("; did you mean ", nearest, "?")));
 }
 
-bool NamesTensors(const v1::Check& check) { return !TensorNamesOf(check).empty(); }
+// What it says is of the architecture, not of the tiny program alone.
+bool SpeaksOfArchitecture(const v1::Check& check) {
+  return !TensorNamesOf(check).empty() || check.has_repeated_layers() || check.has_configuration() ||
+         check.has_weight_influence() || check.has_weights_alike() || check.has_every_input();
+}
 
 // What an entry says of its mock case's tensors (they have other names, the check cannot hold) is true of the
 // architecture, so it holds in the loading case too, unless the entry speaks of that case itself. The check
 // of the loading case that is meant; null: none.
 v1::Check* SameOfLoadingCase(v1::ModelTest& test, const v1::CatalogueEntry& entry,
                              absl::string_view case_name, const v1::Check& check) {
-  if (case_name != kMockCase || !NamesTensors(check)) return nullptr;
+  if (case_name != kMockCase || !SpeaksOfArchitecture(check)) return nullptr;
   for (const v1::CheckOverride& one : entry.replace_check()) {
     if (one.case_name() == kLoadingCase && one.check().name() == check.name()) return nullptr;
   }

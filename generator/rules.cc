@@ -91,6 +91,22 @@ void ExamineTensors(const Message& kind, const Path& path, Problems* problems) {
   }
 }
 
+// What a check leaves out has a name and a reason.
+void ExamineExemptions(const Message& kind, const Path& path, Problems* problems) {
+  const FieldDescriptor* field = kind.GetDescriptor()->FindFieldByName("except");
+  if (field == nullptr) return;
+  std::set<std::string> names;
+  for (int i = 0; i < kind.GetReflection()->FieldSize(kind, field); ++i) {
+    const auto& one = dynamic_cast<const v1::Exemption&>(kind.GetReflection()->GetRepeatedMessage(kind, field, i));
+    const Path at = Join(path, "except", i);
+    if (one.name().empty()) Add(problems, Join(at, "name"), "is missing: what is left out");
+    if (one.reason().empty()) Add(problems, Join(at, "reason"), "is missing: why it is left out");
+    if (!names.insert(one.name()).second) {
+      Add(problems, Join(at, "name"), absl::StrCat(Quoted(one.name()), " is left out twice"));
+    }
+  }
+}
+
 void ExamineSetUp(const v1::SetUp& set_up, const Path& path, Problems* problems) {
   if (!v1::DeviceChoice_IsValid(set_up.device()) || set_up.device() == v1::DEVICE_CHOICE_UNSPECIFIED) {
     Add(problems, Join(path, "device"), "is missing: AUTO, CPU or CUDA");
@@ -152,6 +168,9 @@ void ExamineCase(const v1::Case& one, const Path& path, Problems* problems) {
     const bool of_checkpoint = check.has_weights_bound() || check.has_weights_sound() || check.has_answers();
     if (of_checkpoint && one.weights() == v1::MOCK) {
       Add(problems, Join(at, KindOf(check)), "mock weights come from no checkpoint");
+    }
+    if (check.has_weights_intact() && one.weights() != v1::MOCK) {
+      Add(problems, Join(at, KindOf(check)), "only mock weights can be made again");
     }
   }
 }
@@ -293,12 +312,20 @@ void ExamineCheck(const v1::Check& check, const Path& path, Problems* problems) 
     ExamineTolerance(dynamic_cast<const v1::Tolerance&>(kind.GetReflection()->GetMessage(kind, tolerance)),
                      Join(at, "tolerance"), problems);
   }
+  ExamineExemptions(kind, at, problems);
   if (check.has_causality()) {
     const int position = check.causality().position();
     if (position == 0 || position > kMaxPosition || position < -kMaxPosition) {
       Add(problems, Join(at, "position"),
           absl::StrCat("must not be 0 (nothing stands before it) nor beyond ", kMaxPosition, ", is ",
                        position));
+    }
+  }
+  for (int i = 0; i < check.causality().further_position_size(); ++i) {
+    const int position = check.causality().further_position(i);
+    if (position == 0 || position > kMaxPosition || position < -kMaxPosition) {
+      Add(problems, Join(at, "further_position", i),
+          absl::StrCat("must not be 0 (nothing stands before it) nor beyond ", kMaxPosition, ", is ", position));
     }
   }
   if (check.has_padding_invariance()) {

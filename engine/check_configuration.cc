@@ -19,6 +19,7 @@ namespace {
 using nlohmann::json;
 
 constexpr double kDefaultEpsilons[] = {1e-5, 1e-6, 1e-12};
+constexpr double kLargestEpsilon = 0.1;  // what is added below a root beyond it is no guard against zero
 constexpr double kRelative = 1e-5;  // a float32 in a graph, a decimal in a configuration
 
 bool Near(double a, double b) { return std::abs(a - b) <= kRelative * std::abs(b); }
@@ -101,7 +102,7 @@ Finding CheckConfiguration(const v1::Check::Configuration& check, const v1::Prog
       const v1::Node* added = self != nullptr && self->kind_case() == v1::Argument::kValue ? maker[self->value()] : nullptr;
       if (added == nullptr || graph.operators(static_cast<int>(added->op())).name() != "aten::add") continue;
       const v1::Argument* other = Find(*added, "other");
-      if (other != nullptr && other->has_real()) epsilon(*added, other->real());
+      if (other != nullptr && other->has_real() && other->real() < kLargestEpsilon) epsilon(*added, other->real());
     } else if (op == "aten::gelu") {
       any = true;
       const v1::Argument* form = Find(node, "approximate");

@@ -50,7 +50,9 @@ void Remove(Node& node, absl::string_view name) {
   }
 }
 
-bool IsValue(const Argument* argument) { return argument != nullptr && argument->kind_case() == Argument::kValue; }
+bool IsValue(const Argument* argument) {
+  return argument != nullptr && argument->kind_case() == Argument::kValue;
+}
 
 // Calls `use` with each place of the argument that holds a value's number.
 void ForValues(Argument& argument, const std::function<void(uint32_t&)>& use) {
@@ -72,7 +74,8 @@ void ForValues(Argument& argument, const std::function<void(uint32_t&)>& use) {
       for (int i = 0; i < argument.optional_values().values_plus_one_size(); ++i) {
         const uint32_t one = argument.optional_values().values_plus_one(i);
         if (one == 0) continue;
-        visit(one - 1, [&](uint32_t n) { argument.mutable_optional_values()->set_values_plus_one(i, n + 1); });
+        visit(one - 1,
+              [&](uint32_t n) { argument.mutable_optional_values()->set_values_plus_one(i, n + 1); });
       }
       break;
     case Argument::kSymInts:
@@ -116,11 +119,11 @@ struct Activation {
   const char* from;
   const char* to;
 };
-constexpr Activation kActivations[] = {{"aten::silu", "aten::gelu"},      {"aten::relu", "aten::silu"},
-                                       {"aten::tanh", "aten::sigmoid"},   {"aten::sigmoid", "aten::tanh"},
-                                       {"aten::cos", "aten::sin"},        {"aten::sin", "aten::cos"},
-                                       {"aten::softplus", "aten::relu"},  {"aten::rsqrt", "aten::reciprocal"},
-                                       {"aten::erf", "aten::tanh"},       {"aten::gelu", "aten::silu"}};
+constexpr Activation kActivations[] = {{"aten::silu", "aten::gelu"},     {"aten::relu", "aten::silu"},
+                                       {"aten::tanh", "aten::sigmoid"},  {"aten::sigmoid", "aten::tanh"},
+                                       {"aten::cos", "aten::sin"},       {"aten::sin", "aten::cos"},
+                                       {"aten::softplus", "aten::relu"}, {"aten::rsqrt", "aten::reciprocal"},
+                                       {"aten::erf", "aten::tanh"},      {"aten::gelu", "aten::silu"}};
 
 // Finds every place in one node.
 class NodeFaults {
@@ -146,10 +149,12 @@ class NodeFaults {
         op == "aten::softmax" || op == "aten::neg" || op == "aten::masked_fill" || op == "aten::sigmoid") {
       Add("op.drop_operator", 0, absl::StrCat(op, " is left out"));
     }
-    if ((op == "aten::linear" || norm || absl::StartsWith(op, "aten::conv")) && IsValue(Find(node_, "bias"))) {
+    if ((op == "aten::linear" || norm || absl::StartsWith(op, "aten::conv")) &&
+        IsValue(Find(node_, "bias"))) {
       Add("op.drop_bias", 0, absl::StrCat("bias of ", op, " is left out"));
     }
-    if (op == "aten::linear" || op == "aten::matmul" || op == "aten::softmax" || op == "aten::layer_norm") Crossed(op);
+    if (op == "aten::linear" || op == "aten::matmul" || op == "aten::softmax" || op == "aten::layer_norm")
+      Crossed(op);
   }
 
  private:
@@ -190,9 +195,11 @@ class NodeFaults {
 
   void Literals(const std::string& op) {
     const Argument* other = Find(node_, "other");
-    const bool literal = other != nullptr && (other->kind_case() == Argument::kReal ||
-                                              other->kind_case() == Argument::kInteger);
-    const double value = !literal ? 0 : other->has_real() ? other->real() : static_cast<double>(other->integer());
+    const bool literal = other != nullptr &&
+                         (other->kind_case() == Argument::kReal || other->kind_case() == Argument::kInteger);
+    const double value = !literal            ? 0
+                         : other->has_real() ? other->real()
+                                             : static_cast<double>(other->integer());
     if (literal && (op == "aten::mul" || op == "aten::div") && value != 1) {
       Add("op.drop_scale", 0, absl::StrCat(op, " by ", value, " is left out"));
     }
@@ -223,15 +230,16 @@ class NodeFaults {
   void Indexes(const std::string& op) {
     const Argument* end = Find(node_, "end");
     const Argument* start = Find(node_, "start");
-    if (op == "aten::arange" && end != nullptr && end->has_integer() && (start == nullptr || start->has_integer())) {
+    if (op == "aten::arange" && end != nullptr && end->has_integer() &&
+        (start == nullptr || start->has_integer())) {
       Add("op.shift_position", 0, "is counted from one later");
     }
     if (op == "aten::le" || op == "aten::lt" || op == "aten::gt" || op == "aten::ge") {
       Add("op.shift_mask", 0, absl::StrCat(op, " includes the bound, or no longer does"));
     }
     if ((op == "aten::triu" || op == "aten::tril")) Add("op.shift_mask", 1, "the diagonal is one later");
-    if (op == "aten::slice" && start != nullptr && start->has_integer() && start->integer() > 0 && end != nullptr &&
-        end->has_integer() && end->integer() < (int64_t{1} << 40)) {
+    if (op == "aten::slice" && start != nullptr && start->has_integer() && start->integer() > 0 &&
+        end != nullptr && end->has_integer() && end->integer() < (int64_t{1} << 40)) {
       Add("op.shift_slice", 0, "the part begins and ends one earlier");
     }
     if (op == "aten::select" && Find(node_, "index") != nullptr && Find(node_, "index")->has_integer()) {
@@ -271,7 +279,9 @@ absl::Status PlantInNode(Program& program, const Fault& fault) {
   Node& node = *program.mutable_graph()->mutable_nodes(fault.node);
   const std::string op = OpOf(program, node);
   const std::string& overload = program.graph().operators(static_cast<int>(node.op())).overload();
-  const auto bypass = [&](const char* operand) { Reroute(program, node.outputs(0), Find(node, operand)->value()); };
+  const auto bypass = [&](const char* operand) {
+    Reroute(program, node.outputs(0), Find(node, operand)->value());
+  };
   if (fault.kind == "op.swap_operands" && fault.variant == 1) {
     auto& values = *Find(node, "tensors")->mutable_values()->mutable_values();
     std::swap(values[0], values[1]);
@@ -302,12 +312,15 @@ absl::Status PlantInNode(Program& program, const Fault& fault) {
     }
   } else if (fault.kind == "op.epsilon") {
     constexpr double kFactors[] = {10, 0.1, 1000};
-    Argument& eps = Find(node, "eps") != nullptr || op != "aten::add" ? Ask(node, "eps") : *Find(node, "other");
+    Argument& eps =
+        Find(node, "eps") != nullptr || op != "aten::add" ? Ask(node, "eps") : *Find(node, "other");
     const double before = eps.kind_case() == Argument::kReal ? eps.real() : 1e-5;
     eps.set_real(before * kFactors[fault.variant]);
   } else if (fault.kind == "op.axis") {
     Argument& dim = Find(node, "dim") != nullptr ? *Find(node, "dim") : *Find(node, "dim0");
-    const auto other = [&](int64_t d) { return fault.variant == 0 ? (d == 0 ? 1 : d - 1) : (d == -1 ? -3 : d + 1); };
+    const auto other = [&](int64_t d) {
+      return fault.variant == 0 ? (d == 0 ? 1 : d - 1) : (d == -1 ? -3 : d + 1);
+    };
     if (dim.has_ints()) {
       dim.mutable_ints()->set_values(0, other(dim.ints().values(0)));
     } else {
@@ -325,8 +338,10 @@ absl::Status PlantInNode(Program& program, const Fault& fault) {
     Argument& diagonal = Ask(node, "diagonal");
     diagonal.set_integer(diagonal.integer() + 1);
   } else if (fault.kind == "op.shift_mask") {
-    static const std::map<std::string, std::string> kOther = {{"aten::le", "aten::lt"}, {"aten::lt", "aten::le"},
-                                                              {"aten::gt", "aten::ge"}, {"aten::ge", "aten::gt"}};
+    static const std::map<std::string, std::string> kOther = {{"aten::le", "aten::lt"},
+                                                              {"aten::lt", "aten::le"},
+                                                              {"aten::gt", "aten::ge"},
+                                                              {"aten::ge", "aten::gt"}};
     SetOperator(program, node, kOther.at(op), std::string(overload));
   } else if (fault.kind == "op.shift_slice" && fault.variant == 0) {
     Find(node, "start")->set_integer(Find(node, "start")->integer() - 1);

@@ -64,7 +64,8 @@ absl::StatusOr<FreshInputs> MakeFreshInputs(const v1::Program& program, const st
     if (value.is_floating_point() && source.has_rule()) {
       auto shape = spec.shape();
       if (dynamic) shape.Set(spec.batch_dim(), rows);
-      ASSAY_ASSIGN_OR_RETURN(value, engine::MakeMockTensor(spec.name(), seed, source.rule(), spec.dtype(), shape));
+      ASSAY_ASSIGN_OR_RETURN(value,
+                             engine::MakeMockTensor(spec.name(), seed, source.rule(), spec.dtype(), shape));
     } else if (dynamic) {
       value = Rows(value, spec.batch_dim(), rows);
     }
@@ -74,7 +75,8 @@ absl::StatusOr<FreshInputs> MakeFreshInputs(const v1::Program& program, const st
       const auto range = static_cast<uint64_t>(spec.id_high() - spec.id_low());
       for (int64_t k = 0; range > 0 && k < value.numel(); ++k) {
         if (data[k] < spec.id_low() || data[k] >= spec.id_high()) continue;
-        data[k] = spec.id_low() + static_cast<int64_t>(engine::MockWord(key, static_cast<uint64_t>(k)) % range);
+        data[k] =
+            spec.id_low() + static_cast<int64_t>(engine::MockWord(key, static_cast<uint64_t>(k)) % range);
       }
     }
     if (IsAttentionMask(spec)) {

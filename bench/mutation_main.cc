@@ -1,6 +1,6 @@
-// assay-mutation: plants faults into the catalogue's programs and asks their generated tests about them. One JSON
-// file a program; a program whose file is there, made from the same things, is not done again. bench/mutation
-// runs it and makes the table.
+// assay-mutation: plants faults into the catalogue's programs and asks their generated tests about them. One
+// JSON file a program; a program whose file is there, made from the same things, is not done again.
+// bench/mutation runs it and makes the table.
 #include <ATen/Parallel.h>
 
 #include <CLI/CLI.hpp>
@@ -56,8 +56,8 @@ std::string FingerprintOf(const v1::Program& program) {
 std::vector<Fault> InOrder(std::vector<Fault> faults, const std::string& model, uint64_t seed) {
   std::map<std::string, std::vector<std::pair<uint64_t, Fault>>> by_kind;
   for (Fault& fault : faults) {
-    const uint64_t key = engine::MockKey(
-        absl::StrCat(model, " ", fault.kind, " ", fault.place, " ", fault.variant), seed);
+    const uint64_t key =
+        engine::MockKey(absl::StrCat(model, " ", fault.kind, " ", fault.place, " ", fault.variant), seed);
     by_kind[fault.kind].emplace_back(key, std::move(fault));
   }
   std::vector<std::pair<uint64_t, std::string>> kinds;
@@ -148,19 +148,26 @@ absl::StatusOr<json> Score(const Subject& subject, const std::string& model, con
     ++run;
     rows.push_back(ToJson(trial));
   }
-  return json{{"places", faults.size()}, {"faults", rows}, {"refused", refused}, {"equal", equal},
+  return json{{"places", faults.size()},
+              {"faults", rows},
+              {"refused", refused},
+              {"equal", equal},
               {"fresh", subject.fresh()}};
 }
 
 // True where it was scored, or had been before.
-absl::StatusOr<bool> RunOne(const v1::CatalogueEntry& entry, const v1::Template& resolved, const Options& options) {
+absl::StatusOr<bool> RunOne(const v1::CatalogueEntry& entry, const v1::Template& resolved,
+                            const Options& options) {
   const auto path = options.root / "models" / "programs" / absl::StrCat(entry.name(), ".assay");
   ASSAY_ASSIGN_OR_RETURN(const std::string bytes, ReadFile(path));
   const std::string digest = Sha256Hex(bytes);
   ASSAY_ASSIGN_OR_RETURN(const v1::Case checks, MockCaseOf(entry, resolved, digest));
-  const json made_from = {{"program", digest},        {"checks", Sha256Hex(checks.SerializeAsString())},
-                          {"engine", engine::EngineBuild()}, {"seed", options.seed},
-                          {"asked", options.faults},  {"fresh", options.fresh}};
+  const json made_from = {{"program", digest},
+                          {"checks", Sha256Hex(checks.SerializeAsString())},
+                          {"engine", engine::EngineBuild()},
+                          {"seed", options.seed},
+                          {"asked", options.faults},
+                          {"fresh", options.fresh}};
   const auto output = options.output / absl::StrCat(entry.name(), ".json");
   if (const auto before = ReadFile(output); before.ok() && !options.baseline_only) {
     const json known = json::parse(*before, nullptr, /*allow_exceptions=*/false);
@@ -196,7 +203,8 @@ int Main(const Options& options) {
   int broken = 0;
   for (const auto& [name, entry] : *catalogue) {
     if (!options.names.empty() && std::count(options.names.begin(), options.names.end(), name) == 0) continue;
-    if (!std::filesystem::exists(options.root / "models" / "programs" / absl::StrCat(name, ".assay"))) continue;
+    if (!std::filesystem::exists(options.root / "models" / "programs" / absl::StrCat(name, ".assay")))
+      continue;
     const auto found = templates->find(entry.template_());
     const auto done = found == templates->end()
                           ? absl::StatusOr<bool>(absl::NotFoundError("its template does not exist"))
@@ -212,7 +220,8 @@ int Main(const Options& options) {
 }  // namespace assay::mutation
 
 int main(int argc, char** argv) {
-  CLI::App app("Faults planted into programs and weights, and what their tests see of them.", "assay-mutation");
+  CLI::App app("Faults planted into programs and weights, and what their tests see of them.",
+               "assay-mutation");
   assay::mutation::Options options;
   app.add_option("names", options.names, "catalogue entries (default: all with a program)");
   app.add_option("--root", options.root, "folder with templates/ and models/");

@@ -35,7 +35,8 @@ struct Movement {
 };
 
 at::Tensor Seen(const at::Tensor& output, const at::Tensor& seen) {
-  if (!seen.defined() || output.dim() < 2 || output.size(0) != seen.size(0) || output.size(1) != seen.size(1)) {
+  if (!seen.defined() || output.dim() < 2 || output.size(0) != seen.size(0) ||
+      output.size(1) != seen.size(1)) {
     return output;
   }
   return at::index(output, {seen});
@@ -48,7 +49,8 @@ double LegitimateMax(const v1::GoldenOutput& golden) {
   return golden.float64_error();
 }
 
-Movement Compare(const v1::Program& program, const Tensors& found, const Tensors& right, const at::Tensor& seen) {
+Movement Compare(const v1::Program& program, const Tensors& found, const Tensors& right,
+                 const at::Tensor& seen) {
   Movement movement;
   if (found.size() != right.size()) return {kFar, kFar};
   for (size_t i = 0; i < found.size(); ++i) {
@@ -80,7 +82,8 @@ bool AllFinite(const Tensors& outputs) {
                       [](const at::Tensor& output) { return engine::HasNonFinite(output, true); });
 }
 
-absl::StatusOr<std::unique_ptr<engine::Plan>> Ready(const v1::Program& program, const engine::Weights& weights) {
+absl::StatusOr<std::unique_ptr<engine::Plan>> Ready(const v1::Program& program,
+                                                    const engine::Weights& weights) {
   ASSAY_RETURN_IF_ERROR(engine::ValidateGraph(program));
   ASSAY_ASSIGN_OR_RETURN(auto plan, engine::Plan::Build(program, engine::Placement{}));
   ASSAY_RETURN_IF_ERROR(plan->Bind(weights));
@@ -130,17 +133,24 @@ absl::Status Subject::Prepare(int fresh) {
   return absl::OkStatus();
 }
 
-std::vector<v1::CheckResult> Subject::Failing(const v1::Program& program, const engine::Plan& plan, const Tensors& outputs,
-                                          const engine::Weights& weights, const v1::Manifest& source, bool structural) const {
-  engine::BoundCase bound{program, structural ? inputs_only_ : program_.golden(), plan, v1::MOCK,
-                          program.manifest().mock_seed(), inputs_, outputs};
+std::vector<v1::CheckResult> Subject::Failing(const v1::Program& program, const engine::Plan& plan,
+                                              const Tensors& outputs, const engine::Weights& weights,
+                                              const v1::Manifest& source, bool structural) const {
+  engine::BoundCase bound{program,
+                          structural ? inputs_only_ : program_.golden(),
+                          plan,
+                          v1::MOCK,
+                          program.manifest().mock_seed(),
+                          inputs_,
+                          outputs};
   bound.tensors = &weights;
   bound.reload = [&] { return engine::MockWeights(source, source.mock_seed()); };
   std::vector<v1::CheckResult> failing;
   for (const v1::Check& check : checks_.check()) {
     if (structural && !IsStructural(check)) continue;
     v1::CheckResult result = engine::RunCheck(check, bound);
-    if (result.outcome() != v1::PASSED && result.outcome() != v1::SKIPPED) failing.push_back(std::move(result));
+    if (result.outcome() != v1::PASSED && result.outcome() != v1::SKIPPED)
+      failing.push_back(std::move(result));
   }
   return failing;
 }
@@ -166,17 +176,21 @@ Trial Subject::Try(const Fault& fault) const {
     Movement moved;
     for (const Sample& sample : fresh_) {
       const auto found = (*plan)->Run(sample.given.inputs);
-      moved.Take(found.ok() ? Compare(program_, *found, sample.right, sample.given.seen) : Movement{kFar, kFar});
+      moved.Take(found.ok() ? Compare(program_, *found, sample.right, sample.given.seen)
+                            : Movement{kFar, kFar});
     }
     trial.moved = moved.by_bound;
     trial.moved_by_error = moved.by_error;
     trial.own_moved = Compare(program_, *outputs, right_, at::Tensor()).by_bound;
     if (!trial.matters()) return trial;
-    trial.caught = NamesOf(Failing(*planted, **plan, *outputs, weights, planted->manifest(), /*structural=*/false));
-    trial.structural = NamesOf(Failing(*planted, **plan, *outputs, weights, planted->manifest(), /*structural=*/true));
+    trial.caught =
+        NamesOf(Failing(*planted, **plan, *outputs, weights, planted->manifest(), /*structural=*/false));
+    trial.structural =
+        NamesOf(Failing(*planted, **plan, *outputs, weights, planted->manifest(), /*structural=*/true));
     trial.seen_when_loaded = !trial.structural.empty();
     if (fault.weight >= 0 && !trial.seen_when_loaded) {
-      const auto seen = Failing(*planted, **plan, *outputs, weights, program_.manifest(), /*structural=*/true);
+      const auto seen =
+          Failing(*planted, **plan, *outputs, weights, program_.manifest(), /*structural=*/true);
       trial.seen_when_loaded = !seen.empty();
     }
     trial.golden = std::any_of(checks_.check().begin(), checks_.check().end(), [&](const v1::Check& check) {

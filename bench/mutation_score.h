@@ -23,15 +23,15 @@ struct Trial {
   double moved = 0;
   // Likewise by the model's legitimate error itself, without the room that other kernels are given.
   double moved_by_error = 0;
-  double own_moved = 0;                  // likewise as `moved`, with the golden's inputs
-  std::vector<std::string> caught;       // checks of the test that fail
-  std::vector<std::string> structural;   // of them, without a golden: those that fail all the same
+  double own_moved = 0;                 // likewise as `moved`, with the golden's inputs
+  std::vector<std::string> caught;      // checks of the test that fail
+  std::vector<std::string> structural;  // of them, without a golden: those that fail all the same
   // Of a fault in a weight: planted when it is loaded, so that its source is right, the structural checks see
   // it.
   bool seen_when_loaded = false;
-  bool golden = false;                   // the golden check is among `caught`
-  std::string diagnosed;                 // node that the diagnosis names; empty: none
-  bool placed = false;                   // it is one of Places()
+  bool golden = false;    // the golden check is among `caught`
+  std::string diagnosed;  // node that the diagnosis names; empty: none
+  bool placed = false;    // it is one of Places()
   bool matters() const { return refused.empty() && moved > 1; }
 };
 
@@ -54,11 +54,11 @@ class Subject {
   };
   Subject(v1::Program program, v1::Case checks) : program_(std::move(program)), checks_(std::move(checks)) {}
   absl::Status Prepare(int fresh);
-  // The checks that fail, and why. `source`: whose rules the weights are by. `structural`: without the golden's
-  // outputs.
+  // The checks that fail, and why. `source`: whose rules the weights are by. `structural`: without the
+  // golden's outputs.
   std::vector<v1::CheckResult> Failing(const v1::Program& program, const engine::Plan& plan,
-                                   const std::vector<at::Tensor>& outputs, const engine::Weights& weights,
-                                   const v1::Manifest& source, bool structural) const;
+                                       const std::vector<at::Tensor>& outputs, const engine::Weights& weights,
+                                       const v1::Manifest& source, bool structural) const;
 
   const v1::Program program_;
   const v1::Case checks_;

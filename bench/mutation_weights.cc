@@ -28,9 +28,9 @@ bool AllEqual(const Numbers& numbers) {
 absl::StatusOr<Numbers> ValuesOf(const v1::Program& program, int weight) {
   const v1::WeightSpec& spec = program.manifest().weights(weight);
   Numbers numbers(static_cast<size_t>(CountOf(spec.shape())));
-  ASSAY_RETURN_IF_ERROR(engine::FillMock(spec.name(), program.manifest().mock_seed(), spec.mock(), spec.dtype(),
-                                         {spec.shape().data(), static_cast<size_t>(spec.shape_size())},
-                                         numbers.data()));
+  ASSAY_RETURN_IF_ERROR(
+      engine::FillMock(spec.name(), program.manifest().mock_seed(), spec.mock(), spec.dtype(),
+                       {spec.shape().data(), static_cast<size_t>(spec.shape_size())}, numbers.data()));
   return numbers;
 }
 
@@ -44,7 +44,8 @@ std::string Bytes(const Numbers& numbers) {
 std::string Normalised(const std::string& name) {
   std::vector<std::string> parts = absl::StrSplit(name, '.');
   for (std::string& part : parts) {
-    if (!part.empty() && std::all_of(part.begin(), part.end(), [](char c) { return c >= '0' && c <= '9'; })) part = std::string(1, '#');
+    if (!part.empty() && std::all_of(part.begin(), part.end(), [](char c) { return c >= '0' && c <= '9'; }))
+      part = std::string(1, '#');
   }
   std::string joined;
   for (const std::string& part : parts) absl::StrAppend(&joined, joined.empty() ? "" : ".", part);
@@ -98,14 +99,17 @@ class Finder {
       add("weight.layers_exchanged", absl::StrCat("is ", second.name(), "'s and the reverse"), other);
       break;
     }
-    for (const auto& [from, to] : {std::pair<const char*, const char*>{"query", "key"}, {"q_proj", "k_proj"},
-                                   {"q_lin", "k_lin"}, {"k_proj", "v_proj"}}) {
+    for (const auto& [from, to] : {std::pair<const char*, const char*>{"query", "key"},
+                                   {"q_proj", "k_proj"},
+                                   {"q_lin", "k_lin"},
+                                   {"k_proj", "v_proj"}}) {
       if (!absl::StrContains(spec.name(), from)) continue;
       std::string name = spec.name();
       name.replace(name.find(from), std::strlen(from), to);
       for (int other = 0; other < program_.manifest().weights_size(); ++other) {
         const v1::WeightSpec& second = program_.manifest().weights(other);
-        if (second.name() == name && std::equal(shape.begin(), shape.end(), second.shape().begin(), second.shape().end())) {
+        if (second.name() == name &&
+            std::equal(shape.begin(), shape.end(), second.shape().begin(), second.shape().end())) {
           add("weight.swap_projections", absl::StrCat("is ", name, "'s and the reverse"), other);
         }
       }
@@ -143,13 +147,15 @@ absl::Status PlantInConstant(v1::Program& program, const Fault& fault) {
   const std::string before = constant.data();
   if (fault.kind == "constant.shift_position") {
     if (constant.data().size() < 16) return Nothing();
-    std::rotate(constant.mutable_data()->begin(), constant.mutable_data()->begin() + 8, constant.mutable_data()->end());
+    std::rotate(constant.mutable_data()->begin(), constant.mutable_data()->begin() + 8,
+                constant.mutable_data()->end());
   } else {
     Numbers numbers(constant.data().size() / sizeof(float));
     std::memcpy(numbers.data(), constant.data().data(), constant.data().size());
     const auto count = static_cast<double>(numbers.size());
     for (size_t i = 0; i < numbers.size(); ++i) {
-      numbers[i] *= static_cast<float>(fault.kind == "constant.scale" ? 1.05 : std::pow(10.0, -static_cast<double>(i) / count));
+      numbers[i] *= static_cast<float>(
+          fault.kind == "constant.scale" ? 1.05 : std::pow(10.0, -static_cast<double>(i) / count));
     }
     *constant.mutable_data() = Bytes(numbers);
   }

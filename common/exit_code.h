@@ -15,7 +15,8 @@ enum ExitCode : int {
 };
 
 // INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, OUT_OF_RANGE, FAILED_PRECONDITION, UNAUTHENTICATED and
-// PERMISSION_DENIED are the user's to mend: kExitUsage. CANCELLED is kExitInterrupted. All else is kExitInfrastructure.
+// PERMISSION_DENIED are the user's to mend: kExitUsage. CANCELLED is kExitInterrupted. All else is
+// kExitInfrastructure.
 ExitCode ExitCodeOf(const absl::Status& status);
 
 }  // namespace assay

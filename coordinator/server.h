@@ -57,11 +57,11 @@ struct ServerOptions {
   bool metrics_anywhere = false;
   // Times of leases and records; must outlive the server. Null: the machine's clock.
   const Clock* clock = nullptr;
-  // Pools of workers, as coordinator/pools.h reads them: what they could take counts as configured, and KEDA's
-  // external scaler answers for them. Empty: none.
+  // Pools of workers, as coordinator/pools.h reads them: what they could take counts as configured, and
+  // KEDA's external scaler answers for them. Empty: none.
   std::filesystem::path pools_file;
-  // Nothing is given to a worker that has not passed an acceptance sweep with its present devices and drivers;
-  // each that has not is asked for one.
+  // Nothing is given to a worker that has not passed an acceptance sweep with its present devices and
+  // drivers; each that has not is asked for one.
   bool require_acceptance = false;
 };
 

@@ -20,7 +20,7 @@ using nlohmann::json;
 
 constexpr double kDefaultEpsilons[] = {1e-5, 1e-6, 1e-12};
 constexpr double kLargestEpsilon = 0.1;  // what is added below a root beyond it is no guard against zero
-constexpr double kRelative = 1e-5;  // a float32 in a graph, a decimal in a configuration
+constexpr double kRelative = 1e-5;       // a float32 in a graph, a decimal in a configuration
 
 bool Near(double a, double b) { return std::abs(a - b) <= kRelative * std::abs(b); }
 
@@ -54,7 +54,8 @@ void Read(const std::string& key, const json& value, Facts& facts) {
   } else if (value.is_string()) {
     const std::string text = value.get<std::string>();
     facts.tanh_gelu |= text == "gelu_pytorch_tanh" || text == "gelu_new" || text == "gelu_fast" ||
-                       text == "gelu_accurate" || text == "gelu_python_tanh" || absl::StrContains(text, "gated-gelu");
+                       text == "gelu_accurate" || text == "gelu_python_tanh" ||
+                       absl::StrContains(text, "gated-gelu");
     // "default" scales nothing; "mrope" is default with positions of several kinds.
     if (lower == "rope_type" || (lower == "type" && text != "mrope")) facts.scaled |= text != "default";
   }
@@ -72,7 +73,8 @@ const v1::Argument* Find(const v1::Node& node, absl::string_view name) {
 Finding CheckConfiguration(const v1::Check::Configuration& check, const v1::Program& program) {
   Finding finding;
   // Python writes infinities that JSON has not.
-  const std::string text = absl::StrReplaceAll(program.manifest().config_json(), {{"Infinity", "1e300"}, {"NaN", "null"}});
+  const std::string text =
+      absl::StrReplaceAll(program.manifest().config_json(), {{"Infinity", "1e300"}, {"NaN", "null"}});
   const json config = json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!config.is_object()) {
     finding.Break("the program's configuration is no JSON object");
@@ -99,16 +101,19 @@ Finding CheckConfiguration(const v1::Check::Configuration& check, const v1::Prog
       epsilon(node, eps != nullptr && eps->has_real() ? eps->real() : 1e-5);
     } else if (op == "aten::rsqrt" || op == "aten::sqrt") {
       const v1::Argument* self = Find(node, "self");
-      const v1::Node* added = self != nullptr && self->kind_case() == v1::Argument::kValue ? maker[self->value()] : nullptr;
+      const v1::Node* added =
+          self != nullptr && self->kind_case() == v1::Argument::kValue ? maker[self->value()] : nullptr;
       if (added == nullptr || graph.operators(static_cast<int>(added->op())).name() != "aten::add") continue;
       const v1::Argument* other = Find(*added, "other");
-      if (other != nullptr && other->has_real() && other->real() < kLargestEpsilon) epsilon(*added, other->real());
+      if (other != nullptr && other->has_real() && other->real() < kLargestEpsilon)
+        epsilon(*added, other->real());
     } else if (op == "aten::gelu") {
       any = true;
       const v1::Argument* form = Find(node, "approximate");
       const bool tanh = form != nullptr && form->text() == "tanh";
       if (tanh && !facts.tanh_gelu && !IsExempt(check.except(), "gelu")) {
-        finding.Break(absl::StrCat("node '", node.name(), "' has gelu's tanh form, which the configuration does not name"));
+        finding.Break(absl::StrCat("node '", node.name(),
+                                   "' has gelu's tanh form, which the configuration does not name"));
       }
     }
   }
@@ -118,7 +123,8 @@ Finding CheckConfiguration(const v1::Check::Configuration& check, const v1::Prog
       any = true;
       std::vector<int64_t> ids(constant.data().size() / sizeof(int64_t));
       std::memcpy(ids.data(), constant.data().data(), ids.size() * sizeof(int64_t));
-      const auto gap = std::adjacent_find(ids.begin(), ids.end(), [](int64_t a, int64_t b) { return b != a + 1; });
+      const auto gap =
+          std::adjacent_find(ids.begin(), ids.end(), [](int64_t a, int64_t b) { return b != a + 1; });
       if (gap != ids.end()) {
         finding.Break(absl::StrCat("constant '", constant.name(), "' does not count on after ", *gap));
       }
@@ -135,13 +141,15 @@ Finding CheckConfiguration(const v1::Check::Configuration& check, const v1::Prog
       const auto count = static_cast<double>(found.size());
       for (const double width : {2 * count, 2 * count - 1}) {
         bool all = true;
-        for (size_t i = 0; i < found.size(); ++i) all &= Near(found[i], std::pow(base, -2.0 * static_cast<double>(i) / width));
+        for (size_t i = 0; i < found.size(); ++i)
+          all &= Near(found[i], std::pow(base, -2.0 * static_cast<double>(i) / width));
         if (all) return true;
       }
       return false;
     };
     if (std::none_of(facts.bases.begin(), facts.bases.end(), is)) {
-      finding.Break(absl::StrCat("constant '", constant.name(), "' has not the frequencies of a base that the configuration names"));
+      finding.Break(absl::StrCat("constant '", constant.name(),
+                                 "' has not the frequencies of a base that the configuration names"));
     }
   }
   if (finding.held && !any) finding.nothing = "the graph has no literal that a configuration names";

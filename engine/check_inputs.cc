@@ -1,7 +1,7 @@
 #include "engine/check_inputs.h"
 
-#include <ATen/ops/flip.h>
 #include <ATen/ops/equal.h>
+#include <ATen/ops/flip.h>
 
 #include <string>
 #include <utility>
@@ -63,7 +63,8 @@ absl::StatusOr<Finding> CheckEveryInput(const v1::Check::EveryInput& check, cons
     Tensors inputs = bound.inputs;
     ASSAY_ASSIGN_OR_RETURN(inputs[static_cast<size_t>(i)], Changed(inputs[static_cast<size_t>(i)], spec));
     if (!inputs[static_cast<size_t>(i)].defined()) {
-      finding.note = absl::StrCat("input '", spec.name(), "' was left as it is: there is nothing to change it to");
+      finding.note =
+          absl::StrCat("input '", spec.name(), "' was left as it is: there is nothing to change it to");
       continue;
     }
     changed = true;
@@ -87,7 +88,8 @@ absl::StatusOr<Finding> CheckPositionSensitivity(const v1::Check::PositionSensit
   const at::Tensor& before = bound.outputs[static_cast<size_t>(output)];
   const v1::InputSpec& spec = manifest.inputs(input);
   if (tokens.dim() != 2 || tokens.scalar_type() != at::kLong || !spec.has_id_low()) {
-    return absl::InvalidArgumentError(absl::StrCat("input '", check.input(), "' is not [batch, sequence] of tokens"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("input '", check.input(), "' is not [batch, sequence] of tokens"));
   }
   // A first and a last place whose tokens differ and are no placeholders, in the first row.
   const at::Tensor row = tokens.narrow(0, 0, 1).to(at::kCPU).contiguous();
@@ -111,11 +113,13 @@ absl::StatusOr<Finding> CheckPositionSensitivity(const v1::Check::PositionSensit
   const at::Tensor blind = rows ? exchange(before) : before;
   // Of the first row alone: in others the two tokens may be the same.
   const bool batched = before.dim() > 0 && before.size(0) == tokens.size(0) && after.sizes() == blind.sizes();
-  ASSAY_ASSIGN_OR_RETURN(const bool moves, batched ? Moves(after.narrow(0, 0, 1), blind.narrow(0, 0, 1), bound.plan.placement())
-                                                   : Moves(after, blind, bound.plan.placement()));
+  ASSAY_ASSIGN_OR_RETURN(const bool moves,
+                         batched ? Moves(after.narrow(0, 0, 1), blind.narrow(0, 0, 1), bound.plan.placement())
+                                 : Moves(after, blind, bound.plan.placement()));
   Finding finding;
   if (!moves) {
-    finding.Break(absl::StrCat("output '", check.output(), "' does not tell the order of tokens ", first, " and ", last));
+    finding.Break(absl::StrCat("output '", check.output(), "' does not tell the order of tokens ", first,
+                               " and ", last));
   }
   return finding;
 }
@@ -143,10 +147,12 @@ absl::StatusOr<Finding> CheckBatchOrder(const v1::Check::BatchOrder& check, cons
     const at::Tensor& before = bound.outputs[static_cast<size_t>(i)];
     const v1::GoldenOutput* golden = i < bound.golden.outputs_size() ? &bound.golden.outputs(i) : nullptr;
     const at::Tensor back = at::flip(outputs[static_cast<size_t>(i)], {manifest.outputs(i).batch_dim()});
-    ASSAY_ASSIGN_OR_RETURN(const Bound allowed, BoundFor(check.tolerance(), bound.plan.placement(), golden, before));
+    ASSAY_ASSIGN_OR_RETURN(const Bound allowed,
+                           BoundFor(check.tolerance(), bound.plan.placement(), golden, before));
     const auto difference = Compare(back, before);
     if (!difference.ok()) {
-      finding.Break(absl::StrCat("output '", manifest.outputs(i).name(), "': ", difference.status().message()));
+      finding.Break(
+          absl::StrCat("output '", manifest.outputs(i).name(), "': ", difference.status().message()));
       continue;
     }
     finding.Measure(difference->error, allowed.max);
@@ -156,7 +162,8 @@ absl::StatusOr<Finding> CheckBatchOrder(const v1::Check::BatchOrder& check, cons
     if (allowed.not_comparable.empty()) {
       finding.Break(std::move(what));
     } else {
-      finding.BreakWithoutProof(absl::StrCat(what, "; not comparable at this dtype: ", allowed.not_comparable));
+      finding.BreakWithoutProof(
+          absl::StrCat(what, "; not comparable at this dtype: ", allowed.not_comparable));
     }
   }
   if (!compared) finding.nothing = "no output of the program has a batch dimension";

@@ -8,7 +8,8 @@
 namespace assay::engine {
 
 // Every input, changed alone, moves some output: tokens and numbers all of them, a mask in its second half,
-// other indexes in reverse. One that cannot be changed (an index alone) is left as it is, and noted. Throws c10::Error where LibTorch does; so do the others.
+// other indexes in reverse. One that cannot be changed (an index alone) is left as it is, and noted. Throws
+// c10::Error where LibTorch does; so do the others.
 absl::StatusOr<Finding> CheckEveryInput(const v1::Check::EveryInput& check, const BoundCase& bound);
 
 // Two tokens that differ change places: the output is not what it was, not even with those two rows

@@ -32,7 +32,8 @@ class Layers {
     FindLive();
     FindCarriers();
     for (const v1::Tensor& constant : program.constants()) {
-      constants_[constant.name()] = absl::StrCat(Sha256Hex(constant.data()).substr(0, 16), "/", constant.shape_size());
+      constants_[constant.name()] =
+          absl::StrCat(Sha256Hex(constant.data()).substr(0, 16), "/", constant.shape_size());
     }
   }
 
@@ -42,11 +43,13 @@ class Layers {
     std::map<std::string, int> like;
     struct Member {
       std::string module;
-      std::vector<std::pair<std::string, std::string>> keys;  // of the layer's kind, of the module's signature
+      std::vector<std::pair<std::string, std::string>>
+          keys;  // of the layer's kind, of the module's signature
     };
     std::vector<Member> members;
     for (const auto& [module, nodes] : nodes_) NoteLayers(SplitNumbered(module), layers);
-    for (const v1::WeightSpec& weight : program_.manifest().weights()) NoteLayers(SplitNumbered(weight.name()), layers);
+    for (const v1::WeightSpec& weight : program_.manifest().weights())
+      NoteLayers(SplitNumbered(weight.name()), layers);
     for (const auto& [module, nodes] : nodes_) {
       Member member{module, {}};
       const NumberedName name = SplitNumbered(module);
@@ -54,8 +57,8 @@ class Layers {
         const std::string layer = name.Joined(place + 1, name.parts.size());
         const std::string kind = KindOf(name, place);
         if (kind.empty()) continue;
-        const std::string own = absl::StrCat(kind, "\n", name.Joined(name.parts.size(), place), "\n",
-                                             SignatureOf(module, layer));
+        const std::string own =
+            absl::StrCat(kind, "\n", name.Joined(name.parts.size(), place), "\n", SignatureOf(module, layer));
         member.keys.emplace_back(kind, own);
         ++like[own];
       }
@@ -75,8 +78,10 @@ class Layers {
       unlike.push_back(member.module);
     }
     if (!unlike.empty()) {
-      finding.Break(absl::StrCat("computed otherwise than in every other layer of its kind (operators, literals or "
-                                 "wiring differ): ", FirstOf(unlike)));
+      finding.Break(
+          absl::StrCat("computed otherwise than in every other layer of its kind (operators, literals or "
+                       "wiring differ): ",
+                       FirstOf(unlike)));
     }
     if (finding.held && !compared) finding.nothing = "the program has no two layers alike";
     return finding;
@@ -151,7 +156,8 @@ class Layers {
       absl::StrAppend(&weights, weight.name().substr(layer.size()), ":");
       for (const int64_t size : weight.shape()) absl::StrAppend(&weights, size, ",");
     }
-    if (!weights.empty()) known->second = absl::StrCat(name.Joined(place + 1, place), " ", Sha256Hex(weights));
+    if (!weights.empty())
+      known->second = absl::StrCat(name.Joined(place + 1, place), " ", Sha256Hex(weights));
     return known->second;
   }
 
@@ -170,10 +176,12 @@ class Layers {
         return absl::StrCat("constant ", constants_[origin.input->name()]);
       }
       if (origin.carrier && within(*origin.module)) {
-        return absl::StrCat("value ", origin.module->substr(layer.size()), " ", origin.ordinal, " ", origin.output);
+        return absl::StrCat("value ", origin.module->substr(layer.size()), " ", origin.ordinal, " ",
+                            origin.output);
       }
       // From another layer or shared by all: who it is differs, that it is the same one again does not.
-      return absl::StrCat(origin.carrier ? "outer " : "free ", outer.try_emplace(number, outer.size()).first->second);
+      return absl::StrCat(origin.carrier ? "outer " : "free ",
+                          outer.try_emplace(number, outer.size()).first->second);
     };
     std::string signature;
     for (const v1::Node* node : nodes_[module]) {

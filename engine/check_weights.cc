@@ -49,7 +49,9 @@ std::set<std::string> Reachable(const v1::Graph& graph) {
   for (const v1::Argument& output : graph.outputs()) mark(output);
   for (int i = graph.nodes_size() - 1; i >= 0; --i) {
     const v1::Node& node = graph.nodes(i);
-    if (std::none_of(node.outputs().begin(), node.outputs().end(), [&](uint32_t value) { return live[value]; })) continue;
+    if (std::none_of(node.outputs().begin(), node.outputs().end(),
+                     [&](uint32_t value) { return live[value]; }))
+      continue;
     for (const v1::NamedArgument& one : node.arguments()) mark(one.value());
   }
   std::set<std::string> names;
@@ -100,7 +102,8 @@ Finding CheckWeightInfluence(const v1::Check::WeightInfluence& check, const v1::
     if (!alone && std::none_of(members.begin(), members.end(), reached)) continue;
     for (const int i : members) {
       const std::string& name = manifest.weights(i).name();
-      // What is neither weight nor bias of a layer may have its use elsewhere (the mask token of pre-training).
+      // What is neither weight nor bias of a layer may have its use elsewhere (the mask token of
+      // pre-training).
       const bool of_layer = absl::EndsWith(name, ".weight") || absl::EndsWith(name, ".bias");
       if (alone && (!of_layer || used.count(ModuleOf(name)) == 0)) continue;
       if (!reached(i) && !IsExempt(check.except(), name)) without.push_back(name);
@@ -122,7 +125,8 @@ absl::StatusOr<Finding> CheckWeightsAlike(const v1::Check::WeightsAlike& check, 
     for (const int i : members) {
       const v1::WeightSpec& spec = manifest.weights(i);
       const at::Tensor& tensor = (*bound.tensors)[static_cast<size_t>(i)];
-      if (!tensor.is_floating_point() || tensor.numel() == 0 || IsExempt(check.except(), spec.name())) continue;
+      if (!tensor.is_floating_point() || tensor.numel() == 0 || IsExempt(check.except(), spec.name()))
+        continue;
       const at::Tensor numbers = ToNumbers(tensor);
       const Content own = ContentOf(numbers);
       if (!spec.buffer() && OnGridOf8Bits(numbers)) {
@@ -131,7 +135,8 @@ absl::StatusOr<Finding> CheckWeightsAlike(const v1::Check::WeightsAlike& check, 
       if (first < 0) content = own;
       if (own != content) {
         finding.Break(absl::StrCat("weight '", spec.name(), "' is ", kSaid[static_cast<int>(own)], ", '",
-                                   manifest.weights(first).name(), "' is ", kSaid[static_cast<int>(content)]));
+                                   manifest.weights(first).name(), "' is ",
+                                   kSaid[static_cast<int>(content)]));
       }
       if (first < 0) first = i;
     }
@@ -153,7 +158,8 @@ absl::StatusOr<Finding> CheckWeightsIntact(const BoundCase& bound) {
     const at::Tensor runs = bound.plan.BoundWeight(i);
     if (!runs.defined()) continue;  // no operator reads it
     const at::Tensor source = Place(again[static_cast<size_t>(i)], bound.plan.placement());
-    if (runs.sizes() != source.sizes() || runs.scalar_type() != source.scalar_type() || !at::equal(runs, source)) {
+    if (runs.sizes() != source.sizes() || runs.scalar_type() != source.scalar_type() ||
+        !at::equal(runs, source)) {
       differ.push_back(manifest.weights(i).name());
     }
   }

@@ -13,7 +13,8 @@ namespace assay::engine {
 Finding CheckWeightInfluence(const v1::Check::WeightInfluence& check, const v1::Program& program);
 
 // Weights that differ in a number of their name alone, and have one shape, are all zero, all constant or
-// neither; and no parameter lies on the grid of 255 levels that rounding a tensor to 8 bits leaves. INVALID_ARGUMENT: the case does not know its weights. Throws c10::Error where LibTorch does.
+// neither; and no parameter lies on the grid of 255 levels that rounding a tensor to 8 bits leaves.
+// INVALID_ARGUMENT: the case does not know its weights. Throws c10::Error where LibTorch does.
 absl::StatusOr<Finding> CheckWeightsAlike(const v1::Check::WeightsAlike& check, const BoundCase& bound);
 
 // What the plan runs with is, bit for bit, what the mock rules or the checkpoint give when they are read

@@ -291,15 +291,12 @@ class Check {
       return absl::InvalidArgumentError("input and output must be [batch, sequence, …]");
     }
     // A place counted from the end is the same token where the output has more rows in front (image tokens).
-    auto place = [&](int64_t length) {
-      return position < 0 ? length + position : position;
-    };
+    auto place = [&](int64_t length) { return position < 0 ? length + position : position; };
     int64_t changed = place(value.size(1)), row = place(before.size(1));
     if (changed < 0 || changed >= value.size(1) || row < 1 || row >= before.size(1)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("position ", position,
-                       " leaves no row before it, or none from it on: ", causality.input(), " has ",
-                       value.size(1), " positions, ", causality.output(), " ", before.size(1)));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "position ", position, " leaves no row before it, or none from it on: ", causality.input(), " has ",
+          value.size(1), " positions, ", causality.output(), " ", before.size(1)));
     }
     ASSAY_ASSIGN_OR_RETURN(at::Tensor altered, ChangePositions(value, Spec(input), changed, changed + 1));
     ASSAY_ASSIGN_OR_RETURN(Tensors outputs, RunWith(input, std::move(altered)));
@@ -342,15 +339,16 @@ class Check {
     int output = OutputIndex(padding.output());
     int64_t masked = padding.masked();
     const bool left = padding.left();
-    ASSAY_ASSIGN_OR_RETURN(at::Tensor shorter,
-                           (left ? MaskBeginning : MaskEnd)(bound_.inputs[static_cast<size_t>(mask)], masked));
+    ASSAY_ASSIGN_OR_RETURN(at::Tensor shorter, (left ? MaskBeginning : MaskEnd)(
+                                                   bound_.inputs[static_cast<size_t>(mask)], masked));
     const at::Tensor& value = bound_.inputs[static_cast<size_t>(input)];
     int64_t length = shorter.size(1);
     if (value.dim() < 2 || value.size(1) != length) {
       return absl::InvalidArgumentError(
           absl::StrCat("input '", padding.input(), "' is not as long as the mask"));
     }
-    ASSAY_ASSIGN_OR_RETURN(at::Tensor altered, ChangePositions(value, Spec(input), left ? 0 : length - masked, left ? masked : length));
+    ASSAY_ASSIGN_OR_RETURN(at::Tensor altered, ChangePositions(value, Spec(input), left ? 0 : length - masked,
+                                                               left ? masked : length));
     Tensors inputs = bound_.inputs;
     inputs[static_cast<size_t>(mask)] = shorter;
     ASSAY_ASSIGN_OR_RETURN(Tensors masked_run, bound_.plan.Run(inputs));

@@ -36,7 +36,8 @@ std::string WithoutNumbers(absl::string_view name) {
 std::string FirstOf(const std::vector<std::string>& names) {
   constexpr size_t kShown = 8;
   std::string text;
-  for (size_t i = 0; i < std::min(names.size(), kShown); ++i) absl::StrAppend(&text, i == 0 ? "" : ", ", names[i]);
+  for (size_t i = 0; i < std::min(names.size(), kShown); ++i)
+    absl::StrAppend(&text, i == 0 ? "" : ", ", names[i]);
   if (names.size() > kShown) absl::StrAppend(&text, " and ", names.size() - kShown, " more");
   return text;
 }

@@ -255,7 +255,8 @@ class TestRun {
     if (material.has_checkpoint_golden()) bound.checkpoint = &material.checkpoint;
     if (done.has_load()) bound.load = &done.load();
     bound.tensors = &held_;
-    if (c.weights() == v1::MOCK) bound.reload = [&] { return MockWeights(program.manifest(), Seed(program)); };
+    if (c.weights() == v1::MOCK)
+      bound.reload = [&] { return MockWeights(program.manifest(), Seed(program)); };
     ASSAY_ASSIGN_OR_RETURN(const std::vector<v1::OutputSummary> summaries,
                            SummarizeOutputs(program.manifest(), material.golden(), placement_, outputs));
     done.mutable_output()->Assign(summaries.begin(), summaries.end());

@@ -97,7 +97,8 @@ void ExamineExemptions(const Message& kind, const Path& path, Problems* problems
   if (field == nullptr) return;
   std::set<std::string> names;
   for (int i = 0; i < kind.GetReflection()->FieldSize(kind, field); ++i) {
-    const auto& one = dynamic_cast<const v1::Exemption&>(kind.GetReflection()->GetRepeatedMessage(kind, field, i));
+    const auto& one =
+        dynamic_cast<const v1::Exemption&>(kind.GetReflection()->GetRepeatedMessage(kind, field, i));
     const Path at = Join(path, "except", i);
     if (one.name().empty()) Add(problems, Join(at, "name"), "is missing: what is left out");
     if (one.reason().empty()) Add(problems, Join(at, "reason"), "is missing: why it is left out");
@@ -325,7 +326,8 @@ void ExamineCheck(const v1::Check& check, const Path& path, Problems* problems) 
     const int position = check.causality().further_position(i);
     if (position == 0 || position > kMaxPosition || position < -kMaxPosition) {
       Add(problems, Join(at, "further_position", i),
-          absl::StrCat("must not be 0 (nothing stands before it) nor beyond ", kMaxPosition, ", is ", position));
+          absl::StrCat("must not be 0 (nothing stands before it) nor beyond ", kMaxPosition, ", is ",
+                       position));
     }
   }
   if (check.has_padding_invariance()) {

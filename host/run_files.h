@@ -25,7 +25,7 @@ struct RunFilesOptions {
   // In this very process, one after another: for a debugger. A crash is then a crash.
   bool in_process = false;
   std::string reduce_to;  // RunOptions.reduce_to, of the one test, in this very process
-  bool profile = false;  // the operators of each test that took longest
+  bool profile = false;   // the operators of each test that took longest
   bool verbose = false;   // every check, not only those that did not hold
   ProcessOptions processes;
 };

@@ -22,7 +22,8 @@ absl::StatusOr<v1::CheckpointGolden> ReadGoldenFile(const std::filesystem::path&
 // Everything that decides what a program is, beside its key's kind. See "Keys of artifacts" in
 // docs/checkpoints.md.
 struct ProgramOrigin {
-  // config.json; empty for a GGUF file, which has its configuration inside: then `config_digest` stands for it.
+  // config.json; empty for a GGUF file, which has its configuration inside: then `config_digest` stands for
+  // it.
   std::string config_json;
   std::string config_digest;
   std::string model_class;  // asked for; empty: the exporter decides

@@ -27,7 +27,7 @@ struct AttemptRunner::Attempt {
   // Of an export stage, or of a test with a checkpoint.
   absl::StatusOr<hub::Found> found = absl::UnknownError("not looked for");  // holds it in its cache
   double find_seconds = 0;
-  StageClock stages;  // of whoever works on it
+  StageClock stages;        // of whoever works on it
   ScratchFolder converted;  // of converted weights
   std::string checkpoint_dir;
   bool hub_verified = false;

@@ -180,8 +180,8 @@ absl::Status TakeSteps(PostgresConnection& connection, const std::vector<std::st
 }  // namespace
 
 const std::vector<std::string>& PostgresSchemaSteps() {
-  static const auto& steps = *new std::vector<std::string>{kVersion1, kVersion2, kVersion3, kVersion4,
-                                                            kVersion5};
+  static const auto& steps =
+      *new std::vector<std::string>{kVersion1, kVersion2, kVersion3, kVersion4, kVersion5};
   return steps;
 }
 

@@ -131,8 +131,7 @@ TEST(Watch, GoesOnAtTheNextCoordinatorAfterTheLastEventSeen) {
     one->jobs = {DoneJob("bert", v1::PASSED), DoneJob("vit", v1::PASSED), DoneJob("mamba", v1::PASSED)};
   }
   first.break_watch_after = 2;
-  const Ended ended =
-      RunAssay({"watch", "b1", "--address", first.address() + "," + second.address()});
+  const Ended ended = RunAssay({"watch", "b1", "--address", first.address() + "," + second.address()});
   EXPECT_EQ(ended.exit_code, 0) << ended.err;
   ASSERT_EQ(first.watches().size(), 1u);
   ASSERT_EQ(second.watches().size(), 1u);

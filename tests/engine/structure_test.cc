@@ -26,12 +26,14 @@ constexpr char kInfluence[] = "check { name: 'c' weight_influence {} }";
 constexpr char kAlike[] = "check { name: 'c' weights_alike {} }";
 constexpr char kIntact[] = "check { name: 'c' weights_intact {} }";
 constexpr char kInputs[] = "check { name: 'c' every_input {} }";
-constexpr char kPosition[] = "check { name: 'c' position_sensitivity { input: 'input_ids' output: 'logits' } }";
+constexpr char kPosition[] =
+    "check { name: 'c' position_sensitivity { input: 'input_ids' output: 'logits' } }";
 constexpr char kOrder[] = "check { name: 'c' batch_order {} }";
 
 // Another check holds in each case: one that alone has nothing to say would fail the case.
 v1::CheckResult Judge(const v1::Program& program, const std::string& check) {
-  const v1::TestResult result = RunAltered(program, absl::StrCat(check, "check { name: 'shapes' shapes {} }"));
+  const v1::TestResult result =
+      RunAltered(program, absl::StrCat(check, "check { name: 'shapes' shapes {} }"));
   if (result.case__size() == 1 && result.case_(0).check_size() == 2) return result.case_(0).check(0);
   v1::CheckResult none;
   none.set_message(absl::StrCat(result.message(), result.case__size() > 0 ? result.case_(0).message() : ""));
@@ -107,10 +109,12 @@ TEST(RepeatedLayers, LeavesOutWhatIsExemptAndHasNothingToSayOfOneLayer) {
               "reason: 'r' } } }");
   // Layers with other weights are of another kind.
   v1::Program pyramid = RealProgram("bert");
-  pyramid.mutable_manifest()->mutable_weights(WeightCalled(pyramid, "bert.encoder.layer.1.output.dense.weight"))
+  pyramid.mutable_manifest()
+      ->mutable_weights(WeightCalled(pyramid, "bert.encoder.layer.1.output.dense.weight"))
       ->set_name("bert.encoder.layer.1.output.other.weight");
   for (v1::GraphInput& input : *pyramid.mutable_graph()->mutable_inputs()) {
-    if (input.name() == "bert.encoder.layer.1.output.dense.weight") input.set_name("bert.encoder.layer.1.output.other.weight");
+    if (input.name() == "bert.encoder.layer.1.output.dense.weight")
+      input.set_name("bert.encoder.layer.1.output.other.weight");
   }
   const v1::CheckResult found = Judge(pyramid, kLayers);
   EXPECT_EQ(found.outcome(), v1::SKIPPED);
@@ -151,9 +155,10 @@ TEST(WeightInfluence, FailsWhereABiasOrALayersWeightIsNotUsed) {
   ExpectHolds(bert, kInfluence);
   DropArgument(bert, NodeIn(bert, "cls.predictions.transform.dense", "aten::linear"), "bias");
   ExpectFails(bert, kInfluence, "cls.predictions.transform.dense.bias");
-  ExpectHolds(bert,
-              "check { name: 'c' weight_influence { except { name: 'cls.predictions.transform.dense.bias' reason: "
-              "'r' } } }");
+  ExpectHolds(
+      bert,
+      "check { name: 'c' weight_influence { except { name: 'cls.predictions.transform.dense.bias' reason: "
+      "'r' } } }");
   // Of like weights none may be unused alone, a whole module's may.
   bert = RealProgram("bert");
   DropArgument(bert, NodeIn(bert, "bert.encoder.layer.1.attention.self.key", "aten::linear"), "bias");
@@ -176,9 +181,10 @@ TEST(WeightsAlike, FailsForALostBiasAndForEightBits) {
   for (float& x : numbers) x = std::nearbyint(x / largest * 127) * (largest / 127);
   std::memcpy(bytes.data(), numbers.data(), bytes.size());
   ExpectFails(altered, kAlike, "8 bits");
-  ExpectHolds(altered,
-              "check { name: 'c' weights_alike { except { name: 'bert.encoder.layer.#.output.dense.weight' reason: "
-              "'r' } } }");
+  ExpectHolds(
+      altered,
+      "check { name: 'c' weights_alike { except { name: 'bert.encoder.layer.#.output.dense.weight' reason: "
+      "'r' } } }");
 }
 
 TEST(WeightsIntact, FailsWhereThePlanRunsWithOtherNumbers) {
@@ -237,18 +243,21 @@ TEST(BatchOrder, FailsWhereRowsMix) {
 
 TEST(Causality, AsksAtFurtherPositionsAndOfEachRow) {
   v1::Program llama = RealProgram("llama");
-  ExpectHolds(llama,
-              "check { name: 'c' causality { input: 'input_ids' output: 'logits' position: -2 further_position: 1 "
-              "further_position: 4 each_row_moves: true } }");
-  ExpectFails(llama,
-              "check { name: 'c' causality { input: 'input_ids' output: 'logits' position: -2 further_position: 100 "
-              "} }",
-              "position 100");
+  ExpectHolds(
+      llama,
+      "check { name: 'c' causality { input: 'input_ids' output: 'logits' position: -2 further_position: 1 "
+      "further_position: 4 each_row_moves: true } }");
+  ExpectFails(
+      llama,
+      "check { name: 'c' causality { input: 'input_ids' output: 'logits' position: -2 further_position: 100 "
+      "} }",
+      "position 100");
 }
 
 TEST(PaddingInvariance, HidesABeginningToo) {
   constexpr char kLeft[] =
-      "check { name: 'c' padding_invariance { input: 'input_ids' mask: 'attention_mask' output: 'logits' masked: 2 "
+      "check { name: 'c' padding_invariance { input: 'input_ids' mask: 'attention_mask' output: 'logits' "
+      "masked: 2 "
       "output_has_sequence: true left: true } }";
   v1::Program bert = RealProgram("bert");
   ExpectHolds(bert, kLeft);

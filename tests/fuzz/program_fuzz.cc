@@ -1,5 +1,5 @@
-// Any bytes as a program: those of the file, and those in its compressed frame, whose checksum no mutation would get
-// past. An error, or a program that can be written and read again.
+// Any bytes as a program: those of the file, and those in its compressed frame, whose checksum no mutation
+// would get past. An error, or a program that can be written and read again.
 #include <google/protobuf/stubs/logging.h>
 #include <zstd.h>
 

@@ -1,5 +1,5 @@
-// Any bytes as a safetensors file: an error, or tensors that cover the data exactly, and can be matched, read,
-// hashed and examined.
+// Any bytes as a safetensors file: an error, or tensors that cover the data exactly, and can be matched,
+// read, hashed and examined.
 #include <memory>
 #include <string>
 #include <vector>
@@ -22,8 +22,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   v1::Manifest manifest;
   for (const auto& [name, tensor] : read->tensors) {
     covered += tensor.data.size();
-    FUZZ_EXPECT(tensor.data.empty() || (tensor.data.data() >= data + 8 &&
-                                        tensor.data.data() + tensor.data.size() <= data + size));
+    FUZZ_EXPECT(tensor.data.empty() ||
+                (tensor.data.data() >= data + 8 && tensor.data.data() + tensor.data.size() <= data + size));
     v1::WeightSpec& spec = *manifest.add_weights();
     spec.set_name(name);
     spec.set_dtype(checkpoint::DecodesToFloat(tensor) ? v1::FLOAT : tensor.dtype);

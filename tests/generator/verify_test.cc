@@ -111,7 +111,8 @@ TEST(VerifyTest, EveryRuleFires) {
       {finite_check, "  check { name: \"r\" every_input { except { reason: \"a\" } } }\n",
        "case[0].check[1].every_input.except[0].name", "is missing"},
       {finite_check,
-       "  check { name: \"r\" weights_alike { except { name: \"a\" reason: \"b\" } except { name: \"a\" reason: \"c\" } "
+       "  check { name: \"r\" weights_alike { except { name: \"a\" reason: \"b\" } except { name: \"a\" "
+       "reason: \"c\" } "
        "} }\n",
        "case[0].check[1].weights_alike.except[1].name", "left out twice"},
       {finite_check, "  check { name: \"r\" weights_intact {} }\n", "case[0].check[1].weights_intact",

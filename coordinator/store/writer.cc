@@ -66,7 +66,13 @@ std::vector<Writer::Request> Writer::NextGroup() {
   auto full = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return stopping_ || (queue_.size() >= kMaxGroup && away_since_ == absl::InfiniteFuture());
   };
-  mutex_.AwaitWithDeadline(absl::Condition(&full), next_group_);
+  // By the steady clock and in steps: a wait of absl's would last until a wall clock that was set back is
+  // there again.
+  while (!full() && std::chrono::steady_clock::now() < next_group_) {
+    mutex_.Unlock();
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    mutex_.Lock();
+  }
   const auto taken = static_cast<std::ptrdiff_t>(std::min(queue_.size(), kMaxGroup));
   std::vector<Request> group(std::make_move_iterator(queue_.begin()),
                              std::make_move_iterator(queue_.begin() + taken));
@@ -78,8 +84,8 @@ void Writer::Loop() {
   while (true) {
     std::vector<Request> group = NextGroup();
     if (group.empty()) return;
-    const absl::Time start = absl::Now();
-    next_group_ = group.size() >= kBusyGroup ? start + options_.pace : absl::InfinitePast();
+    next_group_ = std::chrono::steady_clock::now();
+    if (group.size() >= kBusyGroup) next_group_ += absl::ToChronoMicroseconds(options_.pace);
     absl::Status status = RunUntilAlone(group);
     if (status.ok()) {
       MediumIsBack();
@@ -143,7 +149,8 @@ void Writer::MediumIsAway(const absl::Status& status) {
   } else {
     pause_ = std::min(2 * pause_, options_.longest_pause);
   }
-  next_group_ = now + pause_ * absl::Uniform(random_, 0.5, 1.0);
+  next_group_ = std::chrono::steady_clock::now() +
+                absl::ToChronoMicroseconds(pause_ * absl::Uniform(random_, 0.5, 1.0));
 }
 
 void Writer::MediumIsBack() {

@@ -2,6 +2,7 @@
 // transaction. A request's answer is given only when what it did, and all that it saw, is durable.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <set>
@@ -109,7 +110,7 @@ class Writer {
   const Options options_;
   // Of the writer's thread.
   std::unique_ptr<Store> store_;
-  absl::Time next_group_ = absl::InfinitePast();  // not before, unless the queue is full
+  std::chrono::steady_clock::time_point next_group_;  // not before, unless the queue is full
   absl::Time away_since_ = absl::InfiniteFuture();
   absl::Duration pause_;  // while it is away
   size_t refused_ = 0;    // while it is away

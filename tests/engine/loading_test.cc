@@ -333,6 +333,51 @@ TEST(Real, AGoldenCheckCannotPassWithInputsOnly) {
   ExpectFails(real.Run(), "golden: there is no golden");
 }
 
+// --- What is only likely of a model's form ---
+
+constexpr char kLikely[] =
+    " check { name: 'layers' repeated_layers {} } check { name: 'configuration' configuration {} }"
+    " check { name: 'influence' weight_influence {} } check { name: 'alike' weights_alike {} }";
+
+// A layer normalisation of one layer with an epsilon of its own, as checkpoint and golden have it.
+RealCheckpoint WithAnOddLayer() {
+  RealCheckpoint real("bert");
+  for (v1::Node& node : *real.program.mutable_graph()->mutable_nodes()) {
+    if (real.program.graph().modules(static_cast<int>(node.module())) !=
+        "bert.encoder.layer.1.output.LayerNorm") {
+      continue;
+    }
+    for (v1::NamedArgument& argument : *node.mutable_arguments()) {
+      if (argument.name() == "eps") argument.mutable_value()->set_real(2e-12);
+    }
+  }
+  return real;
+}
+
+TEST(Real, WhatIsOnlyLikelyIsLeftToTheCheckpointsGolden) {
+  RealCheckpoint real = WithAnOddLayer();
+  real.checks = absl::StrCat("check { name: 'golden' golden {} }", kLikely);
+  const v1::TestResult result = real.Run();
+  EXPECT_EQ(result.outcome(), v1::PASSED) << result.message();
+  ASSERT_EQ(result.case_(0).check_size(), 5);
+  for (int i = 1; i < 5; ++i) {
+    EXPECT_EQ(result.case_(0).check(i).outcome(), v1::SKIPPED) << i;
+    EXPECT_THAT(result.case_(0).check(i).message(), HasSubstr("left to this checkpoint's golden"));
+  }
+}
+
+TEST(Real, WhatIsOnlyLikelyIsAskedForWithoutAGolden) {
+  RealCheckpoint real = WithAnOddLayer();
+  real.golden.mutable_golden()->clear_outputs();
+  real.golden.mutable_golden()->clear_trace();
+  real.checks = absl::StrCat("check { name: 'finite' finite {} }", kLikely);
+  WrittenTest written = real.Write();
+  SayWhy(written.test);
+  const v1::TestResult result = RunAltered(written);
+  EXPECT_EQ(result.outcome(), v1::FAILED);
+  EXPECT_THAT(result.message(), HasSubstr("bert.encoder.layer.1.output.LayerNorm"));
+}
+
 // --- A golden that proves nothing, and tests that contradict themselves ---
 
 TEST(Real, AConstantGoldenIsNoEvidence) {

@@ -276,8 +276,7 @@ void Dispatcher::Connected(std::shared_ptr<WorkerLink> link, v1::Hello hello, st
         ASSAY_ASSIGN_OR_RETURN(outcome.attempts, store.AdoptAttempts(hello.worker(), !outcome.same_instance,
                                                                      named, now, now + options_.lease));
         // Before it may be given anything: this coordinator may have started just now.
-        ASSAY_ASSIGN_OR_RETURN(const auto cordons, store.ListCordons());
-        fleet_.Cordon(cordons);
+        ASSAY_RETURN_IF_ERROR(TakeCordons(store, fleet_));
         // Run twice, the second time finds this very link.
         if (auto older = fleet_.Join(link, hello, Now())) *before = std::move(older);
         Session& session = *fleet_.Find(link.get());
@@ -487,9 +486,7 @@ absl::Status Dispatcher::CordonRejected(Store& store, const Session& session) {
   }
   spdlog::warn("worker {} is cordoned: {}", session.hello.worker(), reason);
   ASSAY_RETURN_IF_ERROR(store.PutCordon(session.hello.worker(), reason));
-  ASSAY_ASSIGN_OR_RETURN(const auto cordons, store.ListCordons());
-  fleet_.Cordon(cordons);
-  return absl::OkStatus();
+  return TakeCordons(store, fleet_);
 }
 
 void Dispatcher::Disconnected(std::shared_ptr<WorkerLink> link) {
@@ -678,8 +675,7 @@ void Dispatcher::Tick() {
           left->first.push_back(std::move(job));
         }
         fleet_.Silence(Now() - options_.lease);
-        ASSAY_ASSIGN_OR_RETURN(const auto cordons, store.ListCordons());
-        fleet_.Cordon(cordons);
+        ASSAY_RETURN_IF_ERROR(TakeCordons(store, fleet_));
         const absl::Time now = store.Now();
         if (!fleet_.sessions().empty() && now >= believe_again_) {
           ASSAY_RETURN_IF_ERROR(store.BelieveWorkers(options_.name, now + options_.lease));

@@ -123,4 +123,10 @@ absl::StatusOr<Roster> ReadRoster(Store& store, const Fleet& fleet, const std::s
   return roster;
 }
 
+absl::Status TakeCordons(Store& store, Fleet& fleet) {
+  ASSAY_ASSIGN_OR_RETURN(const auto cordons, store.ListCordons());
+  fleet.Cordon(cordons);
+  return absl::OkStatus();
+}
+
 }  // namespace assay::coordinator

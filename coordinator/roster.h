@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "coordinator/fleet.h"
@@ -27,5 +28,8 @@ struct Roster {
 // `require_acceptance` as in Fleet::Options.
 absl::StatusOr<Roster> ReadRoster(Store& store, const Fleet& fleet, const std::string& coordinator,
                                   bool require_acceptance);
+
+// Lets the fleet know the store's cordons, which another coordinator may have changed.
+absl::Status TakeCordons(Store& store, Fleet& fleet);
 
 }  // namespace assay::coordinator

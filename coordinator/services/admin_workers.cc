@@ -82,8 +82,7 @@ grpc::ServerUnaryReactor* AdminService::CordonWorker(grpc::CallbackServerContext
         ASSAY_RETURN_IF_ERROR(SeenWorker(store, fleet, rooms_.dispatcher->options(), worker).status());
         ASSAY_RETURN_IF_ERROR(store.PutCordon(worker, reason));
         ASSAY_RETURN_IF_ERROR(RecordChange(store, change, worker));
-        ASSAY_ASSIGN_OR_RETURN(const auto cordons, store.ListCordons());
-        fleet.Cordon(cordons);
+        ASSAY_RETURN_IF_ERROR(TakeCordons(store, fleet));
         return SeenWorker(store, fleet, rooms_.dispatcher->options(), worker);
       },
       AnswerTo(reactor, response));
@@ -101,8 +100,7 @@ grpc::ServerUnaryReactor* AdminService::UncordonWorker(grpc::CallbackServerConte
         ASSAY_RETURN_IF_ERROR(SeenWorker(store, fleet, rooms_.dispatcher->options(), worker).status());
         ASSAY_RETURN_IF_ERROR(store.RemoveCordon(worker).status());
         ASSAY_RETURN_IF_ERROR(RecordChange(store, change, worker));
-        ASSAY_ASSIGN_OR_RETURN(const auto cordons, store.ListCordons());
-        fleet.Cordon(cordons);
+        ASSAY_RETURN_IF_ERROR(TakeCordons(store, fleet));
         return SeenWorker(store, fleet, rooms_.dispatcher->options(), worker);
       },
       AnswerTo(reactor, response));

@@ -5,6 +5,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import unittest
 
 import chart
@@ -47,6 +48,37 @@ def below(pid):
     return found - {pid}
 
 
+class Held:
+    """From now until release(), nothing that a worker starts or has started runs: what it takes up does not end.
+    A job takes milliseconds, less than asking whether one runs: without this nobody would ever see one."""
+
+    def __init__(self, worker):
+        self._worker = worker
+        self._released = threading.Event()
+        self._hold()
+        self._thread = threading.Thread(target=self._go_on, daemon=True)
+        self._thread.start()
+
+    def release(self):
+        self._released.set()
+        self._thread.join()
+        self._signal(signal.SIGCONT)
+
+    def _go_on(self):
+        while not self._released.wait(0.02):
+            self._hold()
+
+    def _hold(self):
+        self._signal(signal.SIGSTOP)
+
+    def _signal(self, number):
+        for pid in below(self._worker.pid):
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                pass
+
+
 class Drain(unittest.TestCase):
     def running(self, fleet, batches, name):
         return [job for batch in batches for job in fleet.jobs(batch)
@@ -58,36 +90,36 @@ class Drain(unittest.TestCase):
 
     def test_an_evicted_worker_finishes_what_it_runs_and_nothing_is_run_twice(self):
         with stack.Stack(workers=2) as fleet:
+            worker = fleet.workers.pop("worker-1")
+            self.addCleanup(worker.kill)
+            stack.until(lambda: "connected to" in fleet.log("worker-1"), "worker-1")
+            held = Held(worker)
+            self.addCleanup(held.release)
             batches = fleet.submit()
-            stack.until(lambda: self.running(fleet, batches, "worker-1"), "an attempt of worker-1")
-            self.assertEqual(evict(fleet.workers.pop("worker-1")), 0)
+            running = stack.until(lambda: self.running(fleet, batches, "worker-1"), "an attempt of worker-1")
+
+            def go_on_once_draining():
+                if "draining" in fleet.log("worker-1"):
+                    held.release()
+                return False  # the grace period is long
+
+            self.assertEqual(evict(worker, grace_is_over=go_on_once_draining), 0)
             jobs = fleet.wait(batches)
             self.check(jobs)
             self.assertEqual({job["attempt"] for job in jobs}, {"1"})
+            self.assertEqual({job["worker"] for job in jobs if job["job_id"] in {one["job_id"] for one in running}},
+                             {"worker-1"})
             self.assertIn("draining", fleet.log("worker-1"))
 
     def test_what_does_not_end_within_the_grace_period_runs_elsewhere(self):
         with stack.Stack(workers=1) as fleet:
             worker = fleet.workers.pop("worker-1")
+            self.addCleanup(worker.kill)
+            stack.until(lambda: "connected to" in fleet.log("worker-1"), "worker-1")
+            held = Held(worker)
+            self.addCleanup(held.release)
             batches = fleet.submit()
-
-            def stop(how):
-                for pid in below(worker.pid):
-                    try:
-                        os.kill(pid, how)
-                    except ProcessLookupError:
-                        pass
-
-            def stuck():
-                if self.running(fleet, batches, "worker-1"):
-                    stop(signal.SIGSTOP)
-                    if jobs := self.running(fleet, batches, "worker-1"):
-                        return jobs
-                    stop(signal.SIGCONT)
-                return None
-
-            jobs = stack.until(stuck, "an attempt of worker-1 that does not end")
-            self.addCleanup(stop, signal.SIGCONT)
+            jobs = stack.until(lambda: self.running(fleet, batches, "worker-1"), "an attempt of worker-1")
             fleet.start_worker("worker-2")
             # Both signals' effects are in its log; without the second one it would wait for ever.
             code = evict(worker, grace_is_over=lambda: "draining" in fleet.log("worker-1"))

@@ -17,7 +17,7 @@ import warnings
 import torch
 import transformers
 
-from . import catalogue, check, export, reach
+from . import catalogue, check, export, reach, versions
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
@@ -42,7 +42,7 @@ def _work(name: str, options: argparse.Namespace, answer) -> None:
     """In a process of its own: patches and the library's global state end with it."""
     start = time.monotonic()
     try:
-        program = export.export(catalogue.load(name))
+        program, adapted = versions.export_entry(catalogue.load(name))
         packed = export.pack(program)
         path = options.out / f"{name}.assay"
         if options.check:
@@ -58,10 +58,13 @@ def _work(name: str, options: argparse.Namespace, answer) -> None:
             fixed += catalogue.fixed_batch_reason(catalogue.load(name))
         answer.send(
             (True, f"{len(program.graph.nodes)} nodes, {len(packed) / 1024:.1f} KB, rounding {rounding:.1e}, "
-             f"{time.monotonic() - start:.1f} s {fixed}{note}")
+             f"{time.monotonic() - start:.1f} s {fixed}{note}{adapted}")
         )  # fmt: skip
     except Exception as error:  # the report names the model and goes on with the rest
-        shown = traceback.format_exc() if options.v else f"{type(error).__name__}: {str(error)[:600]}"
+        notes = "".join(f" ({text})" for text in getattr(error, "__notes__", []))
+        shown = f"{type(error).__name__}: {str(error)[:600]}{notes}"
+        if options.v:
+            shown = traceback.format_exc()
         answer.send((False, shown))
 
 

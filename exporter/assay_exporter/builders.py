@@ -33,8 +33,11 @@ def resolve(path: str):
 
 
 def configure(config: PretrainedConfig) -> None:
-    """Eager attention and no cache, in every part of a configuration."""
+    """Eager attention and no cache, in every part of a configuration; experts, where the library has a choice, as
+    one product over all of them: the loop over those that were chosen depends on the input."""
     config._attn_implementation = "eager"
+    if hasattr(type(config), "_experts_implementation"):  # transformers 5
+        config._experts_implementation = "batched_mm"
     if hasattr(config, "use_cache"):
         config.use_cache = False
     for value in list(vars(config).values()):

@@ -21,6 +21,7 @@
 #include "engine/check_configuration.h"
 #include "engine/check_inputs.h"
 #include "engine/check_layers.h"
+#include "engine/check_variants.h"
 #include "engine/check_weights.h"
 #include "engine/finding.h"
 #include "engine/tensors.h"
@@ -96,6 +97,14 @@ class Check {
         return CheckPositionSensitivity(check_.position_sensitivity(), bound_);
       case v1::Check::kBatchOrder:
         return CheckBatchOrder(check_.batch_order(), bound_);
+      case v1::Check::kSdpa:
+        return CheckSdpa(check_.sdpa(), bound_);
+      case v1::Check::kKvCache:
+        return CheckKvCache(check_.kv_cache(), bound_);
+      case v1::Check::kGenerate:
+        return CheckGenerate(bound_);
+      case v1::Check::kDynamicShapes:
+        return CheckDynamicShapes(check_.dynamic_shapes(), bound_);
       case v1::Check::KIND_NOT_SET:
         break;
     }
@@ -544,6 +553,7 @@ v1::CheckResult RunCheck(const v1::Check& check, const BoundCase& bound) {
   if (!finding->nothing.empty()) {
     result.set_outcome(v1::SKIPPED);
     result.set_message(finding->nothing);
+    result.set_reason(finding->reason);
     return result;
   }
   result.set_outcome(finding->held ? v1::PASSED : finding->not_comparable ? v1::UNSUPPORTED : v1::FAILED);

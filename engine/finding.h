@@ -22,6 +22,7 @@ struct Finding {
   std::string note;  // how it was judged, where not by the rule of the day
   // Why there was nothing to check: neither held nor broken.
   std::string nothing;
+  std::string reason;  // of `nothing`, as CheckResult.reason
 
   void Measure(double found, double allowed) {
     // The pair that comes closest to its bound, or goes furthest beyond it, is the one to show.

@@ -387,7 +387,9 @@ absl::Status Plan::CheckInputs(absl::Span<const at::Tensor> inputs) const {
     bool fits =
         input.defined() && (input.scalar_type() == dtype || placed_dtype) && input.dim() == spec.shape_size();
     for (int d = 0; fits && d < spec.shape_size(); ++d) {
-      if (!spec.has_batch_dim() || spec.batch_dim() != d) {
+      if (std::count(spec.dynamic_dim().begin(), spec.dynamic_dim().end(), d) > 0) {
+        fits = input.size(d) > 0;
+      } else if (!spec.has_batch_dim() || spec.batch_dim() != d) {
         fits = input.size(d) == spec.shape(d);
       } else if (batch < 0) {
         batch = input.size(d);

@@ -46,10 +46,10 @@ class Plan {
   absl::Status Bind(const Weights& weights);
 
   // One tensor per Manifest.inputs, placed here if they are not; sizes may differ from the manifest's in
-  // batch_dim only. Gives one tensor per Manifest.outputs, on the placement's device. Errors name node,
-  // operator and module: RESOURCE_EXHAUSTED out of memory, UNIMPLEMENTED no kernel for this device or dtype,
-  // CANCELLED by the observer, FAILED_PRECONDITION not bound, INVALID_ARGUMENT wrong inputs, INTERNAL an
-  // operator refused its arguments.
+  // batch_dim and dynamic_dim only. Gives one tensor per Manifest.outputs, on the placement's device. Errors
+  // name node, operator and module: RESOURCE_EXHAUSTED out of memory, UNIMPLEMENTED no kernel for this device
+  // or dtype, CANCELLED by the observer, FAILED_PRECONDITION not bound, INVALID_ARGUMENT wrong inputs,
+  // INTERNAL an operator refused its arguments.
   absl::StatusOr<std::vector<at::Tensor>> Run(absl::Span<const at::Tensor> inputs,
                                               Observer* observer = nullptr) const;
 

@@ -157,6 +157,11 @@ absl::Status CheckManifest(const v1::Manifest& manifest) {
         (input.has_id_low() && input.id_low() >= input.id_high())) {
       return Invalid(what, ": token ids in [", input.id_low(), ", ", input.id_high(), ")");
     }
+    for (const int32_t dim : input.dynamic_dim()) {
+      if (dim < 0 || dim >= input.shape_size()) {
+        return Invalid(what, ": dynamic_dim ", dim, " of ", input.shape_size(), " dimensions");
+      }
+    }
   }
   for (const v1::OutputSpec& output : manifest.outputs()) {
     ASSAY_RETURN_IF_ERROR(CheckName("output", output.name(), outputs));

@@ -99,6 +99,17 @@ absl::Status ValidateCheck(const v1::Check& check, const v1::Manifest& manifest)
     case v1::Check::kBatchOrder:
       status = tolerance(check.batch_order().tolerance());
       break;
+    case v1::Check::kSdpa:
+      status = tolerance(check.sdpa().tolerance());
+      break;
+    case v1::Check::kKvCache:
+      status = tolerance(check.kv_cache().tolerance());
+      break;
+    case v1::Check::kGenerate:
+      break;
+    case v1::Check::kDynamicShapes:
+      status = tolerance(check.dynamic_shapes().tolerance());
+      break;
     case v1::Check::KIND_NOT_SET:
       status = absl::InvalidArgumentError("no kind, or one that this engine does not know");
       break;

@@ -1,4 +1,6 @@
 """python -m assay_exporter [--all | NAMES…] [--check] [--out DIR] [-j N]
+python -m assay_exporter --variants [--all | NAMES…] [--out DIR] [-j N]
+python -m assay_exporter variants
 python -m assay_exporter reach [NAMES…]
 python -m assay_exporter checkpoint --request request.json --out DIR
 python -m assay_exporter identity
@@ -17,7 +19,8 @@ import warnings
 import torch
 import transformers
 
-from . import catalogue, check, export, reach, versions
+from . import catalogue, check, export, reach, variants, versions
+from .variants import table
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
@@ -26,6 +29,9 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--all", action="store_true", help="every entry of the catalogue")
     parser.add_argument(
         "--check", action="store_true", help="write nothing; compare with the programs in --out"
+    )
+    parser.add_argument(
+        "--variants", action="store_true", help="make the variants of the programs in --out anew, and nothing else"
     )
     parser.add_argument("--out", type=pathlib.Path, default=catalogue.PROGRAMS, metavar="DIR")
     parser.add_argument(
@@ -42,9 +48,13 @@ def _work(name: str, options: argparse.Namespace, answer) -> None:
     """In a process of its own: patches and the library's global state end with it."""
     start = time.monotonic()
     try:
-        program, adapted = versions.export_entry(catalogue.load(name))
-        packed = export.pack(program)
         path = options.out / f"{name}.assay"
+        if options.variants:
+            program = export.add_variants(catalogue.load(name), export.unpack(path.read_bytes()))
+            adapted = f" {variants.summary(program)}"
+        else:
+            program, adapted = versions.export_entry(catalogue.load(name))
+        packed = export.pack(program)
         if options.check:
             note = check.compare(path, program)
         else:
@@ -73,6 +83,8 @@ def main(argv: list[str]) -> int:
         from .checkpoint import command
 
         return command.checkpoint(argv[1:])
+    if argv[:1] == ["variants"]:
+        return table.command(argv[1:])
     if argv[:1] == ["reach"]:
         return reach.command(argv[1:])
     if argv[:1] == ["identity"]:

@@ -20,6 +20,7 @@ from . import (
     rounding,
     tensors,
     transcribe,
+    variants,
     weights,
     wrapper,
 )
@@ -57,6 +58,7 @@ class Subject:
     samples: list[Sample]  # the golden's first
     weights: list[program_pb2.WeightSpec]
     tied: list[program_pb2.TiedWeight]
+    constants: dict = dataclasses.field(default_factory=dict)  # passed to the model beside its inputs
 
 
 def agree(what: str, reference: list[torch.Tensor], other: list[torch.Tensor]) -> float:
@@ -141,7 +143,7 @@ def _prepare(entry: catalogue_pb2.CatalogueEntry, fit: bool) -> Subject:
     check_influence(
         given, samples[0].arguments, samples[0].outputs, lambda **a: list(copy.deepcopy(wrapped)(**a))
     )
-    return Subject(built, wrapped, given, output_names, samples, specs, tied)
+    return Subject(built, wrapped, given, output_names, samples, specs, tied, constants)
 
 
 def export_module(
@@ -275,7 +277,7 @@ def patch_record(name: str, difference: float | None) -> program_pb2.Patch:
     return made
 
 
-def export(entry: catalogue_pb2.CatalogueEntry) -> program_pb2.Program:
+def export(entry: catalogue_pb2.CatalogueEntry, with_variants: bool = True) -> program_pb2.Program:
     """The program of an entry; ValueError with the reason where it would not be what the model computes."""
     torch.set_num_threads(1)
     with contextlib.ExitStack() as stack, warnings.catch_warnings():
@@ -286,6 +288,7 @@ def export(entry: catalogue_pb2.CatalogueEntry) -> program_pb2.Program:
             if patches.repairs(patch):
                 stack.enter_context(patch.apply())
         subject = prepare(entry)
+        recorded = variants.record(subject) if with_variants else None
         differences: dict[str, float | None] = dict.fromkeys(entry.patch)
         for name, patch in found.items():
             if patches.repairs(patch):
@@ -305,7 +308,32 @@ def export(entry: catalogue_pb2.CatalogueEntry) -> program_pb2.Program:
         made = _assemble(entry, subject, program, signature, differences)
         prove(made, subject.samples)
         add_rounding(made)
+        if recorded is not None:
+            variants.add(made, entry, subject, recorded)
         return made
+
+
+def add_variants(entry: catalogue_pb2.CatalogueEntry, program: program_pb2.Program) -> program_pb2.Program:
+    """A program that is there, with its variants made anew; all else stays as it is."""
+    torch.set_num_threads(1)
+    with contextlib.ExitStack() as stack, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        stack.enter_context(torch.no_grad())
+        found = [patches.load(name) for name in entry.patch]
+        for patch in found:
+            if patches.repairs(patch):
+                stack.enter_context(patch.apply())
+        subject = prepare(entry)
+        if {spec.name: spec for spec in subject.weights} != {s.name: s for s in program.manifest.weights}:
+            raise ExportError("the program's weights are not the entry's: export it again")
+        outputs = [tensors.from_proto(output.tensor) for output in program.golden.outputs]
+        agree("the program's golden", outputs, subject.samples[0].outputs)
+        recorded = variants.record(subject)
+        for patch in found:
+            if not patches.repairs(patch):
+                stack.enter_context(patch.apply())
+        variants.add(program, entry, subject, recorded)
+    return program
 
 
 def _assemble(entry, subject: Subject, program, signature: Signature, differences) -> program_pb2.Program:

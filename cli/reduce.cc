@@ -1,9 +1,6 @@
 #include "cli/reduce.h"
 
-#include <spawn.h>
 #include <stdlib.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
@@ -13,7 +10,7 @@
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "assay/v1/test.pb.h"
-#include "cli/content_dir.h"
+#include "cli/host_process.h"
 #include "cli/job_material.h"
 #include "cli/output.h"
 #include "common/digest.h"
@@ -25,24 +22,6 @@ namespace assay::cli {
 namespace {
 
 namespace fs = std::filesystem;
-
-// Runs a test host with this process's output and waits for it. UNAVAILABLE: it ended by a signal.
-absl::StatusOr<int> RunHost(const std::string& binary, const std::vector<std::string>& arguments) {
-  std::string path = binary.empty() ? (ExecutablePath().parent_path() / "assay-host").string() : binary;
-  std::vector<char*> raw = {path.data()};
-  std::vector<std::string> copies = arguments;
-  for (std::string& argument : copies) raw.push_back(argument.data());
-  raw.push_back(nullptr);
-  std::fflush(nullptr);
-  pid_t child = 0;
-  const int failed = posix_spawn(&child, path.c_str(), nullptr, nullptr, raw.data(), environ);
-  if (failed != 0) return absl::ErrnoToStatus(failed, absl::StrCat("starting ", path));
-  int status = 0;
-  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
-  }
-  if (WIFEXITED(status)) return WEXITSTATUS(status);
-  return absl::UnavailableError(absl::StrCat(path, " was ended by signal ", WTERMSIG(status)));
-}
 
 // The failing case alone: its golden check, as it ran.
 v1::ModelTest TestOf(const JobMaterial& material, const v1::Program& program) {

@@ -10,6 +10,7 @@
 #include "common/logging.h"
 #include "engine/device_memory.h"
 #include "engine/run_test.h"
+#include "host/gate_models.h"
 #include "host/memory_group.h"
 #include "host/protection.h"
 #include "host/run_files.h"
@@ -76,6 +77,33 @@ int main(int argc, char** argv) {
   program->add_option("--device", device, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}));
   program->add_option("--dtype", dtype, "float32, bfloat16 or float16")
       ->check(CLI::IsMember({"float32", "bfloat16", "float16"}));
+  host::GateModelsOptions models;
+  CLI::App* gate = app.add_subcommand("gate", "Compare the models of two sides");
+  CLI::App* record = app.add_subcommand("record", "Run models and write down every value");
+  for (CLI::App* command : {gate, record}) {
+    command->add_option("--from", models.from.root, "Folder of programs or recordings, or one file")
+        ->required();
+    command->add_option("--from-checkpoint", models.from.checkpoint, "Folder of weights for it")
+        ->check(CLI::ExistingDirectory);
+    command->add_option("--from-golden", models.from.golden, "File whose inputs it runs with")
+        ->check(CLI::ExistingFile);
+    command->add_option("--model", models.models, "Models; without it: all");
+    command->add_option("--device", device, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}));
+    command->add_option("--dtype", dtype, "float32, bfloat16 or float16")
+        ->check(CLI::IsMember({"float32", "bfloat16", "float16"}));
+    command->add_option("--samples", models.samples, "Numbers kept of each value")
+        ->check(CLI::Range(1, 1 << 20));
+    command->add_option("--timeout", models.timeout_seconds, "Seconds for each model")
+        ->check(CLI::Range(1, 86400));
+    command->add_option("--output", models.output, "gate: file for the report; record: folder")->required();
+  }
+  gate->add_option("--to", models.to.root, "As --from")->required();
+  gate->add_option("--to-checkpoint", models.to.checkpoint, "Folder of weights for it")
+      ->check(CLI::ExistingDirectory);
+  gate->add_option("--to-golden", models.to.golden, "File whose inputs it runs with")
+      ->check(CLI::ExistingFile);
+  record->add_option("--like", models.to.root,
+                     "Side whose weights and inputs are taken; without it: its own");
   app.set_version_flag("--version", VersionLine("assay-host"));
   try {
     app.parse(argc, argv);
@@ -106,6 +134,12 @@ int main(int argc, char** argv) {
   }
   processes.resident = processes.allow_cuda || resident;
   if (!processes.resident && !files.in_process && !program->parsed()) engine::WarmUp();
+
+  if (gate->parsed() || record->parsed()) {
+    models.on_cuda = device == "cuda";
+    models.dtype = dtype;
+    Leave(gate->parsed() ? host::GateModels(models) : host::RecordModels(models));
+  }
 
   if (program->parsed()) {
     programs.on_cuda = device == "cuda";

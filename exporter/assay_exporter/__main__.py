@@ -19,7 +19,7 @@ import warnings
 import torch
 import transformers
 
-from . import catalogue, check, export, reach, variants, versions
+from . import builders, catalogue, check, export, reach, variants, versions
 from .variants import table
 
 
@@ -37,10 +37,18 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "-j", type=int, default=multiprocessing.cpu_count(), metavar="N", help="models at a time"
     )
+    parser.add_argument(
+        "--like",
+        type=pathlib.Path,
+        metavar="DIR",
+        help="take the configurations of the programs in DIR, made with another version of the library",
+    )
     parser.add_argument("-v", action="store_true", help="show where an export failed")
     arguments = parser.parse_args(argv)
     if bool(arguments.names) == arguments.all:
         parser.error("give either --all or names")
+    if arguments.like and not arguments.like.is_dir():
+        parser.error(f"--like {arguments.like}: no such folder")
     return arguments
 
 
@@ -94,6 +102,7 @@ def main(argv: list[str]) -> int:
         return 0
     options = _arguments(argv)
     names = catalogue.names() if options.all else options.names
+    builders.like = options.like
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg")
     transformers.logging.set_verbosity_error()

@@ -3,16 +3,18 @@
 import dataclasses
 import importlib
 import json
+import pathlib
 import types
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import transformers
+import zstandard
 from transformers import PretrainedConfig
 
 from . import catalogue, shrink
-from .proto import catalogue_pb2
+from .proto import catalogue_pb2, program_pb2
 
 
 @dataclasses.dataclass
@@ -70,8 +72,23 @@ def _finish(model: torch.nn.Module, config: PretrainedConfig) -> Built:
     return Built(model.eval(), config, text, f"transformers {transformers.__version__}")
 
 
+# A folder of programs whose configurations are taken in place of shrunk ones (--like): programs of another version
+# of the library are then of the very same model, whatever the versions' defaults are.
+like: pathlib.Path | None = None
+
+
+def _of_another_program(entry: catalogue_pb2.CatalogueEntry) -> Built:
+    path = like / f"{entry.name}.assay"
+    program = program_pb2.Program.FromString(zstandard.ZstdDecompressor().decompress(path.read_bytes()))
+    config = resolve(entry.config_class).from_dict(json.loads(program.manifest.config_json))
+    configure(config)
+    return _finish(resolve(entry.model_class)(config), config)
+
+
 def plain(entry: catalogue_pb2.CatalogueEntry) -> Built:
     """model_class(config), the configuration shrunk."""
+    if like is not None:
+        return _of_another_program(entry)
     overrides = catalogue.overrides(entry)
     if entry.model_class.endswith(("Classification", "Detection")):
         overrides.setdefault("num_labels", 10)  # the library's default of two says little

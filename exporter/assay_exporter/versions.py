@@ -5,12 +5,14 @@ patch may be needless, or not fit the library's code any more: it is then left o
 is not guessed at: the export is compared with that version's own unpatched eager like any other.
 """
 
+import contextlib
 import pathlib
 import re
 
+import torch
 import transformers
 
-from . import export, patches
+from . import builders, export, patches, weights
 from .proto import catalogue_pb2, program_pb2
 
 _REQUIREMENTS = pathlib.Path(__file__).resolve().parents[1] / "requirements.txt"
@@ -79,9 +81,53 @@ def export_entry(entry: catalogue_pb2.CatalogueEntry) -> tuple[program_pb2.Progr
         except Exception as error:  # noqa: BLE001 - whatever a model's code does; the next attempt may serve
             first = first or error
             continue
+        with contextlib.ExitStack() as stack:
+            for name in names:
+                if patches.repairs(patches.load(name)):
+                    stack.enter_context(patches.load(name).apply())
+            add_checkpoint_names(program, adapted)
         changed = [f"without {name}" for name in entry.patch if name not in names]
         changed += [f"with {name}" for name in names if name not in entry.patch]
         return program, f"(patches: {', '.join(changed)})" if changed else ""
     if left_out:
         first.add_note(f"patches that do not fit {transformers.__version__}: {', '.join(left_out)}")
     raise first
+
+
+def checkpoint_names(entry: catalogue_pb2.CatalogueEntry) -> dict[str, str]:
+    """Weight -> the name that it has in checkpoints, where this version renames it when it loads one.
+
+    transformers 5 keeps its renamings in one table and reverts them when it saves. Which tensor went where is read
+    off the values, which mock weights make unique; what it splits or merges is left out.
+    """
+    try:
+        from transformers.core_model_loading import revert_weight_conversion
+    except ImportError:
+        return {}
+    model = builders.build(entry).model
+    if not isinstance(model, transformers.PreTrainedModel):
+        return {}
+    weights.bind_mock(model)
+    own = {name: value for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
+    by_value: dict[bytes, list[str]] = {}
+    for name, value in own.items():
+        by_value.setdefault(_content(value), []).append(name)
+    found = {}
+    for name, value in revert_weight_conversion(model, dict(own)).items():
+        names = by_value.get(_content(value), [])
+        if name not in own and len(names) == 1:
+            found[names[0]] = name
+    return found
+
+
+def _content(value: torch.Tensor) -> bytes:
+    return f"{value.dtype} {tuple(value.shape)} ".encode() + value.detach().contiguous().numpy().tobytes()
+
+
+def add_checkpoint_names(program: program_pb2.Program, entry: catalogue_pb2.CatalogueEntry) -> None:
+    """Says them in the manifest, beside the names of tied weights, so that a checkpoint of before binds."""
+    bound = {spec.name for spec in program.manifest.weights}
+    known = {tie.alias for tie in program.manifest.tied} | bound
+    for weight, alias in sorted(checkpoint_names(entry).items()):
+        if weight in bound and alias not in known:
+            program.manifest.tied.add(alias=alias, weight=weight)

@@ -2,6 +2,7 @@
 python -m assay_exporter --variants [--all | NAMES…] [--out DIR] [-j N]
 python -m assay_exporter variants
 python -m assay_exporter reach [NAMES…]
+python -m assay_exporter discover --results DIR [NAMES…]
 python -m assay_exporter checkpoint --request request.json --out DIR
 python -m assay_exporter identity
 """
@@ -95,6 +96,10 @@ def main(argv: list[str]) -> int:
         return table.command(argv[1:])
     if argv[:1] == ["reach"]:
         return reach.command(argv[1:])
+    if argv[:1] == ["discover"]:
+        from .discover import command
+
+        return command.command(argv[1:])
     if argv[:1] == ["identity"]:
         from .checkpoint import command
 

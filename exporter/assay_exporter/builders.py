@@ -66,7 +66,7 @@ def _plain_buffers(model: torch.nn.Module) -> None:
                 module._buffers[name] = buffer.data
 
 
-def _finish(model: torch.nn.Module, config: PretrainedConfig) -> Built:
+def finish(model: torch.nn.Module, config: PretrainedConfig) -> Built:
     _plain_buffers(model)
     text = json.dumps(stable(config.to_dict()), sort_keys=True)
     return Built(model.eval(), config, text, f"transformers {transformers.__version__}")
@@ -94,7 +94,7 @@ def plain(entry: catalogue_pb2.CatalogueEntry) -> Built:
         overrides.setdefault("num_labels", 10)  # the library's default of two says little
     config = shrink.tiny(resolve(entry.config_class), overrides)
     configure(config)
-    return _finish(resolve(entry.model_class)(config), config)
+    return finish(resolve(entry.model_class)(config), config)
 
 
 BUILDERS: dict[str, Callable[[catalogue_pb2.CatalogueEntry], Built]] = {"": plain}
@@ -117,7 +117,7 @@ def vision_encoder_decoder(entry: catalogue_pb2.CatalogueEntry) -> Built:
         _tiny(transformers.ViTConfig), decoder
     )
     configure(config)
-    return _finish(resolve(entry.model_class)(config), config)
+    return finish(resolve(entry.model_class)(config), config)
 
 
 @builder
@@ -129,7 +129,7 @@ def trocr(entry: catalogue_pb2.CatalogueEntry) -> Built:
     )
     config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(vision, decoder)
     configure(config)
-    return _finish(resolve(entry.model_class)(config), config)
+    return finish(resolve(entry.model_class)(config), config)
 
 
 @builder
@@ -139,7 +139,7 @@ def vision_text_dual_encoder(entry: catalogue_pb2.CatalogueEntry) -> Built:
         _tiny(transformers.CLIPVisionConfig), _tiny(transformers.BertConfig), projection_dim=16
     )
     configure(config)
-    return _finish(resolve(entry.model_class)(config), config)
+    return finish(resolve(entry.model_class)(config), config)
 
 
 @builder

@@ -38,6 +38,14 @@ class ExportError(ValueError):
     """The export would not be the model."""
 
 
+class Unmoved(golden.UninformativeGolden):
+    """No output depends on an input."""
+
+    def __init__(self, name: str):
+        super().__init__(f"a fresh draw of input {name} moves no output")
+        self.name = name
+
+
 @dataclasses.dataclass
 class Sample:
     """One set of inputs, and what unpatched eager gives for it."""
@@ -89,7 +97,7 @@ def check_influence(
             golden.difference(a, b) > 1e-4 * float(a.abs().max())
             for a, b in zip(reference, moved, strict=True)
         ):
-            raise golden.UninformativeGolden(f"a fresh draw of input {spec.name} moves no output")
+            raise Unmoved(spec.name)
 
 
 def _draw(given: list[inputs.Input], seed: int, batch: int | None = None) -> dict[str, torch.Tensor]:
@@ -113,17 +121,31 @@ def prepare(entry: catalogue_pb2.CatalogueEntry) -> Subject:
 
 def _prepare(entry: catalogue_pb2.CatalogueEntry, fit: bool) -> Subject:
     built = builders.build(entry)
-    specs, tied = weights.bind_mock(built.model)
     if entry.input_maker not in inputs.MAKERS:
         raise ExportError(f"no input maker '{entry.input_maker}' in inputs.py")
     made = inputs.MAKERS[entry.input_maker](built.config)
     given = [item for item in made if isinstance(item, inputs.Input)]
     constants = {name: value for item in made if isinstance(item, dict) for name, value in item.items()}
-    dynamic = [spec for spec in given if spec.batch_dim is not None]
-    if not dynamic and not catalogue.fixed_batch_reason(entry):
+    if not any(spec.batch_dim is not None for spec in given) and not catalogue.fixed_batch_reason(entry):
         raise ExportError("the batch dimension is fixed, and the entry gives no reason for it")
+    return study(built, *weights.bind_mock(built.model), given, constants, fit)
+
+
+def study(
+    built: builders.Built,
+    specs: list[program_pb2.WeightSpec],
+    tied: list[program_pb2.TiedWeight],
+    given: list[inputs.Input],
+    constants: dict,
+    fit: bool,
+    outputs_of=wrapper.main_outputs,
+) -> Subject:
+    """Runs eager on the golden's inputs and on fresh ones; UninformativeGolden where its numbers tell nothing."""
+    dynamic = [spec for spec in given if spec.batch_dim is not None]
     output_names: list[str] = []
-    wrapped = wrapper.wrap(built.model, [spec.name for spec in given], constants, output_names)
+    wrapped = wrapper.wrap(
+        built.model, [spec.name for spec in given], constants, output_names, outputs_of=outputs_of
+    )
     if fit:
         weights.fit_norms(built.model, specs, lambda: wrapped(**_draw(given, weights.SEED)))
     watch = golden.SignalWatch(built.model)
@@ -280,6 +302,10 @@ def patch_record(name: str, difference: float | None) -> program_pb2.Patch:
 def export(entry: catalogue_pb2.CatalogueEntry, with_variants: bool = True) -> program_pb2.Program:
     """The program of an entry; ValueError with the reason where it would not be what the model computes."""
     torch.set_num_threads(1)
+    if entry.builder == "discovered":
+        from .discover import attempt
+
+        return attempt.export(entry)
     with contextlib.ExitStack() as stack, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         stack.enter_context(torch.no_grad())
@@ -305,7 +331,7 @@ def export(entry: catalogue_pb2.CatalogueEntry, with_variants: bool = True) -> p
         batch_dims = {spec.name: spec.batch_dim for spec in subject.inputs}
         program = export_module(subject.wrapped, subject.samples[0].arguments, batch_dims)
         signature = read_signature(program, subject)
-        made = _assemble(entry, subject, program, signature, differences)
+        made = assemble(entry, subject, program, signature, differences)
         prove(made, subject.samples)
         add_rounding(made)
         if recorded is not None:
@@ -336,7 +362,7 @@ def add_variants(entry: catalogue_pb2.CatalogueEntry, program: program_pb2.Progr
     return program
 
 
-def _assemble(entry, subject: Subject, program, signature: Signature, differences) -> program_pb2.Program:
+def assemble(entry, subject: Subject, program, signature: Signature, differences) -> program_pb2.Program:
     module = program.graph_module
     for sample in subject.samples:
         arguments = _arguments(program, signature, subject, sample.arguments)

@@ -124,6 +124,8 @@ class Rounded(run.Double):
     def _round(self, op: str, value):
         if not (isinstance(value, torch.Tensor) and value.is_floating_point()) or op in run.VIEWS:
             return value
+        if value.dtype != torch.float64:
+            return value  # a model that computes in a dtype of its own choice has rounded already
         if self.draw is None:
             return nearest(value, self.dtype)
         return stochastic(value, self.dtype, self.draw)

@@ -101,7 +101,9 @@ def parameter_rule(
     return mock.normal(math.sqrt(1.0 / _fan_in(owner, leaf, shape)))
 
 
-def bind_mock(model: torch.nn.Module) -> tuple[list[program_pb2.WeightSpec], list[program_pb2.TiedWeight]]:
+def bind_mock(
+    model: torch.nn.Module, rule_of_buffer: Callable = buffer_rule
+) -> tuple[list[program_pb2.WeightSpec], list[program_pb2.TiedWeight]]:
     """Fills `model` with mock values in place. A weight with several names is filled under its first one."""
     specs, tied = [], []
     first_name: dict[int, str] = {}
@@ -117,11 +119,11 @@ def bind_mock(model: torch.nn.Module) -> tuple[list[program_pb2.WeightSpec], lis
         owner = model.get_submodule(owner_path)
         with torch.no_grad():
             if name not in parameters:
-                rule = buffer_rule(owner, leaf, tensor)
+                rule = rule_of_buffer(owner, leaf, tensor)
             elif tensor.is_floating_point():
                 rule = parameter_rule(owner, name, tensor)
             else:
-                rule = buffer_rule(owner, leaf, tensor)
+                rule = rule_of_buffer(owner, leaf, tensor)
             tensor.copy_(tensors.from_rule(rule, name, SEED, tuple(tensor.shape), tensor.dtype))
         specs.append(
             program_pb2.WeightSpec(

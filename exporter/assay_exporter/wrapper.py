@@ -47,6 +47,39 @@ def main_outputs(output) -> dict[str, torch.Tensor]:
     raise ValueError(f"none of the main outputs is among {list(output.keys())}")
 
 
+# What a run keeps for the next one, or shows of its inside; the main outputs are made of it.
+_INSIDE = {
+    "loss", "losses", "past_key_values", "hidden_states", "attentions", "cross_attentions", "decoder_hidden_states",
+    "decoder_attentions", "encoder_hidden_states", "encoder_attentions", "encoder_last_hidden_state", "loss_dict",
+    "auxiliary_outputs", "cache_params", "state", "router_logits", "aux_loss", "rope_deltas", "mems",
+}  # fmt: skip
+
+
+def any_outputs(output) -> dict[str, torch.Tensor]:
+    """The main outputs where the model has any of those; else every tensor that it gives but its inside."""
+
+    def tensors(name: str, value) -> dict[str, torch.Tensor]:
+        if isinstance(value, torch.Tensor):
+            return {name: value}
+        if hasattr(value, "keys"):
+            value = {key: value[key] for key in value}
+            return {k: v for key, part in value.items() for k, v in tensors(f"{name}.{key}", part).items()}
+        if isinstance(value, (list, tuple)):
+            return {k: v for i, part in enumerate(value) for k, v in tensors(f"{name}.{i}", part).items()}
+        return {}
+
+    if not hasattr(output, "keys"):
+        return tensors("output", output)
+    try:
+        return main_outputs(output)
+    except ValueError:
+        named = {key: output[key] for key in output.keys() if key not in _INSIDE}  # noqa: SIM118
+        found = {k: v for key, value in named.items() for k, v in tensors(key, value).items()}
+        if not found:
+            raise
+        return found
+
+
 _AROUND: list[Callable[[], contextlib.AbstractContextManager]] = []
 
 
@@ -66,6 +99,7 @@ def wrap(
     constants: dict,
     output_names: list[str],
     also: tuple[str, ...] = (),
+    outputs_of: Callable = main_outputs,
 ) -> torch.nn.Module:
     """A module whose forward takes `inputs` by name (torch.export wants them explicit) and gives a tuple.
 
@@ -83,7 +117,7 @@ def wrap(
                 for make in _AROUND:
                     stack.enter_context(make())
                 output = self.model(**arguments, **constants)
-            named = main_outputs(output)
+            named = outputs_of(output)
             named |= {name: output[name] for name in also if output.get(name) is not None}
             output_names[:] = named
             return tuple(named.values())

@@ -1,0 +1,552 @@
+"""One architecture: built small, run, exported, and held against eager on fresh inputs."""
+
+import contextlib
+import copy
+import dataclasses
+import math
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+
+import torch
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+from transformers import PretrainedConfig
+
+from .. import builders, catalogue, export as exporting, golden, inputs, mock, patches, tensors, weights, wrapper
+from ..proto import catalogue_pb2, program_pb2
+from . import candidates, library, shrinking
+
+STAGES = ("class", "configuration", "build", "eager", "informative", "export", "equal", "program", "done")
+_MOST_PARAMETERS = 40_000_000
+_MOST_CANDIDATES = 60
+_MOST_STUDIES = 4  # of one model: candidates that run, but whose numbers tell nothing
+# In force for every architecture.
+_PATCHES = ("broadcast_masks", "same_dtype")
+
+
+class Failed(ValueError):
+    """The architecture went no further than `stage`."""
+
+    def __init__(self, stage: str, cause: str, where: str = ""):
+        super().__init__(cause)
+        self.stage, self.cause, self.where = stage, " ".join(cause.split())[:400], where
+
+
+@dataclasses.dataclass
+class Found:
+    """What became of an architecture."""
+
+    name: str
+    stage: str
+    library: str = ""  # name and version
+    model_class: str = ""
+    strength: str = ""
+    inputs: list[str] = dataclasses.field(default_factory=list)
+    outputs: list[str] = dataclasses.field(default_factory=list)
+    patches: list[str] = dataclasses.field(default_factory=list)
+    fixed_batch: str = ""  # why; empty: the batch dimension is dynamic
+    cause: str = ""
+    where: str = ""  # file and line of the library
+    nodes: int = 0
+    parameters: int = 0
+
+    @property
+    def ok(self) -> bool:
+        return self.stage == "done"
+
+
+def _text(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _where(error: BaseException) -> str:
+    """The last place in the library on the way to the error."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "/transformers/" in f.filename]
+    return f"{frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno} {frames[-1].name}" if frames else ""
+
+
+def _head(architecture: library.Architecture, config_class: type, wished: str) -> tuple[type, library.Head]:
+    """The first class that was written for the configuration's class."""
+    if wished:
+        made = builders.resolve(wished)
+        task = next((h for h in architecture.heads if h.model_class == made.__name__), None)
+        return made, task or library.Head(made.__name__, "feature-extraction", "other")
+    if not architecture.heads:
+        raise Failed("class", "the library's auto mappings have no class for it")
+    missing = ""
+    for head in architecture.heads:
+        made = library.lookup(head.model_class, architecture.module)
+        if type(made).__name__ == "DummyObject":
+            missing = f"missing package {', '.join(made._backends)}"
+            continue
+        own = getattr(made, "config_class", None)
+        if own in (None, config_class) or (isinstance(own, type) and issubclass(config_class, own)):
+            return made, head
+    if missing:
+        raise Failed("class", missing)
+    return library.lookup(architecture.heads[0].model_class, architecture.module), architecture.heads[0]
+
+
+def _buffer_rule(owner: torch.nn.Module, leaf: str, value: torch.Tensor) -> program_pb2.MockRule:
+    """As for tracked models; floating point tables by value, of so few digits that no processor changes them."""
+    try:
+        return weights.buffer_rule(owner, leaf, value)
+    except ValueError:
+        if value.numel() > 1 << 16:
+            spread = float(value.float().std())
+            return mock.normal(2.0 ** round(math.log2(spread)) if spread > 0 else 1.0)
+        return program_pb2.MockRule(literal=tensors.data(value.to(torch.bfloat16).to(value.dtype)))
+
+
+def _parameters(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+@dataclasses.dataclass
+class _Model:
+    """Built and with its mock weights bound; never run itself, so that no state is kept."""
+
+    built: builders.Built
+    specs: list
+    tied: list
+
+    def copy(self) -> "_Model":
+        built = dataclasses.replace(self.built, model=copy.deepcopy(self.built.model))
+        return _Model(built, [copy.deepcopy(spec) for spec in self.specs], self.tied)
+
+
+def _build(model_class: type, config_class: type[PretrainedConfig], strength: str, overrides: dict) -> _Model:
+    try:
+        keywords = shrinking.merged(shrinking.arguments(config_class, strength), overrides)
+        config = config_class(**keywords)
+        builders.configure(config)
+    except Exception as error:  # whatever the library's constructors raise
+        raise Failed("configuration", _text(error), _where(error)) from error
+    try:
+        with contextlib.suppress(Exception), torch.device("meta"):
+            count = _parameters(model_class(config))
+            if count > _MOST_PARAMETERS:
+                raise Failed("build", f"{count / 1e6:.0f} million parameters")
+        torch.manual_seed(0)
+        built = builders.finish(model_class(config), config)
+        if _parameters(built.model) > _MOST_PARAMETERS:
+            raise Failed("build", f"{_parameters(built.model) / 1e6:.0f} million parameters")
+        return _Model(built, *weights.bind_mock(built.model, _buffer_rule))
+    except Failed:
+        raise
+    except Exception as error:
+        raise Failed("build", _text(error), _where(error)) from error
+
+
+def _constants_for(model: torch.nn.Module, candidate: candidates.Candidate, thinker: candidates.Thinker) -> dict:
+    off = {name: False for name in ("use_cache", "return_loss") if thinker.has(name)}
+    return {**{n: v for n, v in candidate.constants.items() if thinker.has(n)}, **off}
+
+
+class _Attempt:
+    def __init__(self, entry: catalogue_pb2.CatalogueEntry, architecture: library.Architecture, deadline: float,
+                 on_stage: Callable[[Found], None]):  # fmt: skip
+        self.entry, self.architecture, self.deadline, self.on_stage = entry, architecture, deadline, on_stage
+        self.found = Found(architecture.name, "class")
+        self.failures: list[Failed] = []
+
+    def _stage(self, stage: str) -> None:
+        if STAGES.index(stage) > STAGES.index(self.found.stage):
+            self.found.stage = stage
+            self.on_stage(self.found)
+
+    def _late(self, share: float) -> bool:
+        return time.process_time() > self.deadline - (1 - share) * self.seconds
+
+    def run(self, seconds: float) -> tuple[Found, program_pb2.Program | None]:
+        self.seconds = seconds
+        try:
+            return self.found, self._run()
+        except Failed as failed:
+            worst = failed
+        except Exception as error:  # whatever the library or the tracer raises
+            worst = Failed(self.found.stage, _text(error), _where(error))
+        self.found.stage, self.found.cause, self.found.where = worst.stage, worst.cause, worst.where
+        return self.found, None
+
+    def _run(self) -> program_pb2.Program:
+        config_class = library.lookup(self.architecture.config_class, self.architecture.module)
+        model_class, head = _head(self.architecture, config_class, self.entry.model_class)
+        self.found.model_class = f"{model_class.__module__}.{model_class.__name__}"
+        entry = self.entry
+        entry.model_class = self.found.model_class
+        entry.config_class = f"{config_class.__module__}.{config_class.__name__}"
+        entry.task, entry.arch_type = entry.task or head.task, entry.arch_type or head.arch_type
+        for strength in shrinking.STRENGTHS:
+            if self.failures and self._late(0.5):
+                break
+            try:
+                model = _build(model_class, config_class, strength, catalogue.overrides(entry))
+                self._stage("eager")
+                self.found.parameters = _parameters(model.built.model)
+                for candidate, subject in self._subjects(model):
+                    self.found.strength, self.found.library = strength, model.built.library
+                    self._stage("export")
+                    try:
+                        return self._program(candidate, subject, model)
+                    except Failed as failed:
+                        self.failures.append(failed)
+                        if self._late(0.6):
+                            break
+                    break
+            except Failed as failed:
+                self.failures.append(failed)
+            if any(STAGES.index(f.stage) >= STAGES.index("export") for f in self.failures):
+                break  # another strength has the same code
+        raise max(self.failures, key=lambda f: STAGES.index(f.stage))
+
+    # Inputs.
+
+    def _subjects(self, model: _Model) -> Iterator[tuple[candidates.Candidate, exporting.Subject]]:
+        """Candidates that run and whose every input moves the outputs."""
+        studies, first = 0, None
+        for candidate in self._running(model):
+            if studies >= _MOST_STUDIES or self._late(0.5):
+                break
+            if candidate.text_only:
+                first = first or Failed("informative", "only its text alone runs, without picture or sound")
+                continue
+            self._stage("informative")
+            studies += 1
+            try:
+                found = self._study(candidate, model)
+            except (golden.UninformativeGolden, exporting.ExportError) as error:
+                first = first or Failed("informative", str(error))
+                continue
+            except Exception as error:  # noqa: BLE001 - e.g. fresh inputs or a copy that does not run
+                first = first or Failed("informative", _text(error), _where(error))
+                continue
+            yield found
+        raise first or Failed("eager", "no inputs were found with which it runs")
+
+    def _running(self, model: _Model) -> Iterator[candidates.Candidate]:
+        """Candidates that run in eager."""
+        first = None
+        trial = model.copy()
+        thinker = candidates.Thinker(trial.built.model, trial.built.config)
+        self.thinker = thinker
+        ran = False
+        for number, candidate in enumerate(self._ideas(thinker, model)):
+            if number >= _MOST_CANDIDATES or self._late(0.5):
+                break
+            try:
+                found, error = self._first_run(thinker, candidate)
+            except Exception as problem:  # noqa: BLE001 - an idea that contradicts the configuration
+                found, error = None, problem
+            if found is not None:
+                ran = True
+                yield found
+            elif first is None and error is not None:
+                first = Failed("eager", _text(error), _where(error))
+        if not ran:
+            raise first or Failed("eager", "no idea for its inputs")
+
+    def _ideas(self, thinker: candidates.Thinker, model: _Model) -> Iterator[candidates.Candidate]:
+        if not self.entry.input_maker:
+            yield from thinker.candidates()
+            return
+        made = inputs.MAKERS[self.entry.input_maker](model.built.config)
+        given = {item.name: item for item in made if isinstance(item, inputs.Input)}
+        constants = {n: v for item in made if isinstance(item, dict) for n, v in item.items()}
+        yield candidates.Candidate(given, constants)
+
+    def _first_run(self, thinker, candidate) -> tuple[candidates.Candidate | None, Exception | None]:
+        """Runs a candidate; where the model wants places for features among the ids, with those."""
+        error = None
+        if "input_ids" in candidate.inputs and candidate.media and thinker.placeholder(candidate.media) is not None:
+            grid = candidate.constants.get("image_grid_thw")
+            if grid is not None:
+                merge = candidates.anywhere(thinker.config, "spatial_merge_size", "merge_size", default=2) or 2
+                count = int(grid.prod()) // merge**2
+            else:
+                count = thinker.features(candidate)
+            candidate = (thinker.with_placeholders(candidate, count) if count else None) or candidate
+        for _ in range(2):
+            constants = _constants_for(thinker.model, candidate, thinker)
+            try:
+                output = thinker.model(**candidate.draw(), **constants)
+                wrapper.any_outputs(output)
+                return dataclasses.replace(candidate, constants=constants), None
+            except Exception as raised:  # noqa: BLE001
+                error = error or raised
+                count = candidates.counted_features(str(raised))
+                repaired = thinker.with_placeholders(candidate, count) if count and candidate.media else None
+                if repaired is None:
+                    break
+                candidate = repaired
+        return None, error
+
+    def _study(self, candidate, model: _Model) -> tuple[candidates.Candidate, exporting.Subject]:
+        """The subject of a candidate, less what it takes no notice of and can do without."""
+        kept = {"input_ids", "decoder_input_ids", candidate.media, *self.thinker.required}
+        fit = False
+        while True:
+            fresh = model.copy()
+            try:
+                subject = exporting.study(
+                    fresh.built, fresh.specs, fresh.tied, candidate.listed(), candidate.constants, fit,
+                    wrapper.any_outputs,
+                )  # fmt: skip
+                self._check(subject)
+                return candidate, subject
+            except exporting.Unmoved as error:
+                spec = candidate.inputs[error.name]
+                if error.name not in kept:
+                    candidate = candidate.without({error.name})
+                elif isinstance(spec, candidates.Mask):
+                    candidate = self._with(candidate, dataclasses.replace(spec, moves=False))
+                elif not fit and self._has_norms(model):
+                    fit = True
+                else:
+                    raise
+            except golden.UninformativeGolden:
+                if fit or not self._has_norms(model):
+                    raise
+                fit = True
+            except Exception:
+                if all(spec.batch_dim is None for spec in candidate.listed()):
+                    raise
+                # Perhaps it is the other batch sizes that do not run.
+                candidate = _fixed(candidate)
+
+    @staticmethod
+    def _has_norms(model: _Model) -> bool:
+        return any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in model.built.model.modules())
+
+    @staticmethod
+    def _with(candidate, spec):
+        return dataclasses.replace(candidate, inputs={**candidate.inputs, spec.name: spec})
+
+    @staticmethod
+    def _check(subject: exporting.Subject) -> None:
+        """What a tracked model's entry vouches for is looked at here: numbers on every sample, and the same twice."""
+        for sample in subject.samples:
+            for name, tensor in zip(subject.output_names, sample.outputs, strict=True):
+                if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                    raise golden.UninformativeGolden(f"output {name} has NaN or infinite values on {sample.label}")
+                if tensor.is_complex():
+                    raise golden.UninformativeGolden(f"output {name} is complex")
+        if not any(t.is_floating_point() for t in subject.samples[0].outputs):
+            raise golden.UninformativeGolden("no output is of floating point")
+        first = subject.samples[0]
+        again = list(copy.deepcopy(subject.wrapped)(**first.arguments))
+        try:
+            exporting.agree("a second run of eager", first.outputs, again)
+        except exporting.ExportError as error:
+            raise golden.UninformativeGolden(f"draws at random: {error}") from error
+
+    # The program.
+
+    def _program(self, candidate, subject: exporting.Subject, model: _Model) -> program_pb2.Program:
+        """The first way that gives a program equal to eager; with masks before without."""
+        try:
+            return self._of_subject(subject)
+        except Failed as failed:
+            optional = {
+                name
+                for name, spec in candidate.inputs.items()
+                if isinstance(spec, candidates.Mask) and name not in self.thinker.required
+            }
+            if not optional or self._late(0.8):
+                raise
+            try:
+                _, unmasked = self._study(candidate.without(optional), model)
+            except Exception:  # noqa: BLE001 - it does not run without them
+                raise failed from None
+            return self._of_subject(unmasked)
+
+    def _of_subject(self, subject: exporting.Subject) -> program_pb2.Program:
+        """A dynamic batch before a fixed one."""
+        first, fixed = None, "eager itself runs with this batch alone"
+        tried = [] if all(spec.batch_dim is None for spec in subject.inputs) else [(subject, True)]
+        tried.append((_without_batches(subject), False))
+        with contextlib.ExitStack() as stack:
+            for name in _PATCHES:
+                stack.enter_context(patches.load(name).apply())
+            for one, dynamic in tried:
+                try:
+                    names, modes = self._way(one)
+                    return self._prove(one, names, modes, "" if dynamic else fixed)
+                except Exception as error:  # noqa: BLE001 - whatever the tracer raises
+                    stage = "equal" if isinstance(error, exporting.ExportError) else "export"
+                    failed = error if isinstance(error, Failed) else Failed(stage, _text(error), _where(error))
+                    fixed = failed.cause
+                    first = first or failed
+                if self._late(0.9):
+                    break
+        raise first
+
+    def _way(self, subject) -> tuple[list[str], list[Callable]]:
+        """Patches and the modes that an export runs in, by what eager reads out of its tensors."""
+        from ..patches import dense_experts, recorded_values
+
+        read: set[str] = set()
+        for dense in (False, True):
+            around = [dense_experts._Dense] if dense else []
+            logs = self._records(subject, around)
+            names = ["dense_experts"] if dense else []
+            ids = next((spec.ids for spec in subject.inputs if spec.ids is not None), None)
+            log = recorded_values.common(logs, ids)
+            if log is None:
+                read |= {name for log in logs for name, _ in log}
+            elif log:
+                return [*names, "recorded_values"], [lambda log=log: recorded_values.Play(log), *around]
+            else:
+                return names, around
+        shown = ", ".join(sorted(read))
+        raise Failed("export", f"reads values in Python that differ from input to input ({shown})")
+
+    def _records(self, subject, around: list[Callable]) -> list[list]:
+        from ..patches import recorded_values
+
+        logs = []
+        with _as_if_exporting():
+            for sample in subject.samples:
+                log: list = []
+                with contextlib.ExitStack() as stack:
+                    stack.enter_context(wrapper.around(lambda log=log: recorded_values.Record(log)))
+                    for mode in around:
+                        stack.enter_context(wrapper.around(mode))
+                    copy.deepcopy(subject.wrapped)(**sample.arguments)
+                logs.append(log)
+        return logs
+
+    def _prove(self, subject, names, modes, fixed: str) -> program_pb2.Program:
+        from ..patches import recorded_values
+
+        entry = catalogue_pb2.CatalogueEntry()
+        entry.CopyFrom(self.entry)
+        entry.ClearField("patch")
+        entry.patch.extend([*_PATCHES, *names])
+        batch_dims = {spec.name: spec.batch_dim for spec in subject.inputs}
+        with contextlib.ExitStack() as stack:
+            for mode in modes:
+                stack.enter_context(wrapper.around(mode))
+            if "recorded_values" in names:
+                stack.enter_context(recorded_values.whole_lists())
+            # A copy, so that what tracing leaves in a model cannot matter for another way.
+            traced = copy.deepcopy(subject.wrapped)
+            graph = exporting.export_module(traced, subject.samples[0].arguments, batch_dims)
+        self._stage("equal")
+        _check_graph(graph)
+        signature = exporting.read_signature(graph, subject)
+        # The graph is held against unpatched eager itself, whatever was in force while it was traced.
+        difference = max(
+            exporting.agree(f"patched eager on {sample.label}", sample.outputs,
+                            list(copy.deepcopy(subject.wrapped)(**sample.arguments)))
+            for sample in subject.samples
+        )  # fmt: skip
+        differences = dict.fromkeys(entry.patch, difference)
+        program = exporting.assemble(entry, subject, graph, signature, differences)
+        exporting.prove(program, subject.samples)
+        self._stage("program")
+        _check_reads(program, subject)
+        found = self.found
+        found.inputs = [spec.name for spec in subject.inputs]
+        found.outputs = list(subject.output_names)
+        found.patches, found.fixed_batch = list(names), fixed
+        found.nodes = len(program.graph.nodes)
+        self.entry.CopyFrom(entry)
+        if fixed:
+            for check in ("batch_invariance", "batch_order"):
+                self.entry.not_applicable.add(
+                    case_name="test_model_with_mock", check=check, reason=f"the batch is fixed: {fixed}"
+                )
+        self._stage("done")
+        return program
+
+
+def _fixed(candidate: candidates.Candidate) -> candidates.Candidate:
+    given = {name: dataclasses.replace(spec, batch_dim=None) for name, spec in candidate.inputs.items()}
+    return dataclasses.replace(candidate, inputs=given)
+
+
+def _without_batches(subject: exporting.Subject) -> exporting.Subject:
+    given = [dataclasses.replace(spec, batch_dim=None) for spec in subject.inputs]
+    samples = [sample for sample in subject.samples if not sample.label.startswith("batch")]
+    return dataclasses.replace(subject, inputs=given, samples=samples)
+
+
+def _draws(node: torch.fx.Node) -> bool:
+    """Whether an operator draws at random; attention that drops out nothing does not."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    if torch.Tag.nondeterministic_seeded not in node.target.tags:
+        return False
+    names = [formal.name for formal in node.target._schema.arguments]
+    given = dict(zip(names, node.args, strict=False)) | node.kwargs
+    return "dropout_p" not in names or given.get("dropout_p", 0.0) != 0.0
+
+
+def _check_graph(graph: torch.export.ExportedProgram) -> None:
+    for node in graph.graph.nodes:
+        values = node.meta.get("val")
+        for value in values if isinstance(values, (list, tuple)) else [values]:
+            if isinstance(value, torch.Tensor) and any(free_unbacked_symbols(size) for size in value.shape):
+                raise Failed("equal", f"the shape of {node.name} depends on the data")
+        if _draws(node):
+            raise Failed("equal", f"the graph draws at random ({node.target})")
+
+
+def _check_reads(program: program_pb2.Program, subject: exporting.Subject) -> None:
+    """The program itself, not only eager, moves with every input that moves eager."""
+    from .. import replay
+
+    runner = replay.Runner(program)
+    first = subject.samples[0]
+    exporting.check_influence(
+        subject.inputs, first.arguments, first.outputs, lambda **given: list(runner.run(given).values())
+    )
+
+
+@contextlib.contextmanager
+def _as_if_exporting() -> Iterator[None]:
+    """The library asks whether it is being exported, and reads other values where it is."""
+    names = [n for n in ("_is_compiling_flag", "_is_exporting_flag") if hasattr(torch.compiler, n)]
+    before = {name: getattr(torch.compiler, name) for name in names}
+    for name in names:
+        setattr(torch.compiler, name, True)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(torch.compiler, name, value)
+
+
+def attempt(
+    entry: catalogue_pb2.CatalogueEntry,
+    architecture: library.Architecture,
+    seconds: float = 60.0,
+    on_stage: Callable[[Found], None] = lambda found: None,
+) -> tuple[Found, program_pb2.Program | None]:
+    """What became of the architecture, and its program without legitimate errors. `entry` has the words that are needed, and is completed."""
+    torch.set_num_threads(1)
+    entry.name = architecture.name
+    if architecture.model_type != architecture.name:
+        entry.original_name = architecture.model_type
+    entry.builder, entry.template = "discovered", entry.template or "architecture"
+    if architecture.skipped:
+        return Found(architecture.name, "class", cause=architecture.skipped), None
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        return _Attempt(entry, architecture, time.process_time() + seconds, on_stage).run(seconds)
+
+
+def export(entry: catalogue_pb2.CatalogueEntry) -> program_pb2.Program:
+    """The program of an entry that was discovered, made anew; ExportError with the stage and the cause."""
+    architecture = library.architectures().get(entry.name)
+    if architecture is None:
+        raise exporting.ExportError(f"the installed transformers has no architecture '{entry.name}'")
+    words = catalogue_pb2.CatalogueEntry(input_maker=entry.input_maker, model_class=entry.model_class)
+    words.config_override.extend(entry.config_override)
+    found, program = attempt(words, architecture, seconds=600)
+    if program is None:
+        raise exporting.ExportError(f"{found.stage}: {found.cause}")
+    exporting.add_rounding(program)
+    return program

@@ -14,3 +14,7 @@ torch.set_num_threads(1)
 def no_gradients():
     with torch.no_grad():
         yield
+
+
+def pytest_addoption(parser):
+    parser.addoption("--assay", metavar="DIR", help="folder of the program `assay`, for tests that run it")

@@ -13,7 +13,18 @@ import torch
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from transformers import PretrainedConfig
 
-from .. import builders, catalogue, export as exporting, golden, inputs, mock, patches, tensors, weights, wrapper
+from .. import (
+    builders,
+    catalogue,
+    export as exporting,
+    golden,
+    inputs,
+    mock,
+    patches,
+    tensors,
+    weights,
+    wrapper,
+)
 from ..proto import catalogue_pb2, program_pb2
 from . import candidates, library, shrinking
 
@@ -139,7 +150,9 @@ def _build(model_class: type, config_class: type[PretrainedConfig], strength: st
         raise Failed("build", _text(error), _where(error)) from error
 
 
-def _constants_for(model: torch.nn.Module, candidate: candidates.Candidate, thinker: candidates.Thinker) -> dict:
+def _constants_for(
+    model: torch.nn.Module, candidate: candidates.Candidate, thinker: candidates.Thinker
+) -> dict:
     off = {name: False for name in ("use_cache", "return_loss") if thinker.has(name)}
     return {**{n: v for n, v in candidate.constants.items() if thinker.has(n)}, **off}
 
@@ -259,10 +272,16 @@ class _Attempt:
     def _first_run(self, thinker, candidate) -> tuple[candidates.Candidate | None, Exception | None]:
         """Runs a candidate; where the model wants places for features among the ids, with those."""
         error = None
-        if "input_ids" in candidate.inputs and candidate.media and thinker.placeholder(candidate.media) is not None:
+        if (
+            "input_ids" in candidate.inputs
+            and candidate.media
+            and thinker.placeholder(candidate.media) is not None
+        ):
             grid = candidate.constants.get("image_grid_thw")
             if grid is not None:
-                merge = candidates.anywhere(thinker.config, "spatial_merge_size", "merge_size", default=2) or 2
+                merge = (
+                    candidates.anywhere(thinker.config, "spatial_merge_size", "merge_size", default=2) or 2
+                )
                 count = int(grid.prod()) // merge**2
             else:
                 count = thinker.features(candidate)
@@ -329,7 +348,9 @@ class _Attempt:
         for sample in subject.samples:
             for name, tensor in zip(subject.output_names, sample.outputs, strict=True):
                 if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                    raise golden.UninformativeGolden(f"output {name} has NaN or infinite values on {sample.label}")
+                    raise golden.UninformativeGolden(
+                        f"output {name} has NaN or infinite values on {sample.label}"
+                    )
                 if tensor.is_complex():
                     raise golden.UninformativeGolden(f"output {name} is complex")
         if not any(t.is_floating_point() for t in subject.samples[0].outputs):
@@ -375,7 +396,9 @@ class _Attempt:
                     return self._prove(one, names, modes, "" if dynamic else fixed)
                 except Exception as error:  # noqa: BLE001 - whatever the tracer raises
                     stage = "equal" if isinstance(error, exporting.ExportError) else "export"
-                    failed = error if isinstance(error, Failed) else Failed(stage, _text(error), _where(error))
+                    failed = (
+                        error if isinstance(error, Failed) else Failed(stage, _text(error), _where(error))
+                    )
                     fixed = failed.cause
                     first = first or failed
                 if self._late(0.9):
@@ -525,7 +548,10 @@ def attempt(
     seconds: float = 60.0,
     on_stage: Callable[[Found], None] = lambda found: None,
 ) -> tuple[Found, program_pb2.Program | None]:
-    """What became of the architecture, and its program without legitimate errors. `entry` has the words that are needed, and is completed."""
+    """What became of the architecture, and its program without legitimate errors.
+
+    `entry` has the words that are needed, and is completed.
+    """
     torch.set_num_threads(1)
     entry.name = architecture.name
     if architecture.model_type != architecture.name:

@@ -93,6 +93,18 @@ def anywhere(config, *names: str, default=None, _seen: set | None = None):
     return default
 
 
+def _configurations(config, _seen: set | None = None) -> Iterator[PretrainedConfig]:
+    """A configuration and those inside it."""
+    seen = _seen if _seen is not None else set()
+    if id(config) in seen:
+        return
+    seen.add(id(config))
+    yield config
+    for value in list(vars(config).values()):
+        if isinstance(value, PretrainedConfig):
+            yield from _configurations(value, seen)
+
+
 def _whole(value, default: int) -> int:
     if isinstance(value, (list, tuple)) and value:
         value = value[0]
@@ -131,9 +143,9 @@ class Thinker:
             self.text = config.get_text_config()
         except Exception:  # noqa: BLE001
             self.text = config
-        vocabulary = anywhere(self.text, "vocab_size", "text_vocab_size", "n_token", "src_vocab_size") or anywhere(
-            config, "vocab_size"
-        )
+        vocabulary = anywhere(
+            self.text, "vocab_size", "text_vocab_size", "n_token", "src_vocab_size"
+        ) or anywhere(config, "vocab_size")
         self.vocabulary = _whole(vocabulary, shrinking._VOCAB)
         vision = _get(config, "vision_config")
         self.vision = vision if isinstance(vision, PretrainedConfig) else config
@@ -269,7 +281,9 @@ class Thinker:
         makers = {
             "input_ids": lambda: self.ids(name, batch, length),
             "inputs": lambda: self.ids(name, batch, length),
-            "decoder_input_ids": lambda: self.ids(name, batch, SEQUENCE, anywhere(config, "decoder_vocab_size")),
+            "decoder_input_ids": lambda: self.ids(
+                name, batch, SEQUENCE, anywhere(config, "decoder_vocab_size")
+            ),
             "decoder_attention_mask": lambda: _mask(name, batch, SEQUENCE),
             "attention_mask": lambda: _mask(name, batch, length),
             "audio_mel": lambda: noise(name, batch, 64, 128),
@@ -287,7 +301,10 @@ class Thinker:
             "visual_pos": lambda: Input(name, (batch, 4, 4), mock.uniform(0.0, 1.0)),
             "image": lambda: noise(name, batch, 3, 224, 224),
             "encoder_hidden_states": lambda: noise(
-                name, batch, 6, width("encoder_hidden_size", "cross_attention_hidden_size", "hidden_size", "d_model")
+                name,
+                batch,
+                6,
+                width("encoder_hidden_size", "cross_attention_hidden_size", "hidden_size", "d_model"),
             ),
             "hidden_states": lambda: noise(name, batch, length, hidden),
             "inputs_embeds": lambda: noise(name, batch, length, hidden),
@@ -302,7 +319,9 @@ class Thinker:
             "classes_attention_mask": lambda: _ones(name, 4, SEQUENCE, batch_dim=None),
             "classes_structure": lambda: torch.tensor([2] * batch),
             "codes": lambda: _integers(name, batch, 1, 16, low=0, high=8),
-            "audio_codes": lambda: _integers(name, batch, width("num_codebooks", default=4), 16, low=0, high=8),
+            "audio_codes": lambda: _integers(
+                name, batch, width("num_codebooks", default=4), 16, low=0, high=8
+            ),
             "input_boxes": lambda: torch.tensor([[[4.0, 4.0, 30.0, 30.0]]] * batch),
             "input_points": lambda: torch.tensor([[[[8.0, 8.0]]]] * batch),
             "speaker_embeddings": lambda: noise(name, batch, width("speaker_embedding_dim")),
@@ -396,7 +415,7 @@ class Thinker:
             "pixel_values": r"^(image|img|media|vision)\w*_token(_id|_index|_idx)$|^image_token_ids?$|^im_patch",
             "pixel_values_videos": r"^video\w*_token(_id|_index)$",
         }.get(media, r"^(audio|speech)\w*_token(_id|_index|_idx)$")
-        for config in (self.config, self.text):
+        for config in _configurations(self.config):
             names = [
                 name
                 for name in config.to_dict()
@@ -436,12 +455,14 @@ class Thinker:
         """How many rows of features the model makes of the picture or sound; None where it does not say."""
         getter = "get_image_features" if candidate.media == "pixel_values" else "get_audio_features"
         given = {**candidate.draw(), **candidate.constants}
-        for owner in (self.model, getattr(self.model, "model", None)):
+        for owner in self.model.modules():
             function = getattr(owner, getter, None)
             if function is None:
                 continue
             takes = inspect.signature(function).parameters
-            keywords = {n: v for n, v in given.items() if n in takes and n not in ("input_ids", "attention_mask")}
+            keywords = {
+                n: v for n, v in given.items() if n in takes and n not in ("input_ids", "attention_mask")
+            }
             for name in ("vision_feature_layer", "vision_feature_select_strategy"):
                 if name in takes and hasattr(self.config, name):
                     keywords[name] = getattr(self.config, name)

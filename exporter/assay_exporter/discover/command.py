@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import gc
 import json
 import math
 import multiprocessing
@@ -9,6 +10,7 @@ import multiprocessing.connection
 import os
 import pathlib
 import resource
+import signal
 import time
 
 import torch
@@ -22,16 +24,14 @@ from . import attempt, library, report
 WORDS = catalogue.ROOT / "models" / "discovered"
 
 
-def words(name: str) -> catalogue_pb2.CatalogueEntry:
-    """What is said of a model beforehand: for most nothing."""
+def words(name: str) -> catalogue_pb2.CatalogueEntry | None:
+    """What is said of an architecture beforehand; None: nothing, as of most."""
     path = WORDS / f"{name}.textproto"
-    if not path.exists():
-        return catalogue_pb2.CatalogueEntry()
-    return text_format.Parse(path.read_text(), catalogue_pb2.CatalogueEntry())
+    return text_format.Parse(path.read_text(), catalogue_pb2.CatalogueEntry()) if path.exists() else None
 
 
-def _keep(folder: pathlib.Path, found: attempt.Found, wordless: bool) -> None:
-    told = {**dataclasses.asdict(found), "words": not wordless}
+def _keep(folder: pathlib.Path, found: attempt.Found, with_words: bool) -> None:
+    told = {**dataclasses.asdict(found), "words": with_words}
     path = folder / f"{found.name}.json"
     part = path.with_suffix(".part")
     part.write_text(json.dumps(told, indent=1) + "\n")
@@ -43,29 +43,31 @@ def _work(architecture, folder: pathlib.Path, seconds: float, memory: int, wordl
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     used = math.ceil(time.process_time())
     resource.setrlimit(resource.RLIMIT_CPU, (used + math.ceil(1.5 * seconds),) * 2)
+    gc.disable()  # the process is short, and tracing makes so many objects that collecting takes a sixth of it
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
-    entry = catalogue_pb2.CatalogueEntry() if wordless else words(architecture.name)
+    entry = None if wordless else words(architecture.name)
+    said, entry = entry is not None, entry or catalogue_pb2.CatalogueEntry()
     found, program = attempt.attempt(
-        entry, architecture, seconds, on_stage=lambda found: _keep(folder, found, wordless)
+        entry, architecture, seconds, on_stage=lambda found: _keep(folder, found, said)
     )
     if program is not None:
         (folder / f"{found.name}.assay").write_bytes(export.pack(program))
         (folder / f"{found.name}.textproto").write_text(text_format.MessageToString(entry))
-    _keep(folder, found, wordless)
+    _keep(folder, found, said)
 
 
-def _end(folder: pathlib.Path, name: str, cause: str, wordless: bool) -> None:
+def _end(folder: pathlib.Path, name: str, cause: str) -> None:
     """Adds the cause of its end to what a process left."""
     path = folder / f"{name}.json"
     told = json.loads(path.read_text()) if path.exists() else {"name": name, "stage": "class"}
-    told.pop("words", None)
+    said = told.pop("words", False)
     found = attempt.Found(**told)
     if found.stage == "done":
         found.stage = "program"
     found.cause = cause
-    _keep(folder, found, wordless)
+    _keep(folder, found, said)
 
 
 def _sweep(chosen: list, folder: pathlib.Path, options: argparse.Namespace) -> None:
@@ -85,16 +87,18 @@ def _sweep(chosen: list, folder: pathlib.Path, options: argparse.Namespace) -> N
             running[process.sentinel] = (architecture.name, process, time.monotonic() + 10 * options.seconds)
         soonest = min(deadline for _, _, deadline in running.values())
         ended = multiprocessing.connection.wait(list(running), timeout=max(0.0, soonest - time.monotonic()))
-        late = [s for s, (_, _, deadline) in running.items() if s not in ended and time.monotonic() >= deadline]
+        late = [
+            s for s, (_, _, deadline) in running.items() if s not in ended and time.monotonic() >= deadline
+        ]
         for sentinel in [*ended, *late]:
             name, process, _ = running.pop(sentinel)
             if sentinel in late:
                 process.kill()
             process.join()
-            if sentinel in late:
-                _end(folder, name, f"took longer than {options.seconds:g} s", options.wordless)
+            if sentinel in late or process.exitcode in (-signal.SIGXCPU, -signal.SIGKILL):
+                _end(folder, name, f"took longer than {options.seconds:g} s, or too much memory")
             elif process.exitcode:
-                _end(folder, name, f"the process ended with {process.exitcode}", options.wordless)
+                _end(folder, name, f"the process ended with {process.exitcode}")
             told = json.loads((folder / f"{name}.json").read_text())
             print(f"{told['stage']:13} {name}: {told['cause'][:150]}", flush=True)
 
@@ -113,8 +117,9 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
                         "everything that was discovered beside it")  # fmt: skip
     parser.add_argument("--table", action="store_true", help="afterwards write docs/discovered.md")
     parser.add_argument("-j", type=int, default=2, metavar="N", help="processes at a time")
-    parser.add_argument("--seconds", type=float, default=60.0, metavar="S",
-                        help="processor time for one architecture, about")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, metavar="S", help="processor time for one architecture, about"
+    )
     parser.add_argument("--memory", type=int, default=10, metavar="GIB", help="address space of one process")
     return parser.parse_args(argv)
 
@@ -132,7 +137,9 @@ def command(argv: list[str]) -> int:
     transformers.logging.set_verbosity_error()
     export.export_module(torch.nn.Linear(2, 2), {"input": torch.zeros(2, 2)}, {"input": 0})
     chosen = []
-    for name in options.names or known:
+    tracked = set(catalogue.names())
+    # What has no entry of its own comes first.
+    for name in options.names or sorted(known, key=lambda name: name in tracked):
         path = folder / f"{name}.json"
         if known[name].skipped:
             continue

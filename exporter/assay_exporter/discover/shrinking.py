@@ -21,7 +21,9 @@ _SPECIAL = 20  # the last ids of the vocabulary are for special tokens, each its
 _LAYERS = re.compile(
     r"((^|_)(num_)?(\w+_)?(layers|blocks)$|^n_layers?$|^num_layers|(^|_)depth$|n_layer$|_layers_\w*(encoder|decoder))"
 )
-_NO_LAYERS = re.compile(r"sparse|cross_attention_layers|fc_layers|sampl|conv|_per_|adapter_layers|feat_extract|init")
+_NO_LAYERS = re.compile(
+    r"sparse|cross_attention_layers|fc_layers|sampl|conv|_per_|adapter_layers|feat_extract|init"
+)
 _DEPTH_FIELDS = (
     "num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "depth", "num_encoder_layers",
     "decoder_layers",
@@ -46,7 +48,9 @@ _NO_WIDTH = re.compile(
     r"|tubelet|crop|pool|merge|input_size|reduction|group|grid|bin|temporal|batch|context|spec_size)"
 )
 _EXPERTS = re.compile(r"(^|_)(num_experts|n_experts|num_local_experts|n_routed_experts|moe_num_experts)$")
-_CHOSEN = re.compile(r"(experts_per_tok(en)?|moe_topk|moe_top_k|moe_k|router_top_k|num_selected_experts|top_k_experts)$")
+_CHOSEN = re.compile(
+    r"(experts_per_tok(en)?|moe_topk|moe_top_k|moe_k|router_top_k|num_selected_experts|top_k_experts)$"
+)
 _INDICES = re.compile(r"(index|indices|indexes|idx|idxs|ids|_layers|layer_offsets)$")
 _NOT_TOUCHED = {"self", "kwargs", "id2label", "label2id"}
 _LIMITS = {
@@ -166,7 +170,7 @@ class _Shrinker:
         return None
 
     def _integer(self, name: str, value: int) -> int | None:
-        if re.search(r"(^|_)vocab_size$|^n_vocab$|vocab_size_per_layer_input$", name):
+        if re.search(r"(^|_)vocab_size$|^n_vocab$|vocab_size_per_layer_input$|_vocab$", name):
             return min(value, _VOCAB)
         if re.search(r"(token_id|token_index|token_idx|^image_id|^video_id|_token_ids?)$", name):
             return self.tokens(value) if value >= 0 else value
@@ -188,7 +192,13 @@ class _Shrinker:
             return min(value, 2)
         if name in ("image_size", "pretrain_image_size", "img_size", "input_size"):
             patch = _get(self.config, "patch_size")
-            if _whole(patch) and patch > 1 and value % patch == 0 and value > 4 * patch and not _get(self.config, "depths"):
+            if (
+                _whole(patch)
+                and patch > 1
+                and value % patch == 0
+                and value > 4 * patch
+                and not _get(self.config, "depths")
+            ):
                 return max(4 * patch, 32) if max(4 * patch, 32) % patch == 0 else 4 * patch
             return min(value, _IMAGE)
         if re.search(
@@ -250,7 +260,11 @@ class _Shrinker:
 
     def _list(self, name: str, value):
         whole = all(_whole(v) for v in value)
-        if self.layers and any(isinstance(v, (list, tuple)) for v in value) and re.search("attention|types|layers", name):
+        if (
+            self.layers
+            and any(isinstance(v, (list, tuple)) for v in value)
+            and re.search("attention|types|layers", name)
+        ):
             return self._nested(value)
         if self.layers and len(value) == self.layers and not isinstance(value[0], (list, tuple)):
             if not whole or re.search("types|pattern|per_layer|_layers|layers_block|sizes", name):
@@ -288,7 +302,11 @@ class _Shrinker:
         return max(1, value * self.kept // self.layers) if _whole(value) and value > 1 else value
 
     def _scaled_list(self, name: str, value):
-        wide = _ANY_WIDTH.search(name) and not _NO_WIDTH.search(name) or name in ("widths", "decoder_hidden_sizes")
+        wide = (
+            _ANY_WIDTH.search(name)
+            and not _NO_WIDTH.search(name)
+            or name in ("widths", "decoder_hidden_sizes")
+        )
         if not wide or min(value) < 16 or any(v % 8 for v in value):
             return None
         heads = _get(self.config, "num_heads") or _get(self.config, "num_attention_heads")

@@ -126,7 +126,11 @@ class _Mode(TorchFunctionMode):
     def _number(self, value):
         if isinstance(value, _T) and value.dim() == 0:
             return self.value("item", value.item)
-        if isinstance(value, (list, tuple)) and not isinstance(value, torch.Size) and not hasattr(value, "_fields"):
+        if (
+            isinstance(value, (list, tuple))
+            and not isinstance(value, torch.Size)
+            and not hasattr(value, "_fields")
+        ):
             return type(value)(self._number(v) for v in value)
         return value
 
@@ -147,7 +151,12 @@ class _Mode(TorchFunctionMode):
                 made.append(self._bounds(part))
             elif reading and isinstance(part, _T) and part.dtype in (torch.bool, torch.uint8) and part.dim():
                 made.extend(self._places(part))
-            elif reading and isinstance(part, _T) and part.dim() == 0 and part.dtype in (torch.int64, torch.int32):
+            elif (
+                reading
+                and isinstance(part, _T)
+                and part.dim() == 0
+                and part.dtype in (torch.int64, torch.int32)
+            ):
                 made.append(self.value("item", lambda part=part: int(part)))
             else:
                 made.append(part)

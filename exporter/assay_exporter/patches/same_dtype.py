@@ -17,7 +17,9 @@ def _to(self, *args, **kwargs):
     except (TypeError, RuntimeError):
         return _TO(self, *args, **kwargs)
     tensors = [*self.parameters(), *self.buffers()]
-    if device is None and all(dtype is None or t.dtype == dtype or not t.is_floating_point() for t in tensors):
+    if device is None and all(
+        dtype is None or t.dtype == dtype or not t.is_floating_point() for t in tensors
+    ):
         return self
     return _TO(self, *args, **kwargs)
 

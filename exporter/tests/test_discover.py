@@ -1,0 +1,306 @@
+"""Discovery: what it takes for a program to count as equal, and what becomes of what does not."""
+
+import json
+import pathlib
+import shutil
+import subprocess
+import time
+import types
+
+import pytest
+import torch
+from assay_exporter import builders, catalogue, export, golden, inputs, mock, weights, wrapper
+from assay_exporter.discover import attempt, candidates, command, library, report, shrinking
+from assay_exporter.patches import recorded_values
+from assay_exporter.proto import catalogue_pb2, program_pb2
+
+
+class Pair(torch.nn.Module):
+    """Two inputs, of which a test says what becomes."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 4)
+        self.computed = forward
+
+    def forward(self, a, b):
+        return {"logits": self.computed(self.linear, a, b)}
+
+
+def pair(forward, first=None, second=None) -> export.Subject:
+    given = [first or inputs.noise("a", 2, 4), second or inputs.noise("b", 2, 4)]
+    built = builders.Built(Pair(forward).eval(), types.SimpleNamespace(), "{}", "test 1")
+    return export.study(built, *weights.bind_mock(built.model), given, {}, False, wrapper.any_outputs)
+
+
+def prover(on_stage=lambda found: None) -> attempt._Attempt:
+    entry = catalogue_pb2.CatalogueEntry(name="pair", model_class="test.Pair")
+    architecture = library.Architecture("pair", "pair", "", "", [], False, "")
+    made = attempt._Attempt(entry, architecture, time.process_time() + 60, on_stage)
+    made.seconds = 60
+    return made
+
+
+def test_equal_to_eager_on_fresh_inputs_is_done():
+    stages = []
+    program = prover(lambda found: stages.append(found.stage))._of_subject(pair(lambda f, a, b: f(a) * b))
+    assert stages[-1] == "done"
+    assert [spec.name for spec in program.manifest.inputs] == ["a", "b"]
+    assert program.manifest.inputs[0].HasField("batch_dim")
+
+
+def test_an_input_that_eager_ignores_is_refused():
+    with pytest.raises(export.Unmoved, match="input b moves no output"):
+        pair(lambda f, a, b: f(a) + 0 * b)
+
+
+def test_a_program_that_ignores_an_input_is_not_equal():
+    subject = pair(lambda f, a, b: f(a) * b)
+    program = prover()._of_subject(subject)
+    attempt._check_reads(program, subject)
+    # The product with b becomes one with a constant of b's golden values.
+    held = program_pb2.Tensor()
+    held.CopyFrom(attempt.tensors.to_proto("held", subject.samples[0].arguments["b"]))
+    program.constants.append(held)
+    place = next(given for given in program.graph.inputs if given.name == "b")
+    place.kind, place.name = program_pb2.GraphInput.CONSTANT, "held"
+    with pytest.raises(export.Unmoved, match="input b"):
+        attempt._check_reads(program, subject)
+    with pytest.raises(export.ExportError, match="fresh inputs 1"):
+        export.prove(program, subject.samples)
+
+
+def test_numbers_that_tell_nothing_are_refused():
+    with pytest.raises(golden.UninformativeGolden, match="NaN"):
+        pair(lambda f, a, b: (f(a) * b).log())
+    with pytest.raises(golden.UninformativeGolden, match="constant"):
+        pair(lambda f, a, b: (f(a) * b).clamp(1, 1))
+    subject = pair(lambda f, a, b: f(a) * b)
+    subject.samples[2].outputs[0][0, 0] = float("nan")
+    with pytest.raises(golden.UninformativeGolden, match="NaN or infinite values on fresh inputs 2"):
+        attempt._Attempt._check(subject)
+
+
+def test_a_model_that_draws_at_random_is_refused():
+    subject = pair(lambda f, a, b: f(a) * b + torch.rand(2, 4)[:1])
+    with pytest.raises(golden.UninformativeGolden, match="draws at random"):
+        attempt._Attempt._check(subject)
+    # Even where the numbers happen to agree.
+    with pytest.raises(attempt.Failed, match="the graph draws at random"):
+        attempt._check_graph(
+            export.export_module(subject.wrapped, subject.samples[0].arguments, {"a": None, "b": None})
+        )
+
+
+def test_attention_that_drops_nothing_out_does_not_draw():
+    def attend(f, a, b):
+        return torch.nn.functional.scaled_dot_product_attention(f(a)[None], b[None], b[None])[0]
+
+    subject = pair(attend)
+    graph = export.export_module(subject.wrapped, subject.samples[0].arguments, {"a": None, "b": None})
+    attempt._check_graph(graph)
+    node = next(n for n in graph.graph.nodes if "scaled_dot_product" in str(n.target))
+    names = [formal.name for formal in node.target._schema.arguments]
+    node.args, node.kwargs = node.args[:3], {**node.kwargs, "dropout_p": 0.5}
+    assert "dropout_p" in names
+    with pytest.raises(attempt.Failed, match="draws at random"):
+        attempt._check_graph(graph)
+
+
+def test_a_value_read_in_python_that_is_the_same_for_all_inputs_is_played_back():
+    def by_shape_only(f, a, b):
+        rows = int((a == a).sum(0)[0])  # the number of rows, whatever they hold
+        return f(a)[: min(rows, 2)] * b
+
+    fixed = {"batch_dim": None}
+    subject = pair(by_shape_only, inputs.noise("a", 2, 4, **fixed), inputs.noise("b", 2, 4, **fixed))
+    one = prover()
+    one._of_subject(subject)
+    assert one.found.patches == ["recorded_values"]
+    assert one.found.fixed_batch
+
+
+def test_a_value_read_in_python_that_differs_from_input_to_input_is_refused():
+    def by_value(f, a, b):
+        return f(a) * b if float(a.sum()) > 0 else f(a) + b
+
+    with pytest.raises(attempt.Failed, match="differ from input to input") as failed:
+        prover()._of_subject(pair(by_value))
+    assert failed.value.stage == "export"
+
+
+def test_a_wrong_record_is_caught_by_fresh_inputs():
+    subject = attempt._without_batches(
+        pair(lambda f, a, b: f(a) * b * (1.0 if bool((a * a).sum() >= 0) else 2.0))
+    )
+    one = prover()
+    names, _ = one._way(subject)
+    assert names == ["recorded_values"]
+    with pytest.raises(export.ExportError, match="differs from eager"):
+        one._prove(subject, names, [lambda: recorded_values.Play([("__bool__", False)])], "a test's")
+
+
+def test_a_record_out_of_step_is_refused():
+    with recorded_values.Play([("item", 1)]), pytest.raises(recorded_values.OutOfStep):
+        bool(torch.ones(()))
+
+
+def test_ids_that_python_only_searches_for_special_ones_are_free():
+    def log(*ids):
+        return [("tolist", list(ids))]
+
+    [(_, row)] = recorded_values.common([log(7, 98, 9), log(8, 98, 9)], (6, 79))
+    assert row.index(98) == 1 and row[2] == 9
+    with pytest.raises(recorded_values.OutOfStep, match="differs from input to input"):
+        row.index(7)
+    assert recorded_values.common([log(7, 98), log(98, 7)], (6, 79)) is None  # the special id moves
+    assert recorded_values.common([log(7), log(8)], None) is None
+    assert recorded_values.common([log(7), log(7, 8)], (6, 79)) is None
+    assert recorded_values.common([[("item", 7)], [("item", 8)]], (6, 79)) is None
+
+
+def test_masks_are_padded_in_every_second_draw():
+    mask = candidates.Mask("attention_mask", (2, 8), mock.constant(1), torch.long)
+    assert int(mask.make(0).sum()) == 16
+    assert mask.make(1).tolist() == [[1] * 8, [1] * 6 + [0] * 2]
+
+
+def test_placeholders_are_counted_from_what_the_library_says():
+    message = "Image features and image tokens do not match: tokens: 3, features 16"
+    assert candidates.counted_features(message) == 16
+    assert candidates.counted_features("something else") is None
+
+
+def test_an_architecture_is_known_by_the_name_of_its_configuration():
+    known = library.architectures()
+    assert not known["gpt2"].skipped and not known["llama"].skipped
+    assert known["code_llama"].skipped == "another name of llama"
+    assert known["encoder_decoder"].skipped == "holds two other models"
+
+
+def test_strengths_shrink_less_and_less():
+    bert = library.lookup("BertConfig", "bert")
+    tiny, scaled, deep = (bert(**shrinking.arguments(bert, s)) for s in ("tiny", "scaled", "deep"))
+    assert tiny.hidden_size < scaled.hidden_size < deep.hidden_size == 768
+    assert tiny.num_hidden_layers == deep.num_hidden_layers == 2
+    nested = shrinking.merged({"vision_config": {"a": 1, "b": 2}}, {"vision_config": {"b": 3}, "c": 4})
+    assert nested == {"vision_config": {"a": 1, "b": 3}, "c": 4}
+
+
+@pytest.fixture(scope="module")
+def discovered(tmp_path_factory) -> pathlib.Path:
+    """Results of one architecture that is not tracked."""
+    folder = tmp_path_factory.mktemp("results")
+    assert command.command(["--results", str(folder), "--wordless", "clip_text_model"]) == 0
+    return folder
+
+
+def test_what_is_discovered_is_untracked_until_the_registry_has_a_line(discovered, tmp_path, request):
+    results = report.read(discovered)
+    [(version, found)] = results.items()
+    assert found["clip_text_model"]["stage"] == "done" and not found["clip_text_model"]["words"]
+    assert report._tally(found) == (1, 1, 1)
+    report.content(discovered, results, tmp_path)
+    models = tmp_path / "models"
+    entry = catalogue.load("clip_text_model", models / "catalogue")
+    program = export.unpack((models / "programs" / "clip_text_model.assay").read_bytes())
+    assert all(output.legitimate for output in program.golden.outputs)
+    assert program.manifest.transformers_version == f"transformers {version}"
+    # The entry alone makes the same program again.
+    again = export.export(entry)
+    assert again.graph == program.graph and again.manifest == program.manifest
+    registry = json.loads((models / "registry.json").read_text())
+    assert "clip_text_model" not in {model["name"] for model in registry["models"]}
+    batch = models / "batches" / "discovered.json"
+    assert [m["name"] for group in json.loads(batch.read_text()).values() for m in group] == [
+        "clip_text_model"
+    ]
+    line = {
+        "name": "clip_text_model",
+        "priority": "medium",
+        "arch_type": entry.arch_type,
+        "named_by": "registry",
+    }
+    registry["models"].append(line)
+    (models / "registry.json").write_text(json.dumps(registry))
+    assay = shutil.which("assay", path=request.config.getoption("--assay") or None)
+    if assay is None:
+        pytest.skip("the rest runs it: --assay gives the folder of the program `assay`")
+    ran = subprocess.run(
+        [assay, "run", "--content-dir", tmp_path, "--batch-file", batch, "--cpu-only", "-o", "json"],
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "clip_text_model" in ran.stdout
+
+
+def test_a_folder_of_something_else_is_not_overwritten(discovered, tmp_path):
+    (tmp_path / "precious").write_text("")
+    with pytest.raises(ValueError, match="no content folder"):
+        report.content(discovered, report.read(discovered), tmp_path)
+
+
+def test_what_is_done_is_not_done_again(discovered, monkeypatch):
+    swept = []
+    monkeypatch.setattr(
+        command, "_sweep", lambda chosen, folder, options: swept.extend(a.name for a in chosen)
+    )
+    known = {
+        name: library.architectures()[name] for name in ("clip_text_model", "clip_vision_model", "code_llama")
+    }
+    monkeypatch.setattr(library, "architectures", lambda: known)
+    assert command.command(["--results", str(discovered)]) == 0
+    assert swept == ["clip_vision_model"]
+    assert command.command(["--results", str(discovered), "nonsense"]) == 2
+
+
+def sweep(tmp_path, monkeypatch, work) -> dict:
+    monkeypatch.setattr(attempt, "attempt", work)
+    architecture = library.Architecture("stuck", "stuck", "", "", [], False, "")
+    command._sweep([architecture], tmp_path, types.SimpleNamespace(j=1, seconds=0.5, memory=8, wordless=True))
+    return json.loads((tmp_path / "stuck.json").read_text())
+
+
+def test_what_takes_too_long_is_ended_and_said(tmp_path, monkeypatch):
+    def spin(entry, architecture, seconds, on_stage):
+        on_stage(attempt.Found("stuck", "export"))
+        while True:
+            pass
+
+    told = sweep(tmp_path, monkeypatch, spin)
+    assert told["stage"] == "export" and "took longer than 0.5 s" in told["cause"]
+
+
+def test_what_takes_too_much_memory_is_ended_and_said(tmp_path, monkeypatch):
+    def grow(entry, architecture, seconds, on_stage):
+        on_stage(attempt.Found("stuck", "eager"))
+        bytearray(9 << 30)
+
+    told = sweep(tmp_path, monkeypatch, grow)
+    assert told["stage"] == "eager" and "the process ended with 1" in told["cause"]
+
+
+def result(stage: str, cause: str = "", words: bool = False, **more) -> dict:
+    return {
+        "stage": stage, "cause": cause, "words": words, "where": "", "model_class": "a.B", "inputs": ["x"],
+        "outputs": ["y"], "patches": [], "fixed_batch": "", **more,
+    }  # fmt: skip
+
+
+def test_the_table_says_where_each_program_comes_from_and_why_others_have_none():
+    results = {
+        "4.57.6": {"old": result("done"), "both": result("done"), "no": result("eager", "RuntimeError: a|b")},
+        "5.23.0": {"both": result("done", words=True), "old": result("export", "draws at random")},
+    }
+    assert report.program_from(results, "old") == "4.57.6"
+    assert report.program_from(results, "both") == "5.23.0"
+    assert report.program_from(results, "no") == ""
+    table = report.table(results)
+    assert "| old | B |  | 4.57.6 | x → y; not from 5.23.0: draws at random |" in table
+    assert "| both | B |  | 5.23.0 | x → y; with words |" in table
+    assert "| no | B |  | — | eager: RuntimeError: a\\|b |" in table
+    assert "| no inputs were found with which it runs | 1 | no |" in table
+    assert report.summary(results).splitlines() == [
+        "transformers 4.57.6: 2 of 3 equal to eager, 2 of them without a word",
+        "transformers 5.23.0: 1 of 2 equal to eager, 0 of them without a word",
+    ]

@@ -93,6 +93,15 @@ def around(make: Callable[[], contextlib.AbstractContextManager]) -> Iterator[No
         _AROUND.remove(make)
 
 
+@contextlib.contextmanager
+def surrounded() -> Iterator[None]:
+    """Within all that `around` was given: for whoever runs a model otherwise than by `wrap`."""
+    with contextlib.ExitStack() as stack:
+        for make in _AROUND:
+            stack.enter_context(make())
+        yield
+
+
 def wrap(
     model: torch.nn.Module,
     inputs: list[str],
@@ -113,9 +122,7 @@ def wrap(
             self.model = model
 
         def run(self, arguments: dict):
-            with contextlib.ExitStack() as stack:
-                for make in _AROUND:
-                    stack.enter_context(make())
+            with surrounded():
                 output = self.model(**arguments, **constants)
             named = outputs_of(output)
             named |= {name: output[name] for name in also if output.get(name) is not None}

@@ -6,6 +6,7 @@ counts up. The two programs are exported with those inputs, and must give what e
 golden's prompt and for a fresh one; and, position by position, what the main program gives without a cache.
 """
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -13,9 +14,9 @@ import functools
 import torch
 from transformers import GenerationConfig, GenerationMixin
 
-from .. import tensors
+from .. import tensors, wrapper
 from ..proto import program_pb2
-from . import graph, structure
+from . import decisions, graph, structure
 from .graph import Missing, NotApplicable
 
 NEW = 8  # tokens that generate writes
@@ -118,6 +119,7 @@ class _Step(torch.nn.Module):
         super().__init__()
         self.model = model
         self.template, self.names, self.outputs, self.lengths = template, names, outputs, lengths
+        self.mode = contextlib.nullcontext  # around every run
 
     def run(self, arguments: dict):
         changed = {}
@@ -132,7 +134,8 @@ class _Step(torch.nn.Module):
                 return arguments[source].shape[dim] + more
             return value.clone() if isinstance(value, torch.Tensor) else value
 
-        output = self.model(**structure.copied(self.template, see))
+        with wrapper.surrounded(), self.mode():
+            output = self.model(**structure.copied(self.template, see))
         found = structure.leaves(dict(output), torch.Tensor)
         return (output.logits, *[found[path] for path in self.outputs])
 
@@ -142,6 +145,19 @@ def _step(*arguments) -> _Step:
         pass
 
     return Step(*arguments)
+
+
+def _decide(step: _Step, given: list[dict[str, torch.Tensor]]) -> None:
+    """Lets a trace read what every one of these runs reads out of tensors."""
+    read = []
+    for arguments in given:
+        recording = decisions.Recording()
+        step.mode = lambda recording=recording: recording
+        step.run(arguments)
+        read.append(recording.read)
+    if any(one != read[0] for one in read):
+        raise Missing("what the model reads out of tensors differs from step to step")
+    step.mode = lambda: decisions.Replaying(read[0])
 
 
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -224,6 +240,8 @@ def _plan_decode(recording: Recording):
         name = "_".join(path)
         if path == (recording.tokens,):
             for k, one in enumerate(values):
+                if one.shape[1] == recording.prompt + k + 1:
+                    raise NotApplicable("it has no cache in transformers: generate gives it all tokens in every step")
                 if not _same(one, written[:, k : k + 1]):
                     raise Missing("a step is given something else than the token before")
             plan.add(path, name, tokens=True)
@@ -291,17 +309,24 @@ def fill(variant: program_pb2.Variant, program: program_pb2.Program, subject, re
     names = [states.get(path) or kept[path] for path in order]
 
     template = _prefill_given(recording, arguments, calls[0])
-    leaves = structure.leaves(template, torch.Tensor)
-    given = {name: leaves[path] for path, name in prefill_plan.names.items()}
+
+    def named(call_given: dict, plan: _Plan) -> dict[str, torch.Tensor]:
+        leaves = structure.leaves(call_given, torch.Tensor)
+        return {name: leaves[path] for path, name in plan.names.items()}
+
     step = _step(recording.model, template, prefill_plan.names, order, {})
+    runs = [named(_prefill_given(recording, a, c[0]), prefill_plan) for a, c, _ in recording.runs]
+    _decide(step, runs)
+    given = runs[0]
     prefill = graph.write(
         "prefill", graph.with_signature(step, list(given)), given, {}, ["logits", *names], subject
     )
-    leaves = structure.leaves(calls[1].given, torch.Tensor)
-    given = {name: leaves[path] for path, name in decode_plan.names.items()}
     step = _step(
         recording.model, calls[1].given, decode_plan.names, list(states), _lengths(recording, decode_plan, dynamic)
     )
+    runs = [named(call.given, decode_plan) for call in calls[1:]]
+    _decide(step, runs)
+    given = runs[0]
     decode = graph.write(
         "decode", graph.with_signature(step, list(given)), given, dynamic, ["logits", *states.values()], subject
     )
@@ -374,7 +399,7 @@ def fill_generated(variant, program, cache: program_pb2.Variant, recorded) -> No
     if isinstance(recorded, Exception):
         raise recorded
     if cache.not_applicable:
-        raise NotApplicable(cache.not_applicable)
+        raise Missing(f"only decoding with a cache is exported, and {cache.not_applicable}")
     if cache.missing:
         raise Missing(f"its kv_cache: {cache.missing}")
     _, calls, written = recorded.runs[0]

@@ -35,13 +35,17 @@ def fill(variant: program_pb2.Variant, program: program_pb2.Program, entry, subj
         built = _build(entry)
     except (ValueError, ImportError) as error:
         if "scaled_dot_product_attention" in str(error) or "sdpa" in str(error):
-            raise NotApplicable(f"transformers has no sdpa attention for it: {error}") from error
+            raise NotApplicable(f"transformers refuses sdpa attention for {type(subject.built.model).__name__}") from error
         raise
     built.model.load_state_dict(subject.built.model.state_dict())
     names: list[str] = []
     module = wrapper.wrap(built.model, [spec.name for spec in subject.inputs], subject.constants, names)
     arguments = subject.samples[0].arguments
     eager = list(module(**arguments))
+    try:
+        graph.near("it", subject.samples[0].outputs, eager, _SHARE)
+    except Missing as error:
+        raise Missing(f"transformers' sdpa attention gives other numbers than its eager attention: {error}") from None
     made = graph.write("sdpa", module, arguments, {}, subject.output_names, subject)
     if not any(operator.name == OPERATOR for operator in made.graph.operators):
         raise NotApplicable("transformers' code of this model has no sdpa attention: the graph has no such operator")

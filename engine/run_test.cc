@@ -347,7 +347,10 @@ class TestRun {
 
   // Whether numbers of a run are what the check looks at.
   static bool IsNumeric(const v1::Check& check) {
-    return !check.has_weights_bound() && !check.has_weights_sound() &&
+    // A variant is a graph of its own: the main program's trace says nothing of it.
+    const bool variant =
+        check.has_sdpa() || check.has_kv_cache() || check.has_generate() || check.has_dynamic_shapes();
+    return !variant && !check.has_weights_bound() && !check.has_weights_sound() &&
            check.kind_case() != v1::Check::KIND_NOT_SET;
   }
 

@@ -11,6 +11,7 @@
 #include "coordinator/report/escape.h"
 #include "coordinator/report/parity.h"
 #include "coordinator/report/renderers.h"
+#include "coordinator/report/variants.h"
 #include "coordinator/report/words.h"
 
 namespace assay::report {
@@ -218,6 +219,26 @@ void AppendResults(const Scope& scope, std::string& out) {
   out += "</table></div>\n";
 }
 
+void AppendVariants(const Scope& scope, std::string& out) {
+  const std::vector<VariantCount> variants = CountVariants(scope.jobs);
+  if (variants.empty()) return;
+  out +=
+      "<h2>Variants</h2>\n<p class=\"dim\">Further programs of the same models and weights: sdpa attention, "
+      "a "
+      "cache, greedy decoding, other shapes.</p>\n";
+  for (const VariantCount& count : variants) {
+    absl::StrAppend(&out, "<div>", XmlText(VariantText(count)), "</div>\n");
+    std::vector<std::string> lines;
+    for (const auto& [model, cause] : count.missing)
+      lines.push_back(absl::StrCat(model, ": missing: ", cause));
+    for (const auto& [model, cause] : count.partial)
+      lines.push_back(absl::StrCat(model, ": in part: ", cause));
+    if (lines.empty()) continue;
+    absl::StrAppend(&out, "<details><summary class=\"dim\">causes</summary><pre>",
+                    XmlText(absl::StrJoin(lines, "\n")), "</pre></details>\n");
+  }
+}
+
 // Nothing where no model ran on two kinds of device.
 void AppendParity(const Scope& scope, std::string& out) {
   const std::vector<ParityCheck> checks = CompareDevices(scope.jobs);
@@ -393,6 +414,7 @@ std::string RenderHtml(const Scope& scope) {
   if (scope.batch == nullptr) AppendCoverage(scope.coverage, out);
   AppendMatrix(scope, out);
   AppendResults(scope, out);
+  AppendVariants(scope, out);
   AppendParity(scope, out);
   AppendCheckpoints(scope, out);
   AppendRemarks(scope, out);

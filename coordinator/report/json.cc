@@ -5,6 +5,7 @@
 #include "coordinator/report/divergence.h"
 #include "coordinator/report/parity.h"
 #include "coordinator/report/renderers.h"
+#include "coordinator/report/variants.h"
 #include "coordinator/report/words.h"
 
 namespace assay::report {
@@ -254,6 +255,17 @@ std::string RenderJson(const Scope& scope) {
   for (const ModelCoverage& model : coverage.untracked) untracked.push_back(ModelJson(model, false));
   Json& parity = root["parity"] = Json::array();
   for (const ParityCheck& check : CompareDevices(scope.jobs)) parity.push_back(ParityJson(check));
+  Json& variants = root["variants"] = Json::array();
+  for (const VariantCount& count : CountVariants(scope.jobs)) {
+    variants.push_back({{"name", count.name},
+                        {"possible", count.possible()},
+                        {"passed", count.passed},
+                        {"failed", count.failed},
+                        {"partial", count.partial},
+                        {"skipped", count.skipped},
+                        {"missing", count.missing},
+                        {"not_applicable", count.not_applicable}});
+  }
   Json& remarks = root["remarks"] = Json::array();
   for (const Remark& remark : scope.remarks) {
     remarks.push_back({{"model", remark.model}, {"kind", remark.kind}, {"text", remark.text}});

@@ -6,6 +6,7 @@
 #include "coordinator/report/escape.h"
 #include "coordinator/report/parity.h"
 #include "coordinator/report/renderers.h"
+#include "coordinator/report/variants.h"
 #include "coordinator/report/words.h"
 
 namespace assay::report {
@@ -210,6 +211,26 @@ void AppendRemarks(const Scope& scope, std::string& out) {
   out += "\n";
 }
 
+// What of the variants was run, and the cause of each that is missing.
+void AppendVariants(const Scope& scope, std::string& out) {
+  const std::vector<VariantCount> variants = CountVariants(scope.jobs);
+  if (variants.empty()) return;
+  out += "## Variants\n\n";
+  for (const VariantCount& count : variants)
+    absl::StrAppend(&out, "- ", MarkdownText(VariantText(count)), "\n");
+  out += "\n";
+  std::string rows;
+  for (const VariantCount& count : variants) {
+    for (const auto& [model, cause] : count.missing) {
+      rows += Row({count.name, MarkdownText(model), "missing", MarkdownText(cause)});
+    }
+    for (const auto& [model, cause] : count.partial) {
+      rows += Row({count.name, MarkdownText(model), "in part", MarkdownText(cause)});
+    }
+  }
+  if (!rows.empty()) absl::StrAppend(&out, "| variant | model | | cause |\n|---|---|---|---|\n", rows, "\n");
+}
+
 void AppendStatistics(const Scope& scope, std::string& out) {
   out += "## Statistics\n\n";
   for (const auto& [word, count] : CountOutcomes(scope.jobs)) {
@@ -351,6 +372,7 @@ std::string RenderMarkdown(const Scope& scope) {
     AppendCosts(scope, out);
     AppendRemarks(scope, out);
     AppendStatistics(scope, out);
+    AppendVariants(scope, out);
     AppendParity(scope, out);
     out += "## Coverage with this batch\n\n";
     AppendCoverage(scope.coverage, false, out);
@@ -371,6 +393,7 @@ std::string RenderMarkdown(const Scope& scope) {
     AppendCosts(scope, out);
     AppendRemarks(scope, out);
     AppendStatistics(scope, out);
+    AppendVariants(scope, out);
     AppendParity(scope, out);
     AppendMissing(scope.coverage, out);
     AppendNext(scope, out);

@@ -5,6 +5,7 @@
 #include "coordinator/report/escape.h"
 #include "coordinator/report/parity.h"
 #include "coordinator/report/renderers.h"
+#include "coordinator/report/variants.h"
 #include "coordinator/report/words.h"
 
 namespace assay::report {
@@ -106,6 +107,12 @@ std::string RenderText(const Scope& scope) {
   AppendCheckpoints("Trained checkpoints", checkpoints.trained, out);
   AppendCheckpoints("Synthetic checkpoints (random values: never real)", checkpoints.synthetic, out);
   AppendExports(checkpoints.exported, out);
+
+  const std::vector<VariantCount> variants = CountVariants(scope.jobs);
+  if (!variants.empty()) absl::StrAppend(&out, "\nVariants\n");
+  for (const VariantCount& count : variants) {
+    absl::StrAppend(&out, "  ", CleanText(VariantText(count)), "\n");
+  }
 
   const std::vector<ParityCheck> parity = CompareDevices(scope.jobs);
   if (!parity.empty()) absl::StrAppend(&out, "\nParity of devices\n");

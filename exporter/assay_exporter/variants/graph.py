@@ -41,6 +41,14 @@ def with_signature(module: torch.nn.Module, names: list[str]) -> torch.nn.Module
     return module.eval()
 
 
+def _fixed(size) -> int | None:
+    """What a dimension must be; None: it is free, as far as torch.export tells."""
+    if isinstance(size, int):
+        return size
+    known = size.node.shape_env.replace(size.node.expr)
+    return int(known) if known.is_number else None
+
+
 def write(
     name: str,
     module: torch.nn.Module,
@@ -66,8 +74,8 @@ def write(
         spec = made.inputs.add(name=key, dtype=tensors.scalar_type(value.dtype), shape=list(value.shape))
         meta = placeholders[key].meta["val"]
         for dim in dynamic.get(key, []):
-            if isinstance(meta.shape[dim], int):
-                raise Missing(f"{name}: the graph takes dimension {dim} of {key} as {meta.shape[dim]} only")
+            if (size := _fixed(meta.shape[dim])) is not None:
+                raise Missing(f"{name}: the graph takes dimension {dim} of {key} as {size} only")
             spec.dynamic_dim.append(dim)
     signature = export.read_signature(exported, subject)
     if {spec.name for spec in signature.weights} != {spec.name for spec in subject.weights}:

@@ -1,5 +1,6 @@
 """One program for several batches and lengths, each with its own golden."""
 
+import copy
 import dataclasses
 
 import torch
@@ -56,7 +57,8 @@ def _draw(subject, lengths: dict[str, int], sizes) -> Shape:
         specs.append(dataclasses.replace(spec, shape=tuple(shape)))
         arguments[spec.name] = specs[-1].make(seed)
     label = f"a batch of {batch}" + (f" and {more:+d} tokens" if lengths else "")
-    return Shape(label, seed, specs, arguments, list(subject.wrapped(**arguments)))
+    # A copy, so that state that a model keeps between calls cannot matter.
+    return Shape(label, seed, specs, arguments, list(copy.deepcopy(subject.wrapped)(**arguments)))
 
 
 def record(subject) -> Recording:

@@ -49,6 +49,12 @@ class AdminService final : public v1::AdminService::CallbackService {
                                          v1::AcceptWorkerResponse* response) override;
 
  private:
+  // Of a worker that was seen, with its entry in the audit log; answers with the worker as it then is.
+  template <typename Response>
+  grpc::ServerUnaryReactor* ChangeCordon(
+      grpc::CallbackServerContext* context, Response* response, const char* rpc, std::string worker,
+      std::function<absl::Status(Store&, const std::string& worker)> change_it);
+
   const Rooms rooms_;
 };
 

@@ -71,16 +71,17 @@ std::function<void(absl::StatusOr<v1::WorkerSummary>)> AnswerTo(grpc::ServerUnar
 
 }  // namespace
 
-grpc::ServerUnaryReactor* AdminService::CordonWorker(grpc::CallbackServerContext* context,
-                                                     const v1::CordonWorkerRequest* request,
-                                                     v1::CordonWorkerResponse* response) {
+template <typename Response>
+grpc::ServerUnaryReactor* AdminService::ChangeCordon(
+    grpc::CallbackServerContext* context, Response* response, const char* rpc, std::string worker,
+    std::function<absl::Status(Store&, const std::string& worker)> change_it) {
   auto* reactor = context->DefaultReactor();
   rooms_.dispatcher->AskFleet<v1::WorkerSummary>(
-      [this, worker = request->worker(), reason = request->reason(),
-       change = rooms_.access->ChangeOf(*context, "AdminService.CordonWorker")](
-          Store& store, Fleet& fleet) -> absl::StatusOr<v1::WorkerSummary> {
+      [this, worker = std::move(worker), change_it = std::move(change_it),
+       change = rooms_.access->ChangeOf(*context, rpc)](Store& store,
+                                                        Fleet& fleet) -> absl::StatusOr<v1::WorkerSummary> {
         ASSAY_RETURN_IF_ERROR(SeenWorker(store, fleet, rooms_.dispatcher->options(), worker).status());
-        ASSAY_RETURN_IF_ERROR(store.PutCordon(worker, reason));
+        ASSAY_RETURN_IF_ERROR(change_it(store, worker));
         ASSAY_RETURN_IF_ERROR(RecordChange(store, change, worker));
         ASSAY_RETURN_IF_ERROR(TakeCordons(store, fleet));
         return SeenWorker(store, fleet, rooms_.dispatcher->options(), worker);
@@ -89,22 +90,21 @@ grpc::ServerUnaryReactor* AdminService::CordonWorker(grpc::CallbackServerContext
   return reactor;
 }
 
+grpc::ServerUnaryReactor* AdminService::CordonWorker(grpc::CallbackServerContext* context,
+                                                     const v1::CordonWorkerRequest* request,
+                                                     v1::CordonWorkerResponse* response) {
+  return ChangeCordon(context, response, "AdminService.CordonWorker", request->worker(),
+                      [reason = request->reason()](Store& store, const std::string& worker) {
+                        return store.PutCordon(worker, reason);
+                      });
+}
+
 grpc::ServerUnaryReactor* AdminService::UncordonWorker(grpc::CallbackServerContext* context,
                                                        const v1::UncordonWorkerRequest* request,
                                                        v1::UncordonWorkerResponse* response) {
-  auto* reactor = context->DefaultReactor();
-  rooms_.dispatcher->AskFleet<v1::WorkerSummary>(
-      [this, worker = request->worker(),
-       change = rooms_.access->ChangeOf(*context, "AdminService.UncordonWorker")](
-          Store& store, Fleet& fleet) -> absl::StatusOr<v1::WorkerSummary> {
-        ASSAY_RETURN_IF_ERROR(SeenWorker(store, fleet, rooms_.dispatcher->options(), worker).status());
-        ASSAY_RETURN_IF_ERROR(store.RemoveCordon(worker).status());
-        ASSAY_RETURN_IF_ERROR(RecordChange(store, change, worker));
-        ASSAY_RETURN_IF_ERROR(TakeCordons(store, fleet));
-        return SeenWorker(store, fleet, rooms_.dispatcher->options(), worker);
-      },
-      AnswerTo(reactor, response));
-  return reactor;
+  return ChangeCordon(
+      context, response, "AdminService.UncordonWorker", request->worker(),
+      [](Store& store, const std::string& worker) { return store.RemoveCordon(worker).status(); });
 }
 
 grpc::ServerUnaryReactor* AdminService::DrainWorker(grpc::CallbackServerContext* context,

@@ -34,6 +34,13 @@ std::vector<std::string> JobsOf(const google::protobuf::RepeatedPtrField<v1::Att
   return jobs;
 }
 
+std::vector<HeldAttempt> HeldBy(const std::string& worker,
+                                const google::protobuf::RepeatedPtrField<v1::AttemptRef>& attempts) {
+  std::vector<HeldAttempt> held;
+  for (const v1::AttemptRef& attempt : attempts) held.push_back({attempt, worker});
+  return held;
+}
+
 // Nothing is sent where there is nothing to tell.
 void SendDesired(WorkerLink& link, v1::DesiredState desired) {
   int start = 0, abandon = 0;
@@ -111,10 +118,20 @@ absl::Status Dispatcher::FillSlots(Store& store) {
                                 [&](const QueuedJob& job) { return elsewhere.count(job.job_id) > 0; }),
                  queued.end());
     if (queued.empty()) return absl::OkStatus();
-    ASSAY_ASSIGN_OR_RETURN(auto running, store.RunningBySubmitter());
+    std::map<std::string, uint32_t> running;
+    const bool shared = std::any_of(queued.begin(), queued.end(), [&](const QueuedJob& job) {
+      return job.submitter != queued.front().submitter;
+    });
+    if (shared) {
+      ASSAY_ASSIGN_OR_RETURN(running, store.RunningBySubmitter());
+    }
     // Whether there is more to do than slots, so that some is given ahead of them.
-    ASSAY_ASSIGN_OR_RETURN(const size_t waiting, store.CountQueued(queued.size() + open + slots.total()));
-    const size_t beyond = waiting - std::min(waiting, queued.size() + elsewhere.size());
+    const size_t seen = queued.size() + elsewhere.size(), enough = open + slots.total();
+    size_t waiting = seen;
+    if (seen < enough) {
+      ASSAY_ASSIGN_OR_RETURN(waiting, store.CountQueued(enough));
+    }
+    const size_t beyond = waiting - std::min(waiting, seen);
     const std::vector<Placement> placements = Schedule(queued, std::move(running), slots, beyond);
     if (placements.empty()) return absl::OkStatus();
     ASSAY_ASSIGN_OR_RETURN(std::set<std::string> missed, Start(store, placements));
@@ -320,7 +337,7 @@ void Dispatcher::Connected(std::shared_ptr<WorkerLink> link, v1::Hello hello, st
         }
         done();
       },
-      {JobsOf(hello.attempt()), {hello.worker()}, {}});
+      {JobsOf(hello.attempt()), {}, {hello.worker()}, {}});
 }
 
 void Dispatcher::Received(std::shared_ptr<WorkerLink> link, v1::WorkerMessage message,
@@ -381,7 +398,7 @@ void Dispatcher::Heartbeat(std::shared_ptr<WorkerLink> link, v1::Heartbeat heart
         }  // else the next heartbeat comes before the lease ends
         done();
       },
-      {JobsOf(heartbeat.attempt()), {}, {}});
+      Touches{{}, HeldBy(link->worker(), heartbeat.attempt()), {}, {}});
 }
 
 void Dispatcher::Progress(std::shared_ptr<WorkerLink> link, v1::AttemptEvent event,
@@ -396,7 +413,7 @@ void Dispatcher::Progress(std::shared_ptr<WorkerLink> link, v1::AttemptEvent eve
         return true;
       },
       // Of a stale attempt there is nothing to tell. What the medium lost here comes again with the result.
-      [done](absl::StatusOr<bool>) { done(); }, {{shared->attempt().job_id()}, {}, {}});
+      [done](absl::StatusOr<bool>) { done(); }, {{shared->attempt().job_id()}, {}, {}, {}});
 }
 
 void Dispatcher::Results(std::shared_ptr<WorkerLink> link, std::vector<v1::AttemptResult> results,
@@ -404,7 +421,7 @@ void Dispatcher::Results(std::shared_ptr<WorkerLink> link, std::vector<v1::Attem
   using Acks = std::vector<v1::ResultAck>;
   Touches touches;
   for (v1::AttemptResult& result : results) {
-    touches.jobs.push_back(result.attempt().job_id());
+    touches.attempts.push_back({result.attempt(), link->worker()});
     result = WithItsProducts(std::move(result));
   }
   auto shared = std::make_shared<const std::vector<v1::AttemptResult>>(std::move(results));
@@ -509,7 +526,7 @@ void Dispatcher::Disconnected(std::shared_ptr<WorkerLink> link) {
         ASSAY_RETURN_IF_ERROR(store.ShortenLeases(name, now + options_.disconnect_grace));
         return true;
       },
-      [](absl::StatusOr<bool>) {}, {{}, {link->worker()}, {}});
+      [](absl::StatusOr<bool>) {}, {{}, {}, {link->worker()}, {}});
 }
 
 void Dispatcher::Submit(BatchSubmission submission, v1::AuditEntry change,
@@ -574,7 +591,7 @@ void Dispatcher::Cancel(std::string batch_id, v1::AuditEntry change,
         }
         done(std::move(cancelled->batch));
       },
-      {{}, {}, {batch_id}});
+      {{}, {}, {}, {batch_id}});
 }
 
 void Dispatcher::GetBatch(std::string batch_id, std::function<void(absl::StatusOr<BatchView>)> done) {

@@ -11,6 +11,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "common/metrics.h"
@@ -41,6 +42,13 @@ std::string Lower(absl::string_view text) { return absl::AsciiStrToLower(text); 
 const char* StageName(v1::Stage stage) { return stage == v1::STAGE_EXPORT ? "export" : "test"; }
 
 std::string DeviceName(v1::DeviceChoice device) { return Lower(v1::DeviceChoice_Name(device)); }
+
+// "default": the job leaves it to its template, or a store of an earlier release does not say.
+std::string DtypeName(v1::Dtype dtype) {
+  if (dtype == v1::DTYPE_UNSPECIFIED) return "default";
+  const std::string name = v1::Dtype_Name(dtype);
+  return Lower(absl::StripPrefix(name, "DTYPE_"));
+}
 
 ClientMetric Gauge(std::vector<ClientMetric::Label> labels, double value) {
   ClientMetric metric;
@@ -169,20 +177,21 @@ struct CoordinatorMetrics::State final : prometheus::Collectable {
       double jobs = 0;
       double oldest = 0;
     };
-    using Key = std::tuple<std::string, std::string, std::string>;  // device, stage, route class
+    using Key =
+        std::tuple<std::string, std::string, std::string, std::string>;  // device, dtype, stage, route class
     std::map<Key, Class> queued, running;
     // Served with 0 too, so that graphs and alerts have something to look at.
     for (const char* device : {"cpu", "cuda", "auto"}) {
-      queued[{device, "test", "any"}];
-      running[{device, "test", "any"}];
+      queued[{device, "float32", "test", "any"}];
+      running[{device, "float32", "test", "any"}];
     }
-    queued[{"cpu", "export", "any"}];
-    running[{"cpu", "export", "any"}];
+    queued[{"cpu", "float32", "export", "any"}];
+    running[{"cpu", "float32", "export", "any"}];
     for (const JobCount& count : snapshot.jobs) {
       auto& into = count.state == v1::QUEUED ? queued : running;
-      Class& sum =
-          into[{DeviceName(count.device), StageName(count.needs_exporter ? v1::STAGE_EXPORT : v1::STAGE_TEST),
-                RouteClass(count.route)}];
+      Class& sum = into[{DeviceName(count.device), DtypeName(count.dtype),
+                         StageName(count.needs_exporter ? v1::STAGE_EXPORT : v1::STAGE_TEST),
+                         RouteClass(count.route)}];
       sum.jobs += static_cast<double>(count.jobs);
       sum.oldest = std::max(sum.oldest, absl::ToDoubleSeconds(snapshot.now - count.oldest));
     }
@@ -199,8 +208,10 @@ struct CoordinatorMetrics::State final : prometheus::Collectable {
                          MetricType::Gauge,
                          {}};
     const auto labels = [](const Key& key) {
-      return std::vector<ClientMetric::Label>{
-          {"device", std::get<0>(key)}, {"stage", std::get<1>(key)}, {"route", std::get<2>(key)}};
+      return std::vector<ClientMetric::Label>{{"device", std::get<0>(key)},
+                                              {"dtype", std::get<1>(key)},
+                                              {"stage", std::get<2>(key)},
+                                              {"route", std::get<3>(key)}};
     };
     for (const auto& [key, sum] : queued) {
       depth.metric.push_back(Gauge(labels(key), sum.jobs));

@@ -33,6 +33,7 @@
 #include "coordinator/services/scaler_service.h"
 #include "coordinator/services/watch_stream.h"
 #include "coordinator/services/worker_service.h"
+#include "coordinator/steady_wait.h"
 #include "coordinator/store/memory_store.h"
 #include "coordinator/store/postgres_notify.h"
 #include "coordinator/store/postgres_store.h"
@@ -59,6 +60,8 @@ constexpr absl::Duration kShutdownGrace = absl::Milliseconds(500);
 
 constexpr absl::Duration kBetweenForgetting = absl::Hours(24);
 constexpr absl::Duration kBetweenCertificateLooks = absl::Minutes(1);
+// How often a wait looks whether the server stops.
+constexpr absl::Duration kStopLook = absl::Milliseconds(20);
 // How often open calls of revoked tokens are looked for.
 constexpr absl::Duration kAccessTick = absl::Milliseconds(250);
 
@@ -166,6 +169,7 @@ absl::Status Server::State::OpenStore() {
   dispatch.require_acceptance = options.require_acceptance;
   for (const v1::Pool& pool : pools.pool()) dispatch.pools.push_back(ViewOf(pool));
   dispatch.clock = options.clock;
+  dispatch.machine = &SteadyClock::Get();
   dispatch.content = content.get();
   dispatch.blobs = blobs.get();
   dispatch.metrics = &metrics;
@@ -335,27 +339,28 @@ void Server::State::Forget() {
 }
 
 void Server::State::KeepTime() {
-  absl::Time next_forget = absl::Now();
+  const SteadyClock& steady = SteadyClock::Get();
+  absl::Time next_forget = steady.Now();
   absl::Time scaler_looked = absl::InfinitePast(), certificate_looked = absl::InfinitePast();
   CertificateWatch certificate(options.tls.certificate, "the server's");
   while (true) {
     {
       absl::MutexLock lock_(&mutex);
-      if (mutex.AwaitWithTimeout(absl::Condition(&stopping), options.lease_tick)) return;
+      if (AwaitSteadily(mutex, absl::Condition(&stopping), options.lease_tick, kStopLook)) return;
     }
     dispatcher->Tick();
-    if (absl::Now() >= next_forget) {
+    if (steady.Now() >= next_forget) {
       Forget();
-      next_forget = absl::Now() + kBetweenForgetting;
+      next_forget = steady.Now() + kBetweenForgetting;
     }
     vitals->Look();
-    if (absl::Now() - scaler_looked >= kScalerPeriod) {
+    if (steady.Now() - scaler_looked >= kScalerPeriod) {
       scaler_service->Refresh();
-      scaler_looked = absl::Now();
+      scaler_looked = steady.Now();
     }
-    if (!options.tls.certificate.empty() && absl::Now() - certificate_looked >= kBetweenCertificateLooks) {
+    if (!options.tls.certificate.empty() && steady.Now() - certificate_looked >= kBetweenCertificateLooks) {
       if (const auto end = certificate.Look(options.clock->Now())) metrics.CertificateEnds(*end);
-      certificate_looked = absl::Now();
+      certificate_looked = steady.Now();
     }
   }
 }
@@ -364,7 +369,7 @@ void Server::State::KeepAccess() {
   while (true) {
     {
       absl::MutexLock lock_(&mutex);
-      if (mutex.AwaitWithTimeout(absl::Condition(&stopping), kAccessTick)) return;
+      if (AwaitSteadily(mutex, absl::Condition(&stopping), kAccessTick, kStopLook)) return;
     }
     access->EndOutdatedCalls();
     audit->Tick();

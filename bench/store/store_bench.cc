@@ -42,7 +42,7 @@ absl::Status SubmitAll(Store& store, const Options& options, const std::string& 
     submission.target.set_dtype(v1::FLOAT32);
     for (int i = first; i < first + options.batch && i < options.jobs; ++i) {
       NewJob& job = submission.jobs.emplace_back();
-      job.model.set_name(absl::StrCat("model_", i));
+      job.model.set_name(absl::StrCat("model_", i % options.batch));
       job.model.set_template_("bert");
       jobs.push_back(absl::StrCat(submission.batch_id, ".", job.model.name()));
     }
@@ -70,10 +70,10 @@ absl::Status LiveAll(Store& store, const Options& options, const std::vector<std
   for (size_t next = 0; next < jobs.size() || !ending.empty();) {
     ASSAY_RETURN_IF_ERROR(store.Begin());
     Touches touches;
-    for (const v1::AttemptResult& result : ending) touches.jobs.push_back(result.attempt().job_id());
+    for (const v1::AttemptResult& result : ending) touches.attempts.push_back({result.attempt(), "worker-1"});
     ASSAY_RETURN_IF_ERROR(store.Take(touches));
     for (const v1::AttemptResult& result : ending) {
-      ASSAY_ASSIGN_OR_RETURN(v1::ResultAck ack, store.CommitResult(result, store.Now()));
+      ASSAY_ASSIGN_OR_RETURN(v1::ResultAck ack, store.CommitResult(result, store.Now(), "worker-1"));
       if (!ack.counted()) return absl::InternalError(absl::StrCat("not counted: ", ack.reason()));
     }
     ending.clear();

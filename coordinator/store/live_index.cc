@@ -76,12 +76,12 @@ std::vector<QueuedJob> LiveIndex::Queued(size_t limit) const {
 }
 
 std::vector<JobCount> LiveIndex::Count() const {
-  std::map<std::tuple<v1::JobState, bool, v1::DeviceChoice, std::string>, JobCount> counts;
+  std::map<std::tuple<v1::JobState, bool, v1::DeviceChoice, std::string, v1::Dtype>, JobCount> counts;
   auto count = [&](v1::JobState state, bool exports, v1::DeviceChoice device, const std::string& route,
                    const JobRecord& record) {
     const absl::Time created = TimeOf(record.job.create_time());  // as its batch
-    auto [at, fresh] = counts.try_emplace({state, exports, device, route});
-    if (fresh) at->second = {state, device, exports, route, 0, created};
+    auto [at, fresh] = counts.try_emplace({state, exports, device, route, record.job.target().dtype()});
+    if (fresh) at->second = {state, device, exports, route, 0, created, record.job.target().dtype()};
     ++at->second.jobs;
     at->second.oldest = std::min(at->second.oldest, created);
   };

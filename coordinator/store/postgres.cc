@@ -19,7 +19,9 @@ namespace assay::coordinator {
 namespace {
 
 // Bounds what both sides hold of a pipeline.
-constexpr int kMaxPending = 256;
+constexpr size_t kMaxPending = 256;
+// A statement with parameters of so many bytes is sent at once.
+constexpr size_t kWorthSending = 4096;
 
 // timestamptz counts from 2000-01-01.
 constexpr int64_t kEpochMicros = 946'684'800'000'000;
@@ -262,7 +264,7 @@ absl::StatusOr<std::string> PostgresConnection::Prepare(const char* sql) {
   ASSAY_RETURN_IF_ERROR(Flush());
   const std::string name = absl::StrCat("s", prepared_.size());
   if (lost() || PQsendPrepare(handle_, name.c_str(), sql, 0, nullptr) == 0) return ConnectionError();
-  ++pending_;
+  pending_.push_back(kAnyRows);
   ASSAY_RETURN_IF_ERROR(Collect().status());
   prepared_[sql] = name;
   return name;
@@ -281,7 +283,7 @@ absl::Status PostgresConnection::Send(const char* sql, const PostgresParameters&
                                     lengths.data(), formats.data(), /*resultFormat=*/1) == 0) {
     return ConnectionError();
   }
-  ++pending_;
+  pending_.push_back(kAnyRows);
   return absl::OkStatus();
 }
 
@@ -289,7 +291,8 @@ absl::StatusOr<PostgresRows> PostgresConnection::Collect() {
   if (lost() || PQpipelineSync(handle_) == 0) return ConnectionError();
   std::optional<PostgresRows> last;
   absl::Status error;
-  for (; pending_ > 0; --pending_) {
+  expects_ = false;
+  for (; !pending_.empty(); pending_.pop_front()) {
     PGresult* result = PQgetResult(handle_);
     if (result == nullptr) {
       fatal_ = true;
@@ -300,6 +303,11 @@ absl::StatusOr<PostgresRows> PostgresConnection::Collect() {
     // The statements after one that failed are skipped: the first error is the one to tell.
     if (status != PGRES_COMMAND_OK && status != PGRES_TUPLES_OK && error.ok()) error = ResultError(result);
     if (lost()) return error.ok() ? ConnectionError() : error;
+    if (pending_.front() != kAnyRows && error.ok() &&
+        absl::string_view(PQcmdTuples(result)) != absl::StrCat(pending_.front())) {
+      error = absl::AbortedError(absl::StrCat("database: not as it was remembered (", PQcmdStatus(result),
+                                              " of ", pending_.front(), ")"));
+    }
     if (PGresult* more = PQgetResult(handle_); more != nullptr) {
       PQclear(more);
       fatal_ = true;
@@ -322,13 +330,19 @@ absl::StatusOr<PostgresRows> PostgresConnection::Read(const char* sql, const Pos
   return Collect();
 }
 
-absl::Status PostgresConnection::Write(const char* sql, const PostgresParameters& parameters) {
+absl::Status PostgresConnection::Write(const char* sql, const PostgresParameters& parameters, int64_t rows) {
   ASSAY_RETURN_IF_ERROR(Send(sql, parameters));
-  return pending_ < kMaxPending ? absl::OkStatus() : Flush();
+  pending_.back() = rows;
+  if (rows != kAnyRows) expects_ = true;
+  // The server goes to work on what is long while the next is made ready.
+  size_t bytes = 0;
+  for (const std::string& value : parameters.values_) bytes += value.size();
+  if (bytes > kWorthSending && PQflush(handle_) < 0) return ConnectionError();
+  return pending_.size() < kMaxPending ? absl::OkStatus() : Flush();
 }
 
 absl::Status PostgresConnection::Flush() {
-  if (pending_ == 0) return absl::OkStatus();
+  if (pending_.empty()) return absl::OkStatus();
   return Collect().status();
 }
 

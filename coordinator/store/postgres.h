@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
 #include <string>
@@ -91,6 +92,8 @@ bool HasPassword(const std::string& url);
 // server found its data damaged, else INTERNAL.
 class PostgresConnection {
  public:
+  static constexpr int64_t kAnyRows = -1;
+
   // `name`: what the server's administrator sees, at most 63 bytes. A server that is read-only (a standby) is
   // not taken. Waits at most a few seconds for each address.
   static absl::StatusOr<std::unique_ptr<PostgresConnection>> Connect(const std::string& url,
@@ -105,9 +108,12 @@ class PostgresConnection {
 
   // One statement, prepared when it is first used. `sql` must be a literal: statements are kept by its
   // address. Read gives its rows. Write does not wait: an error comes out of a later call, and nothing that
-  // was asked between is executed.
+  // was asked between is executed. With `rows` exactly so many must be affected, else the error is ABORTED;
+  // as the server does not know of it, this must be answered before a COMMIT is asked for (Flush, where
+  // `expects`).
   absl::StatusOr<PostgresRows> Read(const char* sql, const PostgresParameters& parameters = {});
-  absl::Status Write(const char* sql, const PostgresParameters& parameters = {});
+  absl::Status Write(const char* sql, const PostgresParameters& parameters = {}, int64_t rows = kAnyRows);
+  bool expects() const { return expects_; }
   // Until everything that was written is answered.
   absl::Status Flush();
 
@@ -131,8 +137,9 @@ class PostgresConnection {
 
   pg_conn* handle_;
   std::map<const char*, std::string> prepared_;
-  int pending_ = 0;
-  bool fatal_ = false;  // the server said goodbye
+  std::deque<int64_t> pending_;  // statements that are not answered: the rows that each must affect
+  bool expects_ = false;         // some of them
+  bool fatal_ = false;           // the server said goodbye
 };
 
 }  // namespace assay::coordinator

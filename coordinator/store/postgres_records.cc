@@ -29,21 +29,25 @@ absl::StatusOr<std::optional<BatchRecord>> FirstBatch(const absl::StatusOr<Postg
 
 absl::StatusOr<std::vector<JobRecord>> AllJobs(const absl::StatusOr<PostgresRows>& rows) {
   if (!rows.ok()) return rows.status();
-  std::vector<JobRecord> records(static_cast<size_t>(rows->size()));
-  for (int row = 0; row < rows->size(); ++row) {
+  return AllJobsOf(*rows);
+}
+
+absl::StatusOr<std::vector<JobRecord>> AllJobsOf(const PostgresRows& rows) {
+  std::vector<JobRecord> records(static_cast<size_t>(rows.size()));
+  for (int row = 0; row < rows.size(); ++row) {
     JobRecord& record = records[static_cast<size_t>(row)];
-    record.submitter = rows->Bytes(row, 0);
-    record.priority = static_cast<Priority>(rows->Int(row, 1));
-    record.batch_number = static_cast<uint64_t>(rows->Int(row, 2));
-    record.ordinal = static_cast<uint32_t>(rows->Int(row, 3));
-    record.expected_seconds = rows->Double(row, 4);
-    record.lease_until = rows->Time(row, 5);
-    record.setbacks = static_cast<uint32_t>(rows->Int(row, 6));
-    ASSAY_RETURN_IF_ERROR(ParseRecord(rows->Bytes(row, 7), record.assigned));
-    ASSAY_RETURN_IF_ERROR(ParseRecord(rows->Bytes(row, 8), record.job));
-    CatchUp(record, static_cast<uint64_t>(rows->Int(row, 9)), rows->Bytes(row, 10),
-            absl::FromUnixNanos(rows->Int(row, 11)));
-    record.answered = static_cast<uint64_t>(rows->Int(row, 12));
+    record.submitter = rows.Bytes(row, 0);
+    record.priority = static_cast<Priority>(rows.Int(row, 1));
+    record.batch_number = static_cast<uint64_t>(rows.Int(row, 2));
+    record.ordinal = static_cast<uint32_t>(rows.Int(row, 3));
+    record.expected_seconds = rows.Double(row, 4);
+    record.lease_until = rows.Time(row, 5);
+    record.setbacks = static_cast<uint32_t>(rows.Int(row, 6));
+    ASSAY_RETURN_IF_ERROR(ParseRecord(rows.Bytes(row, 7), record.assigned));
+    ASSAY_RETURN_IF_ERROR(ParseRecord(rows.Bytes(row, 8), record.job));
+    CatchUp(record, static_cast<uint64_t>(rows.Int(row, 9)), rows.Bytes(row, 10),
+            absl::FromUnixNanos(rows.Int(row, 11)));
+    record.answered = static_cast<uint64_t>(rows.Int(row, 12));
   }
   return records;
 }

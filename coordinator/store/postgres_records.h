@@ -18,6 +18,7 @@ namespace assay::coordinator {
 #define ASSAY_JOB_COLUMNS                                                                               \
   "submitter, priority, batch_number, ordinal, expected_seconds, lease_until, setbacks, assigned, job," \
   " attempt, worker, started, answered"
+#define ASSAY_JOB_COLUMN_COUNT 13
 #define ASSAY_WORKER_COLUMNS "instance, coordinator, believed_until, summary"
 
 // DATA_LOSS: it is none.
@@ -76,6 +77,7 @@ class JobColumns {
 // Of rows that were read with the columns above. What is no row is passed on.
 absl::StatusOr<BatchRecord> ReadBatch(const PostgresRows& rows, int row);
 absl::StatusOr<std::optional<BatchRecord>> FirstBatch(const absl::StatusOr<PostgresRows>& rows);
+absl::StatusOr<std::vector<JobRecord>> AllJobsOf(const PostgresRows& rows);
 absl::StatusOr<std::vector<JobRecord>> AllJobs(const absl::StatusOr<PostgresRows>& rows);
 absl::StatusOr<std::vector<WorkerRecord>> AllWorkers(const absl::StatusOr<PostgresRows>& rows);
 // With the columns hash and info.

@@ -141,6 +141,11 @@ constexpr char kVersion5[] = R"sql(
 DROP INDEX assay.jobs_of_batch;
 )sql";
 
+// What waits is counted by target.
+constexpr char kVersion6[] = R"sql(
+ALTER TABLE assay.jobs ADD COLUMN dtype bigint NOT NULL DEFAULT 0;
+)sql";
+
 absl::Status TakeSteps(PostgresConnection& connection, const std::vector<std::string>& steps) {
   // Held until the transaction ends. 0x6173 is "as".
   ASSAY_RETURN_IF_ERROR(connection.Read("SELECT pg_advisory_xact_lock(24947, 1)").status());
@@ -181,7 +186,7 @@ absl::Status TakeSteps(PostgresConnection& connection, const std::vector<std::st
 
 const std::vector<std::string>& PostgresSchemaSteps() {
   static const auto& steps =
-      *new std::vector<std::string>{kVersion1, kVersion2, kVersion3, kVersion4, kVersion5};
+      *new std::vector<std::string>{kVersion1, kVersion2, kVersion3, kVersion4, kVersion5, kVersion6};
   return steps;
 }
 

@@ -186,7 +186,9 @@ absl::Status PostgresSession::Begin() {
 }
 
 absl::StatusOr<std::set<std::string>> PostgresSession::Commit(const std::set<std::string>& touched) {
-  if (!std::exchange(in_transaction_, false)) return absl::InternalError("database: nothing to commit");
+  if (!in_transaction_) return absl::InternalError("database: nothing to commit");
+  if (connection_->expects()) ASSAY_RETURN_IF_ERROR(connection_->Flush());
+  in_transaction_ = false;
   absl::StatusOr<PostgresRows> done = connection_->Read("COMMIT");
   if (done.ok()) {
     // A transaction in which something failed is rolled back by its COMMIT.
@@ -238,9 +240,9 @@ absl::Status PostgresSession::CountThisTransaction() {
       PostgresParameters().Bytes(name_).Int(++transaction_));
 }
 
-absl::Status PostgresSession::Write(const char* sql, const PostgresParameters& parameters) {
+absl::Status PostgresSession::Write(const char* sql, const PostgresParameters& parameters, int64_t rows) {
   ASSAY_RETURN_IF_ERROR(CountThisTransaction());
-  return connection_->Write(sql, parameters);
+  return connection_->Write(sql, parameters, rows);
 }
 
 absl::StatusOr<PostgresRows> PostgresSession::WriteAndRead(const char* sql,

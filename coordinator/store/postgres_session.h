@@ -33,7 +33,8 @@ class PostgresSession {
 
   absl::StatusOr<PostgresRows> Read(const char* sql, const PostgresParameters& parameters = {});
   // Within a transaction alone. Write does not wait; see PostgresConnection.
-  absl::Status Write(const char* sql, const PostgresParameters& parameters);
+  absl::Status Write(const char* sql, const PostgresParameters& parameters,
+                     int64_t rows = PostgresConnection::kAnyRows);
   absl::StatusOr<PostgresRows> WriteAndRead(const char* sql, const PostgresParameters& parameters);
 
  private:

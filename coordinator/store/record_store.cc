@@ -26,6 +26,20 @@ bool IsHeldBy(const JobRecord& record, absl::string_view worker) {
   return worker.empty() || record.job.worker() == worker;
 }
 
+// So many changed jobs are worth a statement of their own: a shared medium writes them while the next change.
+constexpr size_t kWorthWriting = 128;
+
+// Ends of what was remembered as running, and renewals, change nothing of the queue: the medium writes them
+// while the queue is dealt with.
+template <typename Entries>
+bool QueueIsAsWritten(const Entries& changed) {
+  return std::all_of(changed.begin(), changed.end(), [](const auto* entry) {
+    const v1::JobState state = entry->record.job.state();
+    return (entry->belief && state == v1::DONE) ||
+           (entry->change == JobChange::kLease && state == v1::RUNNING);
+  });
+}
+
 absl::StatusOr<v1::Batch> FirstAnswer(const BatchSubmission& submission, BatchRecord known) {
   if (known.request_digest == submission.request_digest) return std::move(known.batch);
   return absl::AlreadyExistsError(
@@ -77,6 +91,7 @@ absl::StatusOr<v1::Batch> RecordStore::SubmitBatch(const BatchSubmission& submis
   }
   ASSAY_RETURN_IF_ERROR(Expect(fresh));
   for (JobRecord& job : jobs) Changed(Keep(std::move(job)), JobChange::kNew);
+  if (!alone()) ASSAY_RETURN_IF_ERROR(FlushJobs());  // they are written while others are dealt with
   v1::Batch batch = record.batch;
   if (jobs.empty()) work_[submission.batch_id].now = now;  // ends at once
   if (alone()) batches_[submission.batch_id] = std::make_unique<BatchRecord>(std::move(record));
@@ -159,6 +174,7 @@ absl::StatusOr<v1::Assignment> RecordStore::Lease(absl::string_view job_id, absl
   record.assigned.clear_model();
   record.assigned.clear_target();
   StateChanged(*entry, JobChange::kStarted, now);
+  if (!alone() && changed_.size() >= kWorthWriting) ASSAY_RETURN_IF_ERROR(FlushJobs());
   return assignment;
 }
 
@@ -166,7 +182,7 @@ absl::StatusOr<std::vector<v1::AttemptRef>> RecordStore::ExtendLeases(
     absl::string_view worker, const std::vector<v1::AttemptRef>& attempts, absl::Time until) {
   std::vector<v1::AttemptRef> others;
   for (const v1::AttemptRef& attempt : attempts) {
-    ASSAY_ASSIGN_OR_RETURN(Entry * entry, FindJob(attempt.job_id()));
+    ASSAY_ASSIGN_OR_RETURN(Entry * entry, FindHeld(attempt, worker));
     if (entry == nullptr) {
       others.push_back(attempt);
       continue;
@@ -333,7 +349,7 @@ absl::StatusOr<std::optional<AnswerRecord>> RecordStore::AnswerTo(const v1::Atte
 absl::StatusOr<v1::ResultAck> RecordStore::CommitResult(const v1::AttemptResult& result, absl::Time now,
                                                         absl::string_view worker) {
   const v1::AttemptRef& attempt = result.attempt();
-  ASSAY_ASSIGN_OR_RETURN(Entry * entry, FindJob(attempt.job_id()));
+  ASSAY_ASSIGN_OR_RETURN(Entry * entry, FindHeld(attempt, worker));
   if (entry == nullptr) return NoJob(attempt.job_id());
   JobRecord& record = entry->record;
   ASSAY_ASSIGN_OR_RETURN(std::optional<AnswerRecord> answer, AnswerTo(attempt, record));
@@ -376,6 +392,7 @@ absl::StatusOr<v1::ResultAck> RecordStore::CommitResult(const v1::AttemptResult&
   }
   if (record.job.state() != v1::DONE) answers_[{attempt.job_id(), attempt.attempt()}] = *answer;
   StateChanged(*entry, JobChange::kWhole, now);
+  if (!alone() && changed_.size() >= kWorthWriting) ASSAY_RETURN_IF_ERROR(FlushJobs());
   return AckOf(attempt, *answer);
 }
 
@@ -423,14 +440,24 @@ void RecordStore::Remember(Seconds::key_type key, double value) {
 absl::StatusOr<std::vector<QueuedJob>> RecordStore::Queued(size_t limit) {
   ASSAY_RETURN_IF_ERROR(Load());
   if (alone()) return live_->Queued(limit);
-  ASSAY_RETURN_IF_ERROR(FlushJobs());
-  return ReadQueued(limit);
+  if (!QueueIsAsWritten(changed_)) ASSAY_RETURN_IF_ERROR(FlushJobs());
+  ASSAY_ASSIGN_OR_RETURN(std::vector<QueuedRecord> rows, ReadQueued(limit));
+  std::vector<QueuedJob> queued;
+  seen_queued_.clear();
+  for (QueuedRecord& row : rows) {
+    const JobRecord& record = row.record;
+    queued.push_back(QueuedJobOf(record.job, record.submitter, record.priority, record.expected_seconds,
+                                 record.batch_number, record.ordinal));
+    const std::string job_id = record.job.job_id();
+    seen_queued_.emplace(job_id, std::move(row));
+  }
+  return queued;
 }
 
 absl::StatusOr<size_t> RecordStore::CountQueued(size_t most) {
   ASSAY_RETURN_IF_ERROR(Load());
   if (alone()) return std::min(most, live_->queued());
-  ASSAY_RETURN_IF_ERROR(FlushJobs());
+  if (!QueueIsAsWritten(changed_)) ASSAY_RETURN_IF_ERROR(FlushJobs());
   return ReadQueuedCount(most);
 }
 

@@ -7,7 +7,9 @@
 // locked when they are read to be changed, in the order of their ids or, where others may hold them for long,
 // with these skipped; batches are locked last, in the order of their ids. What one transaction sees of a
 // batch it does not keep for the next. On a medium that nobody else writes to (kAlone) the records of all
-// jobs that have not ended stay in memory.
+// jobs that have not ended stay in memory. On a shared one RUNNING jobs are remembered, so that the end or
+// renewal of an attempt need not read its job: the write asks whether the job is still as it was, and where
+// it is not all is taken back, forgotten, and done again on what is read. Nothing is decided on memory alone.
 #pragma once
 
 #include <deque>
@@ -116,9 +118,21 @@ class RecordStore : public Store {
  protected:
   using Seconds = std::map<std::pair<std::string, std::string>, double>;  // by (model, TimingKey)
 
+  // Who held a RUNNING job when this store last saw it.
+  struct Belief {
+    uint64_t attempt = 0;
+    absl::Time lease_until;
+  };
   struct JobWrite {
     const JobRecord* record;
     JobChange change;
+    // kShared: the record was remembered, not read. ABORTED where the job does not run with this attempt and
+    // lease any more.
+    std::optional<Belief> belief;
+  };
+  struct QueuedRecord {
+    JobRecord record;
+    std::string version;  // another one whenever the record was written
   };
   // Events of one batch; `sequence` is the last one's.
   struct EventRow {
@@ -138,11 +152,13 @@ class RecordStore : public Store {
   // of `touches.jobs` alone.
   virtual absl::StatusOr<std::vector<JobRecord>> LockJobs(const Touches& touches) = 0;
   // What a medium of the other kind is never asked.
-  // kShared: those of them that are QUEUED, or RUNNING with a lease that ends at `now` or before, and not
-  // locked by another; then they are locked.
+  // kShared: those of them that are QUEUED (LockUnchanged: and as they were read), or RUNNING with a lease
+  // that ends at `now` or before, and not locked by another; then they are locked.
+  virtual absl::StatusOr<std::vector<std::string>> LockUnchanged(
+      const std::vector<const QueuedRecord*>& jobs);
   virtual absl::StatusOr<std::vector<JobRecord>> LockQueued(const std::vector<std::string>& job_ids);
   virtual absl::StatusOr<std::vector<JobRecord>> LockExpired(absl::Time now);
-  virtual absl::StatusOr<std::vector<QueuedJob>> ReadQueued(size_t limit);
+  virtual absl::StatusOr<std::vector<QueuedRecord>> ReadQueued(size_t limit);
   virtual absl::StatusOr<size_t> ReadQueuedCount(size_t most);
   virtual absl::StatusOr<std::map<std::string, uint32_t>> ReadRunningBySubmitter();
   virtual absl::StatusOr<std::vector<JobRecord>> ReadRunning();
@@ -196,6 +212,7 @@ class RecordStore : public Store {
   struct Entry {
     JobRecord record;
     JobChange change = JobChange::kNone;
+    std::optional<Belief> belief;  // remembered, and not written since
   };
   // What this transaction does to a batch.
   struct BatchWork {
@@ -213,6 +230,12 @@ class RecordStore : public Store {
   void KeepEnded();
   // What is known of it already stays.
   Entry& Keep(JobRecord record);
+  // Takes what is remembered of its job where that is this very attempt, RUNNING and the worker's; it has to
+  // be written then, which shows whether it is still so. False: the job is to be read.
+  bool Believe(const v1::AttemptRef& attempt, absl::string_view worker);
+  // As FindJob, of the job of an attempt that is going to be ended or renewed where it is the worker's.
+  absl::StatusOr<Entry*> FindHeld(const v1::AttemptRef& attempt, absl::string_view worker);
+  void Remember();
   // To be changed; nullptr: there is no such job.
   absl::StatusOr<Entry*> FindJob(absl::string_view job_id);
   // Only to be looked at.
@@ -256,9 +279,10 @@ class RecordStore : public Store {
   std::unique_ptr<LiveIndex> live_;                                        // kAlone alone
 
   // Of the transaction.
-  std::set<std::string> absent_;   // jobs that were looked for in vain
-  std::set<std::string> skipped_;  // that TakeQueued did not get
-  std::set<std::string> held_by_;  // workers whose attempts were taken
+  std::set<std::string> absent_;                               // jobs that were looked for in vain
+  std::set<std::string> skipped_;                              // that TakeQueued did not get
+  std::set<std::string> held_by_;                              // workers whose attempts were taken
+  std::unordered_map<std::string, QueuedRecord> seen_queued_;  // by ReadQueued, and not changed here since
   std::vector<Entry*> changed_;
   std::vector<Entry*> ended_;          // not yet learned from
   std::vector<std::string> passing_;   // DONE jobs in memory, to be dropped when it is committed
@@ -272,6 +296,8 @@ class RecordStore : public Store {
   // Jobs that ended lately, for those who watch them: they do not change any more. The oldest are forgotten.
   std::unordered_map<std::string, v1::Job> recently_ended_;
   std::deque<std::string> ended_order_;
+  // kShared: RUNNING jobs as this store last saw or wrote them, so that most need not be read again.
+  std::unordered_map<std::string, JobRecord> remembered_;
   // kAlone: renewals, which are not written, of what ran before a transaction was taken back.
   std::unordered_map<std::string, absl::Time> renewed_;
 };

@@ -16,6 +16,8 @@ namespace {
 constexpr size_t kMaxTimings = 100'000;
 // Of jobs that ended lately.
 constexpr size_t kMaxRecentlyEnded = 1024;
+// RUNNING jobs that are remembered.
+constexpr size_t kMaxRemembered = 50'000;
 
 }  // namespace
 
@@ -31,10 +33,14 @@ absl::Status RecordStore::Begin() {
 
 absl::Status RecordStore::Commit() {
   ASSAY_RETURN_IF_ERROR(Flush());
+  for (const auto& [job_id, entry] : jobs_) {
+    if (entry->belief) return absl::AbortedError("store: a job was remembered and not written");
+  }
   ASSAY_RETURN_IF_ERROR(CommitMedium());
   renewed_.clear();
   KeepEnded();
   if (!alone()) {
+    Remember();
     Forget();
     return absl::OkStatus();
   }
@@ -62,12 +68,25 @@ void RecordStore::KeepEnded() {
   }
 }
 
+// All of them are locked, or were written: they are so until another transaction.
+void RecordStore::Remember() {
+  if (remembered_.size() > kMaxRemembered) remembered_.clear();  // of jobs that ended elsewhere
+  for (auto& [job_id, entry] : jobs_) {
+    if (entry->record.job.state() == v1::RUNNING) {
+      remembered_.insert_or_assign(job_id, std::move(entry->record));
+    } else {
+      remembered_.erase(job_id);
+    }
+  }
+}
+
 void RecordStore::Rollback() {
   if (alone()) {
     for (const JobRecord* record : live_->Running()) renewed_[record->job.job_id()] = record->lease_until;
   }
   Forget();
   seconds_.clear();
+  remembered_.clear();
   has_failed_.reset();
   touched_.clear();
   RollbackMedium();
@@ -80,6 +99,7 @@ void RecordStore::Forget() {
   absent_.clear();
   skipped_.clear();
   held_by_.clear();
+  seen_queued_.clear();
   changed_.clear();
   ended_.clear();
   passing_.clear();
@@ -111,6 +131,7 @@ absl::Status RecordStore::Load() {
 
 RecordStore::Entry& RecordStore::Keep(JobRecord record) {
   std::unique_ptr<Entry>& entry = jobs_[record.job.job_id()];
+  if (entry != nullptr && entry->belief && entry->change == JobChange::kNone) entry = nullptr;
   if (entry != nullptr) return *entry;  // with what was changed of it
   entry = std::make_unique<Entry>();
   entry->record = std::move(record);
@@ -133,6 +154,12 @@ absl::Status RecordStore::Take(const Touches& touches) {
     if (held_by_.insert(holder).second) missing.holders.push_back(holder);
   }
   missing.batches = touches.batches;
+  std::set<absl::string_view> asked(missing.jobs.begin(), missing.jobs.end());
+  for (const HeldAttempt& held : touches.attempts) {
+    const std::string& job_id = held.attempt.job_id();
+    if (jobs_.count(job_id) > 0 || absent_.count(job_id) > 0 || !asked.insert(job_id).second) continue;
+    if (!Believe(held.attempt, held.worker)) missing.jobs.push_back(job_id);
+  }
   if (missing.jobs.empty() && missing.holders.empty() && missing.batches.empty()) return absl::OkStatus();
   ASSAY_ASSIGN_OR_RETURN(std::vector<JobRecord> taken, LockJobs(missing));
   for (JobRecord& record : taken) Keep(std::move(record));
@@ -142,19 +169,57 @@ absl::Status RecordStore::Take(const Touches& touches) {
   return absl::OkStatus();
 }
 
+bool RecordStore::Believe(const v1::AttemptRef& attempt, absl::string_view worker) {
+  auto found = remembered_.find(attempt.job_id());
+  if (found == remembered_.end()) return false;
+  JobRecord& record = found->second;
+  const bool same = IsNewest(record, attempt) && record.job.worker() == worker;
+  if (same) {
+    const Belief belief{record.job.attempt(), record.lease_until};
+    Keep(std::move(record)).belief = belief;
+  }
+  remembered_.erase(found);
+  return same;
+}
+
+absl::StatusOr<RecordStore::Entry*> RecordStore::FindHeld(const v1::AttemptRef& attempt,
+                                                          absl::string_view worker) {
+  if (!alone() && jobs_.count(attempt.job_id()) == 0 && absent_.count(attempt.job_id()) == 0) {
+    Believe(attempt, worker);
+  }
+  return FindJob(attempt.job_id());
+}
+
 absl::Status RecordStore::TakeQueued(const std::vector<std::string>& job_ids) {
   if (alone()) return absl::OkStatus();
   std::vector<std::string> missing;
+  std::vector<const QueuedRecord*> seen;
   for (const std::string& job_id : job_ids) {
-    if (jobs_.count(job_id) == 0) missing.push_back(job_id);
+    if (jobs_.count(job_id) > 0) continue;
+    auto known = seen_queued_.find(job_id);
+    if (known == seen_queued_.end()) {
+      missing.push_back(job_id);
+    } else {
+      seen.push_back(&known->second);
+    }
   }
-  if (missing.empty()) return absl::OkStatus();
-  ASSAY_ASSIGN_OR_RETURN(std::vector<JobRecord> taken, LockQueued(missing));
-  for (JobRecord& record : taken) Keep(std::move(record));
-  for (const std::string& job_id : missing) {
-    if (jobs_.count(job_id) == 0) skipped_.insert(job_id);
+  if (!seen.empty()) {
+    ASSAY_ASSIGN_OR_RETURN(std::vector<std::string> locked, LockUnchanged(seen));
+    for (const QueuedRecord* queued : seen) skipped_.insert(queued->record.job.job_id());
+    for (const std::string& job_id : locked) {
+      skipped_.erase(job_id);
+      Keep(std::move(seen_queued_.at(job_id).record));
+    }
+    seen_queued_.clear();
   }
-  return absl::OkStatus();
+  if (!missing.empty()) {
+    ASSAY_ASSIGN_OR_RETURN(std::vector<JobRecord> taken, LockQueued(missing));
+    for (JobRecord& record : taken) Keep(std::move(record));
+    for (const std::string& job_id : missing) {
+      if (jobs_.count(job_id) == 0) skipped_.insert(job_id);
+    }
+  }
+  return FlushJobs();  // the medium writes what has ended while the caller starts what it has got
 }
 
 absl::StatusOr<RecordStore::Entry*> RecordStore::FindJob(absl::string_view job_id) {
@@ -248,7 +313,8 @@ absl::Status RecordStore::FlushJobs() {
   std::vector<JobWrite> writes;
   writes.reserve(changed_.size());
   for (Entry* entry : changed_)
-    writes.push_back({&entry->record, std::exchange(entry->change, JobChange::kNone)});
+    writes.push_back({&entry->record, std::exchange(entry->change, JobChange::kNone),
+                      std::exchange(entry->belief, std::nullopt)});
   changed_.clear();
   return WriteJobs(writes);
 }
@@ -376,7 +442,10 @@ absl::StatusOr<std::vector<JobRecord>> RecordStore::LockQueued(const std::vector
 absl::StatusOr<std::vector<JobRecord>> RecordStore::LockExpired(absl::Time) {
   return absl::InternalError("store: is not shared");
 }
-absl::StatusOr<std::vector<QueuedJob>> RecordStore::ReadQueued(size_t) {
+absl::StatusOr<std::vector<RecordStore::QueuedRecord>> RecordStore::ReadQueued(size_t) {
+  return absl::InternalError("store: is not shared");
+}
+absl::StatusOr<std::vector<std::string>> RecordStore::LockUnchanged(const std::vector<const QueuedRecord*>&) {
   return absl::InternalError("store: is not shared");
 }
 absl::StatusOr<size_t> RecordStore::ReadQueuedCount(size_t) {

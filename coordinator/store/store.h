@@ -91,7 +91,8 @@ struct JobCount {
   bool needs_exporter = false;
   std::string route;
   uint64_t jobs = 0;
-  absl::Time oldest;  // when the first of their batches was submitted
+  absl::Time oldest;                        // when the first of their batches was submitted
+  v1::Dtype dtype = v1::DTYPE_UNSPECIFIED;  // of its target; of jobs of an earlier release this may be all
 };
 
 // An attempt that holds a lease.
@@ -161,11 +162,18 @@ struct AuditPage {
   uint64_t next = 0;
 };
 
+// An attempt, as the worker that speaks of it says.
+struct HeldAttempt {
+  v1::AttemptRef attempt;
+  std::string worker;
+};
+
 // What of the store a request is about to change.
 struct Touches {
-  std::vector<std::string> jobs;     // by id
-  std::vector<std::string> holders;  // all that these workers hold
-  std::vector<std::string> batches;  // all jobs of theirs that have not ended
+  std::vector<std::string> jobs;      // by id
+  std::vector<HeldAttempt> attempts;  // their jobs, to be renewed or ended by who holds them
+  std::vector<std::string> holders;   // all that these workers hold
+  std::vector<std::string> batches;   // all jobs of theirs that have not ended
 };
 
 class Store {

@@ -5,6 +5,7 @@
 #include "absl/time/clock.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
+#include "coordinator/steady_wait.h"
 
 namespace assay::coordinator {
 namespace {
@@ -66,13 +67,8 @@ std::vector<Writer::Request> Writer::NextGroup() {
   auto full = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return stopping_ || (queue_.size() >= kMaxGroup && away_since_ == absl::InfiniteFuture());
   };
-  // By the steady clock and in steps: a wait of absl's would last until a wall clock that was set back is
-  // there again.
-  while (!full() && std::chrono::steady_clock::now() < next_group_) {
-    mutex_.Unlock();
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    mutex_.Lock();
-  }
+  AwaitSteadily(mutex_, absl::Condition(&full),
+                absl::FromChrono(next_group_ - std::chrono::steady_clock::now()), absl::Milliseconds(1));
   const auto taken = static_cast<std::ptrdiff_t>(std::min(queue_.size(), kMaxGroup));
   std::vector<Request> group(std::make_move_iterator(queue_.begin()),
                              std::make_move_iterator(queue_.begin() + taken));
@@ -179,10 +175,9 @@ absl::Status Writer::RunGroup(std::vector<Request>& group, bool decide) {
     Touches touches;
     for (Request& request : group) {
       if (request.reads) ASSAY_RETURN_IF_ERROR(request.run(*store_));
-      auto add = [](const std::vector<std::string>& from, std::vector<std::string>& to) {
-        to.insert(to.end(), from.begin(), from.end());
-      };
+      auto add = [](const auto& from, auto& to) { to.insert(to.end(), from.begin(), from.end()); };
       add(request.touches.jobs, touches.jobs);
+      add(request.touches.attempts, touches.attempts);
       add(request.touches.holders, touches.holders);
       add(request.touches.batches, touches.batches);
     }

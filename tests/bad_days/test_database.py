@@ -111,6 +111,7 @@ class OnPostgres(unittest.TestCase):
             after = {job["job_id"]: job for job in cluster.jobs(batches)}
             for id, job in told.items():
                 self.assertEqual(after[id], job)
+            self.assertEqual({job["attempt"] for job in after.values()}, {"1"}, "a lease ended because of the stall")
 
     def test_a_server_that_refuses_writes_is_read_from_and_takes_up_again(self):
         """As managed servers do when their disk is full."""

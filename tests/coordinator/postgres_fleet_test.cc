@@ -118,7 +118,14 @@ class Coordinator {
     Transact(
         [&](Store& s) -> absl::Status {
           Touches touches;
-          for (const auto& [attempt, worker] : some) touches.jobs.push_back(attempt.first);
+          const bool by_attempt = Below(3) > 0;
+          for (const auto& [attempt, worker] : some) {
+            if (by_attempt) {
+              touches.attempts.push_back({Ref(attempt.first, attempt.second), worker});
+            } else {
+              touches.jobs.push_back(attempt.first);
+            }
+          }
           if (absl::Status taken = s.Take(touches); !taken.ok()) return taken;
           for (const auto& [attempt, worker] : some) {
             static constexpr v1::Outcome kOutcomes[] = {v1::PASSED, v1::FAILED, v1::INFRASTRUCTURE_ERROR};

@@ -76,8 +76,9 @@ TEST(CoordinatorMetrics, CountJobsAndBoundThePools) {
   metrics.AskAtScrape([](auto done) {
     CoordinatorMetrics::Snapshot snapshot;
     snapshot.now = absl::FromUnixSeconds(1000);
-    snapshot.jobs = {{v1::QUEUED, v1::CUDA, false, "gpu:4096 +a", 3, absl::FromUnixSeconds(900)},
-                     {v1::QUEUED, v1::CUDA, false, "gpu:8192 +b", 2, absl::FromUnixSeconds(950)},
+    snapshot.jobs = {{v1::QUEUED, v1::CUDA, false, "gpu:4096 +a", 3, absl::FromUnixSeconds(900), v1::FLOAT16},
+                     {v1::QUEUED, v1::CUDA, false, "gpu:8192 +b", 2, absl::FromUnixSeconds(950), v1::FLOAT16},
+                     {v1::QUEUED, v1::CUDA, false, "", 4, absl::FromUnixSeconds(990), v1::DTYPE_BFLOAT16},
                      {v1::RUNNING, v1::CPU, true, "", 1, absl::FromUnixSeconds(999)}};
     for (int i = 0; i < 100; ++i) {
       v1::WorkerSummary& worker = snapshot.workers.emplace_back();
@@ -96,10 +97,11 @@ TEST(CoordinatorMetrics, CountJobsAndBoundThePools) {
       pools += family.name == "assay_workers_connected" ? 1 : 0;
     }
   }
-  EXPECT_EQ(values["assay_queue_jobs cuda test memory+selector"], 5);
-  EXPECT_EQ(values["assay_queue_oldest_seconds cuda test memory+selector"], 100);
-  EXPECT_EQ(values["assay_running_attempts cpu export any"], 1);
-  EXPECT_EQ(values["assay_queue_jobs cpu test any"], 0);
+  EXPECT_EQ(values["assay_queue_jobs cuda float16 test memory+selector"], 5);
+  EXPECT_EQ(values["assay_queue_oldest_seconds cuda float16 test memory+selector"], 100);
+  EXPECT_EQ(values["assay_queue_jobs cuda bfloat16 test any"], 4);
+  EXPECT_EQ(values["assay_running_attempts cpu default export any"], 1);
+  EXPECT_EQ(values["assay_queue_jobs cpu float32 test any"], 0);
   EXPECT_EQ(pools, kMaxPools + 1);
   EXPECT_EQ(values["assay_workers_connected other"], 100.0 - (kMaxPools - 1));
 }

@@ -108,7 +108,7 @@ class Observe(unittest.TestCase):
         passed = value(page, 'assay_results_total{counted="true",outcome="passed"}')
         unsupported = value(page, 'assay_results_total{counted="true",outcome="unsupported"}')
         self.assertEqual([passed, unsupported], [1, 1], self.jobs)
-        self.assertEqual(value(page, 'assay_queue_jobs{device="auto",stage="test",route="any"}'), 0)
+        self.assertEqual(value(page, 'assay_queue_jobs{device="auto",dtype="float32",stage="test",route="any"}'), 0)
         self.assertEqual(value(page, 'assay_workers_connected{pool="none"}'), 1)
         self.assertEqual(value(page, 'assay_dispatch_seconds_count{stage="test"}'), 2)
         self.assertGreater(value(page, 'assay_blob_bytes_total{direction="out"}'), 0)

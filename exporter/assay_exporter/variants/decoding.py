@@ -302,7 +302,7 @@ def fill(variant: program_pb2.Variant, program: program_pb2.Program, subject, re
     prefill_plan = _plan_prefill(recording)
     decode_plan, states, kept, dynamic = _plan_decode(recording)
     if not states:
-        raise NotApplicable("generate hands no state from step to step")
+        raise Missing("generate hands no state from step to step: the model keeps it in its own modules")
     arguments, calls, _ = recording.runs[0]
     order = [*states, *kept]
     names = [states.get(path) or kept[path] for path in order]

@@ -1,0 +1,284 @@
+// The PostgreSQL store's jobs: how they are found, locked and written.
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "coordinator/store/postgres_records.h"
+#include "coordinator/store/postgres_tables.h"
+#include "google/protobuf/util/time_util.h"
+
+namespace assay::coordinator {
+
+absl::StatusOr<std::vector<JobRecord>> PostgresStore::LockJobs(const Touches& touches) {
+  if (touches.holders.empty() && touches.batches.empty()) {
+    return AllJobs(session_->Read("SELECT " ASSAY_JOB_COLUMNS
+                                  " FROM assay.jobs WHERE job_id = ANY($1) ORDER BY job_id FOR UPDATE",
+                                  Parameters().Array(Array::Texts(touches.jobs))));
+  }
+  return AllJobs(session_->Read("SELECT " ASSAY_JOB_COLUMNS
+                                " FROM assay.jobs WHERE job_id IN (SELECT unnest($1::text[])"
+                                " UNION SELECT job_id FROM assay.jobs WHERE state = 2 AND worker = ANY($2)"
+                                " UNION SELECT j.job_id FROM unnest($3::text[]) AS b (id) JOIN assay.jobs j"
+                                " ON j.job_id > b.id || '.' AND j.job_id < b.id || '/' AND j.batch_id = b.id"
+                                " WHERE j.state < 3)"
+                                " ORDER BY job_id FOR UPDATE",
+                                Parameters()
+                                    .Array(Array::Texts(touches.jobs))
+                                    .Array(Array::Texts(touches.holders))
+                                    .Array(Array::Texts(touches.batches))));
+}
+
+// xmin is the transaction that wrote the row.
+absl::StatusOr<std::vector<std::string>> PostgresStore::LockUnchanged(
+    const std::vector<const QueuedRecord*>& jobs) {
+  Array ids(Array::Type::kText);
+  absl::flat_hash_map<absl::string_view, absl::string_view> versions;
+  for (const QueuedRecord* job : jobs) {
+    ids.Bytes(job->record.job.job_id());
+    versions.emplace(job->record.job.job_id(), job->version);
+  }
+  ASSAY_ASSIGN_OR_RETURN(
+      PostgresRows rows,
+      session_->Read("SELECT job_id, xmin::text FROM assay.jobs WHERE job_id = ANY($1) AND state = 1"
+                     " FOR UPDATE SKIP LOCKED",
+                     Parameters().Array(ids)));
+  std::vector<std::string> locked;
+  for (int row = 0; row < rows.size(); ++row) {
+    std::string job_id = rows.Bytes(row, 0);
+    if (versions.at(job_id) == rows.Bytes(row, 1)) locked.push_back(std::move(job_id));
+  }
+  return locked;
+}
+
+absl::StatusOr<std::vector<JobRecord>> PostgresStore::LockQueued(const std::vector<std::string>& job_ids) {
+  return AllJobs(session_->Read("SELECT " ASSAY_JOB_COLUMNS
+                                " FROM assay.jobs WHERE job_id = ANY($1) AND state = 1"
+                                " ORDER BY job_id FOR UPDATE SKIP LOCKED",
+                                Parameters().Array(Array::Texts(job_ids))));
+}
+
+absl::StatusOr<std::vector<JobRecord>> PostgresStore::LockExpired(absl::Time now) {
+  return AllJobs(session_->Read("SELECT " ASSAY_JOB_COLUMNS
+                                " FROM assay.jobs WHERE state = 2 AND lease_until <= $1"
+                                " ORDER BY job_id LIMIT 1000 FOR UPDATE SKIP LOCKED",
+                                Parameters().Time(now)));
+}
+
+absl::StatusOr<std::vector<JobRecord>> PostgresStore::ReadJobs(const std::vector<std::string>& job_ids) {
+  return AllJobs(session_->Read("SELECT " ASSAY_JOB_COLUMNS " FROM assay.jobs WHERE job_id = ANY($1)",
+                                Parameters().Array(Array::Texts(job_ids))));
+}
+
+absl::StatusOr<std::vector<JobRecord>> PostgresStore::JobsOf(absl::string_view batch_id) {
+  return AllJobs(session_->Read("SELECT " ASSAY_JOB_COLUMNS " FROM assay.jobs" ASSAY_OF_BATCH
+                                " ORDER BY ordinal",
+                                Parameters().Bytes(batch_id)));
+}
+
+absl::StatusOr<std::vector<JobRecord>> PostgresStore::ReadRunning() {
+  return AllJobs(
+      session_->Read("SELECT " ASSAY_JOB_COLUMNS " FROM assay.jobs WHERE state = 2 ORDER BY job_id"));
+}
+
+// One statement for all jobs of which the same changes. Each of them must be there; where a record was only
+// remembered ("believed" is finite), it must also be as it was.
+#define ASSAY_AS_BELIEVED                                                                            \
+  " WHERE j.job_id = u.job_id AND (u.believed = 'infinity' OR (j.state = 2 AND j.attempt = u.newest" \
+  " AND j.lease_until = u.believed))"
+
+absl::Status PostgresStore::WriteJobs(const std::vector<JobWrite>& jobs) {
+  std::vector<const JobWrite*> fresh, whole, ended, started, leased;
+  for (const JobWrite& job : jobs) {
+    if (job.change == JobChange::kNew) fresh.push_back(&job);
+    if (job.change == JobChange::kWhole) {
+      (job.record->job.state() == v1::DONE ? ended : whole).push_back(&job);
+    }
+    if (job.change == JobChange::kStarted) started.push_back(&job);
+    if (job.change == JobChange::kLease) leased.push_back(&job);
+  }
+  ASSAY_RETURN_IF_ERROR(InsertJobs(fresh));
+  ASSAY_RETURN_IF_ERROR(WriteWhole(whole));
+  ASSAY_RETURN_IF_ERROR(WriteEnded(ended));
+  ASSAY_RETURN_IF_ERROR(WriteStarted(started));
+  return WriteLeases(leased);
+}
+
+absl::Status PostgresStore::InsertJobs(const std::vector<const JobWrite*>& jobs) {
+  if (jobs.empty()) return absl::OkStatus();
+  JobColumns columns;
+  Array dtypes(Array::Type::kInt);
+  for (const JobWrite* job : jobs) {
+    columns.Add(*job->record);
+    dtypes.Int(job->record->job.target().dtype());
+  }
+  return session_->Write(
+      "INSERT INTO assay.jobs (job_id, batch_id, submitter, priority, batch_number, ordinal, needs_exporter,"
+      " device, route, state, expected_seconds, lease_until, setbacks, assigned, job, attempt, worker, "
+      "started,"
+      " answered, dtype) SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[],"
+      " $6::bigint[], $7::boolean[], $8::bigint[], $9::text[], $10::bigint[], $11::double precision[],"
+      " $12::timestamptz[], $13::bigint[], $14::bytea[], $15::bytea[], $16::bigint[], $17::text[],"
+      " $18::bigint[], $19::bigint[], $20::bigint[])",
+      columns.Values().Array(dtypes));
+}
+
+absl::Status PostgresStore::WriteWhole(const std::vector<const JobWrite*>& jobs) {
+  if (jobs.empty()) return absl::OkStatus();
+  JobColumns columns;
+  BeliefColumns beliefs;
+  for (const JobWrite* job : jobs) {
+    columns.Add(*job->record);
+    beliefs.Add(*job);
+  }
+  Parameters values = columns.Values();
+  return session_->Write(
+      "UPDATE assay.jobs j SET needs_exporter = u.needs_exporter, device = u.device, route = u.route,"
+      " state = u.state, expected_seconds = u.expected_seconds, lease_until = u.lease_until,"
+      " setbacks = u.setbacks, assigned = u.assigned, job = u.job, attempt = u.attempt, worker = u.worker,"
+      " started = u.started, answered = u.answered FROM unnest($1::text[], $2::text[], $3::text[],"
+      " $4::bigint[], $5::bigint[], $6::bigint[], $7::boolean[], $8::bigint[], $9::text[], $10::bigint[],"
+      " $11::double precision[], $12::timestamptz[], $13::bigint[], $14::bytea[], $15::bytea[],"
+      " $16::bigint[], $17::text[], $18::bigint[], $19::bigint[], $20::bigint[], $21::timestamptz[])"
+      " AS u (job_id, batch_id, submitter, priority, batch_number, ordinal, needs_exporter, device, route,"
+      " state, expected_seconds, lease_until, setbacks, assigned, job, attempt, worker, started, answered,"
+      " newest, believed)" ASSAY_AS_BELIEVED,
+      beliefs.AddTo(values), static_cast<int64_t>(jobs.size()));
+}
+
+// What is searched by says nothing any more, and stays.
+absl::Status PostgresStore::WriteEnded(const std::vector<const JobWrite*>& jobs) {
+  if (jobs.empty()) return absl::OkStatus();
+  Array ids(Array::Type::kText), setbacks(Array::Type::kInt), bytes(Array::Type::kBytes);
+  Array answered(Array::Type::kInt);
+  BeliefColumns beliefs;
+  for (const JobWrite* job : jobs) {
+    ids.Bytes(job->record->job.job_id());
+    setbacks.Int(job->record->setbacks);
+    bytes.Bytes(job->record->job.SerializeAsString());
+    answered.Int(static_cast<int64_t>(job->record->answered));
+    beliefs.Add(*job);
+  }
+  Parameters values;
+  values.Array(ids).Array(setbacks).Array(bytes).Array(answered);
+  return session_->Write(
+      "UPDATE assay.jobs j SET state = 3, assigned = '', setbacks = u.setbacks, job = u.job,"
+      " answered = u.answered FROM unnest($1::text[], $2::bigint[], $3::bytea[], $4::bigint[], $5::bigint[],"
+      " $6::timestamptz[]) AS u (job_id, setbacks, job, answered, newest, believed)" ASSAY_AS_BELIEVED,
+      beliefs.AddTo(values), static_cast<int64_t>(jobs.size()));
+}
+
+absl::Status PostgresStore::WriteStarted(const std::vector<const JobWrite*>& jobs) {
+  if (jobs.empty()) return absl::OkStatus();
+  Array ids(Array::Type::kText), attempts(Array::Type::kInt), workers(Array::Type::kText);
+  Array times(Array::Type::kInt), until(Array::Type::kTime), assigned(Array::Type::kBytes);
+  for (const JobWrite* job : jobs) {
+    const JobRecord& record = *job->record;
+    ids.Bytes(record.job.job_id());
+    attempts.Int(static_cast<int64_t>(record.job.attempt()));
+    workers.Bytes(record.job.worker());
+    times.Int(StartedNanos(record.job));
+    until.Time(record.lease_until);
+    assigned.Bytes(record.assigned.SerializeAsString());
+  }
+  return session_->Write(
+      "UPDATE assay.jobs j SET state = 2, attempt = u.attempt, worker = u.worker, started = u.started,"
+      " lease_until = u.lease_until, assigned = u.assigned FROM unnest($1::text[], $2::bigint[], $3::text[],"
+      " $4::bigint[], $5::timestamptz[], $6::bytea[]) AS u (job_id, attempt, worker, started, lease_until,"
+      " assigned) WHERE j.job_id = u.job_id",
+      Parameters().Array(ids).Array(attempts).Array(workers).Array(times).Array(until).Array(assigned));
+}
+
+absl::Status PostgresStore::WriteLeases(const std::vector<const JobWrite*>& jobs) {
+  if (jobs.empty()) return absl::OkStatus();
+  Array ids(Array::Type::kText), until(Array::Type::kTime);
+  BeliefColumns beliefs;
+  for (const JobWrite* job : jobs) {
+    ids.Bytes(job->record->job.job_id());
+    until.Time(job->record->lease_until);
+    beliefs.Add(*job);
+  }
+  Parameters values;
+  values.Array(ids).Array(until);
+  return session_->Write(
+      "UPDATE assay.jobs j SET lease_until = u.lease_until FROM unnest($1::text[], $2::timestamptz[],"
+      " $3::bigint[], $4::timestamptz[]) AS u (job_id, lease_until, newest, believed)" ASSAY_AS_BELIEVED,
+      beliefs.AddTo(values), static_cast<int64_t>(jobs.size()));
+}
+
+absl::StatusOr<size_t> PostgresStore::ReadQueuedCount(size_t most) {
+  ASSAY_ASSIGN_OR_RETURN(
+      PostgresRows rows,
+      session_->Read("SELECT count(*) FROM (SELECT FROM assay.jobs WHERE state = 1 LIMIT $1) queued",
+                     Parameters().Int(Clamped(most))));
+  return static_cast<size_t>(rows.Int(0, 0));
+}
+
+absl::StatusOr<std::map<std::string, uint32_t>> PostgresStore::ReadRunningBySubmitter() {
+  ASSAY_ASSIGN_OR_RETURN(
+      PostgresRows rows,
+      session_->Read("SELECT submitter, count(*) FROM assay.jobs WHERE state = 2 GROUP BY submitter"));
+  std::map<std::string, uint32_t> counts;
+  for (int row = 0; row < rows.size(); ++row) {
+    counts[rows.Bytes(row, 0)] = static_cast<uint32_t>(rows.Int(row, 1));
+  }
+  return counts;
+}
+
+// Walks the index from one (priority, needs_exporter, device, route, submitter) to the next instead of
+// reading every queued job.
+absl::StatusOr<std::vector<RecordStore::QueuedRecord>> PostgresStore::ReadQueued(size_t limit) {
+  ASSAY_ASSIGN_OR_RETURN(
+      PostgresRows rows,
+      session_->Read(
+          "WITH RECURSIVE queue AS ("
+          "(SELECT priority, needs_exporter, device, route, submitter FROM assay.jobs WHERE state = 1"
+          " ORDER BY priority, needs_exporter, device, route, submitter LIMIT 1)"
+          " UNION ALL SELECT next.* FROM queue CROSS JOIN LATERAL"
+          " (SELECT priority, needs_exporter, device, route, submitter FROM assay.jobs WHERE state = 1"
+          " AND (priority, needs_exporter, device, route, submitter)"
+          " > (queue.priority, queue.needs_exporter, queue.device, queue.route, queue.submitter)"
+          " ORDER BY priority, needs_exporter, device, route, submitter LIMIT 1) next)"
+          " SELECT longest.* FROM queue CROSS JOIN LATERAL"
+          " (SELECT " ASSAY_JOB_COLUMNS ", xmin::text FROM assay.jobs"
+          " WHERE state = 1 AND priority = queue.priority AND needs_exporter = queue.needs_exporter"
+          " AND device = queue.device AND route = queue.route AND submitter = queue.submitter"
+          " ORDER BY expected_seconds DESC, batch_number, ordinal LIMIT $1) longest",
+          Parameters().Int(Clamped(limit))));
+  ASSAY_ASSIGN_OR_RETURN(std::vector<JobRecord> records, AllJobsOf(rows));
+  std::vector<QueuedRecord> queued;
+  queued.reserve(records.size());
+  for (size_t i = 0; i < records.size(); ++i) {
+    queued.push_back({std::move(records[i]), rows.Bytes(static_cast<int>(i), ASSAY_JOB_COLUMN_COUNT)});
+  }
+  return queued;
+}
+
+absl::StatusOr<std::vector<JobCount>> PostgresStore::CountJobs() {
+  // The two states by themselves, as each has an index of its own.
+  std::vector<JobCount> counts;
+  for (const v1::JobState state : {v1::QUEUED, v1::RUNNING}) {
+    ASSAY_ASSIGN_OR_RETURN(
+        PostgresRows rows,
+        session_->Read(
+            state == v1::QUEUED
+                ? "SELECT n, needs_exporter, device, route, batch, dtype FROM (SELECT count(*) AS n,"
+                  " needs_exporter, device, route, dtype, min(batch_number) AS oldest FROM assay.jobs"
+                  " WHERE state = 1 GROUP BY needs_exporter, device, route, dtype) AS counted"
+                  " JOIN assay.batches ON number = oldest"
+                : "SELECT n, needs_exporter, device, route, batch, dtype FROM (SELECT count(*) AS n,"
+                  " needs_exporter, device, route, dtype, min(batch_number) AS oldest FROM assay.jobs"
+                  " WHERE state = 2 GROUP BY needs_exporter, device, route, dtype) AS counted"
+                  " JOIN assay.batches ON number = oldest"));
+    for (int row = 0; row < rows.size(); ++row) {
+      v1::Batch batch;
+      if (!batch.ParseFromString(rows.Bytes(row, 4))) return absl::DataLossError("a batch cannot be read");
+      counts.push_back(
+          {state, static_cast<v1::DeviceChoice>(rows.Int(row, 2)), rows.Bool(row, 1), rows.Bytes(row, 3),
+           static_cast<uint64_t>(rows.Int(row, 0)),
+           absl::FromUnixNanos(google::protobuf::util::TimeUtil::TimestampToNanoseconds(batch.create_time())),
+           static_cast<v1::Dtype>(rows.Int(row, 5))});
+    }
+  }
+  return counts;
+}
+
+}  // namespace assay::coordinator

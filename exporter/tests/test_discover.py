@@ -11,7 +11,7 @@ import pytest
 import torch
 from assay_exporter import builders, catalogue, export, golden, inputs, mock, weights, wrapper
 from assay_exporter.discover import attempt, candidates, command, library, report, shrinking
-from assay_exporter.patches import recorded_values
+from assay_exporter.patches import dense_experts, recorded_values
 from assay_exporter.proto import catalogue_pb2, program_pb2
 
 
@@ -27,10 +27,19 @@ class Pair(torch.nn.Module):
         return {"logits": self.computed(self.linear, a, b)}
 
 
-def pair(forward, first=None, second=None) -> export.Subject:
+class Dead(torch.nn.Module):
+    def forward(self, a):
+        return a * 1e-9
+
+
+def pair(forward, first=None, second=None, dead=False, signals=None) -> export.Subject:
     given = [first or inputs.noise("a", 2, 4), second or inputs.noise("b", 2, 4)]
     built = builders.Built(Pair(forward).eval(), types.SimpleNamespace(), "{}", "test 1")
-    return export.study(built, *weights.bind_mock(built.model), given, {}, False, wrapper.any_outputs)
+    if dead:
+        built.model.linear.dead = Dead()
+    return export.study(
+        built, *weights.bind_mock(built.model), given, {}, False, wrapper.any_outputs, signals
+    )
 
 
 def prover(on_stage=lambda found: None) -> attempt._Attempt:
@@ -79,6 +88,14 @@ def test_numbers_that_tell_nothing_are_refused():
     subject.samples[2].outputs[0][0, 0] = float("nan")
     with pytest.raises(golden.UninformativeGolden, match="NaN or infinite values on fresh inputs 2"):
         attempt._Attempt._check(subject)
+
+
+def test_signals_that_die_inside_are_refused_where_an_entry_vouches_and_told_of_where_none_does():
+    with pytest.raises(golden.UninformativeGolden, match="signals leave"):
+        pair(lambda f, a, b: f.dead(a) + a * b, dead=True)
+    told: list[str] = []
+    pair(lambda f, a, b: f.dead(a) + a * b, dead=True, signals=told)
+    assert "signals leave" in told[0]
 
 
 def test_a_model_that_draws_at_random_is_refused():
@@ -143,6 +160,22 @@ def test_a_wrong_record_is_caught_by_fresh_inputs():
 def test_a_record_out_of_step_is_refused():
     with recorded_values.Play([("item", 1)]), pytest.raises(recorded_values.OutOfStep):
         bool(torch.ones(()))
+
+
+def test_experts_that_are_looped_over_by_row_run_dense():
+    chosen = torch.tensor([[True, False], [False, False], [True, True]])
+
+    def loop(values):
+        out = torch.zeros(2, 4)
+        for row in (chosen.sum(-1) > 0).nonzero():
+            _, tokens = torch.where(chosen[row[0]][None])
+            out.index_add_(0, tokens, values[tokens] * float(row[0] + 1))
+        return out
+
+    values = torch.arange(8.0).reshape(2, 4)
+    expected = loop(values)
+    with dense_experts.Rows():
+        assert torch.equal(loop(values), expected)
 
 
 def test_ids_that_python_only_searches_for_special_ones_are_free():
@@ -251,6 +284,8 @@ def test_what_is_done_is_not_done_again(discovered, monkeypatch):
     monkeypatch.setattr(library, "architectures", lambda: known)
     assert command.command(["--results", str(discovered)]) == 0
     assert swept == ["clip_vision_model"]
+    assert command.command(["--results", str(discovered), "-j", "0"]) == 0
+    assert swept == ["clip_vision_model"]
     assert command.command(["--results", str(discovered), "nonsense"]) == 2
 
 
@@ -289,7 +324,12 @@ def result(stage: str, cause: str = "", words: bool = False, **more) -> dict:
 
 def test_the_table_says_where_each_program_comes_from_and_why_others_have_none():
     results = {
-        "4.57.6": {"old": result("done"), "both": result("done"), "no": result("eager", "RuntimeError: a|b")},
+        "4.57.6": {
+            "old": result("done"),
+            "both": result("done"),
+            "no": result("eager", "RuntimeError: a|b"),
+            "later": {"stage": report.NOT_RUN},
+        },
         "5.23.0": {"both": result("done", words=True), "old": result("export", "draws at random")},
     }
     assert report.program_from(results, "old") == "4.57.6"
@@ -300,7 +340,8 @@ def test_the_table_says_where_each_program_comes_from_and_why_others_have_none()
     assert "| both | B |  | 5.23.0 | x → y; with words |" in table
     assert "| no | B |  | — | eager: RuntimeError: a\\|b |" in table
     assert "| no inputs were found with which it runs | 1 | no |" in table
+    assert "| later |  |  | — | not run |" in table
     assert report.summary(results).splitlines() == [
-        "transformers 4.57.6: 2 of 3 equal to eager, 2 of them without a word",
-        "transformers 5.23.0: 1 of 2 equal to eager, 0 of them without a word",
+        "transformers 4.57.6: 4 types, 3 run, 2 equal to eager, 2 of them without a word",
+        "transformers 5.23.0: 2 types, 2 run, 1 equal to eager, 0 of them without a word",
     ]

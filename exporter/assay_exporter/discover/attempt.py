@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import dataclasses
+import functools
 import math
 import time
 import traceback
@@ -22,6 +23,7 @@ from .. import (
     mock,
     patches,
     tensors,
+    versions,
     weights,
     wrapper,
 )
@@ -32,8 +34,14 @@ STAGES = ("class", "configuration", "build", "eager", "informative", "export", "
 _MOST_PARAMETERS = 40_000_000
 _MOST_CANDIDATES = 60
 _MOST_STUDIES = 4  # of one model: candidates that run, but whose numbers tell nothing
-# In force for every architecture.
+# In force for every architecture, where the version of the library has what they change.
 _PATCHES = ("broadcast_masks", "same_dtype")
+
+
+@functools.cache
+def _patches() -> list[str]:
+    left_out = versions.unfit(list(_PATCHES))
+    return [name for name in _PATCHES if name not in left_out]
 
 
 class Failed(ValueError):
@@ -57,6 +65,7 @@ class Found:
     outputs: list[str] = dataclasses.field(default_factory=list)
     patches: list[str] = dataclasses.field(default_factory=list)
     fixed_batch: str = ""  # why; empty: the batch dimension is dynamic
+    signals: str = ""  # modules whose outputs are dead or huge with mock weights
     cause: str = ""
     where: str = ""  # file and line of the library
     nodes: int = 0
@@ -306,13 +315,16 @@ class _Attempt:
         kept = {"input_ids", "decoder_input_ids", candidate.media, *self.thinker.required}
         fit = False
         while True:
+            # Where batch norms can be fitted to the signals, that is tried before a dead one is borne.
+            signals: list[str] = []
             fresh = model.copy()
             try:
                 subject = exporting.study(
                     fresh.built, fresh.specs, fresh.tied, candidate.listed(), candidate.constants, fit,
-                    wrapper.any_outputs,
+                    wrapper.any_outputs, signals if fit or not self._has_norms(model) else None,
                 )  # fmt: skip
                 self._check(subject)
+                self.found.signals = signals[0][:200] if signals else ""
                 return candidate, subject
             except exporting.Unmoved as error:
                 spec = candidate.inputs[error.name]
@@ -388,7 +400,7 @@ class _Attempt:
         tried = [] if all(spec.batch_dim is None for spec in subject.inputs) else [(subject, True)]
         tried.append((_without_batches(subject), False))
         with contextlib.ExitStack() as stack:
-            for name in _PATCHES:
+            for name in _patches():
                 stack.enter_context(patches.load(name).apply())
             for one, dynamic in tried:
                 try:
@@ -411,7 +423,7 @@ class _Attempt:
 
         read: set[str] = set()
         for dense in (False, True):
-            around = [dense_experts._Dense] if dense else []
+            around = [dense_experts.Rows] if dense else []
             logs = self._records(subject, around)
             names = ["dense_experts"] if dense else []
             ids = next((spec.ids for spec in subject.inputs if spec.ids is not None), None)
@@ -446,7 +458,7 @@ class _Attempt:
         entry = catalogue_pb2.CatalogueEntry()
         entry.CopyFrom(self.entry)
         entry.ClearField("patch")
-        entry.patch.extend([*_PATCHES, *names])
+        entry.patch.extend([*_patches(), *names])
         batch_dims = {spec.name: spec.batch_dim for spec in subject.inputs}
         with contextlib.ExitStack() as stack:
             for mode in modes:

@@ -116,7 +116,13 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
                         help="afterwards write a content folder for `assay run --content-dir`: what is tracked, and "
                         "everything that was discovered beside it")  # fmt: skip
     parser.add_argument("--table", action="store_true", help="afterwards write docs/discovered.md")
-    parser.add_argument("-j", type=int, default=2, metavar="N", help="processes at a time")
+    parser.add_argument(
+        "-j",
+        type=int,
+        default=2,
+        metavar="N",
+        help="processes at a time; 0: run none, only write what is asked for",
+    )
     parser.add_argument(
         "--seconds", type=float, default=60.0, metavar="S", help="processor time for one architecture, about"
     )
@@ -133,6 +139,7 @@ def command(argv: list[str]) -> int:
         return 2
     folder = options.results / f"transformers-{transformers.__version__}"
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / report.TYPES).write_text("".join(f"{n}\n" for n in known if not known[n].skipped))
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     export.export_module(torch.nn.Linear(2, 2), {"input": torch.zeros(2, 2)}, {"input": 0})
@@ -146,7 +153,8 @@ def command(argv: list[str]) -> int:
         done = path.exists() and (not options.again or json.loads(path.read_text())["stage"] == "done")
         if not done or options.names:
             chosen.append(known[name])
-    _sweep(chosen, folder, options)
+    if options.j > 0:
+        _sweep(chosen, folder, options)
     results = report.read(options.results)
     print(report.summary(results))
     if options.table:

@@ -8,11 +8,15 @@ import shutil
 
 from google.protobuf import text_format
 
-from .. import catalogue, export
+from .. import catalogue, export, versions
 from ..proto import catalogue_pb2
 from . import attempt
 
 TABLE = catalogue.ROOT / "docs" / "discovered.md"
+
+# In the folder of a version's results: the names of all its types, one a line.
+TYPES = "types.txt"
+NOT_RUN = "not run"  # the stage of a type without a result
 
 Results = dict[str, dict[str, dict]]  # by version of transformers, oldest first, and by name
 
@@ -45,11 +49,17 @@ def read(folder: pathlib.Path) -> Results:
     def number(path: pathlib.Path) -> tuple[int, ...]:
         return tuple(int(part) for part in re.findall(r"\d+", path.name))
 
+    def result(path: pathlib.Path) -> dict:
+        told = json.loads(path.read_text())
+        # What was being done when a sweep was stopped has neither a program nor a cause.
+        return told if told["stage"] == "done" or told["cause"] else {"stage": NOT_RUN}
+
     return {
-        versions.name.removeprefix("transformers-"): {
-            path.stem: json.loads(path.read_text()) for path in sorted(versions.glob("*.json"))
+        version.name.removeprefix("transformers-"): {
+            **{name: {"stage": NOT_RUN} for name in (version / TYPES).read_text().split()},
+            **{path.stem: result(path) for path in sorted(version.glob("*.json"))},
         }
-        for versions in sorted(folder.glob("transformers-*"), key=number)
+        for version in sorted(folder.glob("transformers-*"), key=number)
     }
 
 
@@ -64,18 +74,27 @@ def _done(result: dict | None) -> bool:
     return result is not None and result["stage"] == "done"
 
 
+def _run(result: dict | None) -> bool:
+    return result is not None and result["stage"] != NOT_RUN
+
+
 def _tally(results: dict[str, dict]) -> tuple[int, int, int]:
-    """How many were tried, are equal, and are equal without a word."""
+    """How many were run, are equal, and are equal without a word."""
     equal = [r for r in results.values() if _done(r)]
-    return len(results), len(equal), sum(not r["words"] for r in equal)
+    return sum(map(_run, results.values())), len(equal), sum(not r["words"] for r in equal)
+
+
+def _tracked(name: str) -> bool:
+    return (catalogue.CATALOGUE / f"{name}.textproto").exists()
 
 
 def summary(results: Results) -> str:
     lines = []
     for version, found in results.items():
-        tried, equal, wordless = _tally(found)
+        ran, equal, wordless = _tally(found)
         lines.append(
-            f"transformers {version}: {equal} of {tried} equal to eager, {wordless} of them without a word"
+            f"transformers {version}: {len(found)} types, {ran} run, {equal} equal to eager, {wordless} of them "
+            "without a word"
         )
     return "\n".join(lines)
 
@@ -91,17 +110,21 @@ def _cell(text: str) -> str:
 
 def _line(results: Results, name: str) -> str:
     version = program_from(results, name)
-    tracked = "yes" if (catalogue.CATALOGUE / f"{name}.textproto").exists() else ""
-    newest = next(found[name] for found in reversed(results.values()) if name in found)
+    tracked = "yes" if _tracked(name) else ""
+    ran = [found[name] for found in results.values() if _run(found.get(name))]
+    if not ran:
+        return f"| {name} |  | {tracked} | — | {NOT_RUN} |"
+    newest = ran[-1]
     if version:
         result = results[version][name]
         notes = [", ".join(result["inputs"]) + " → " + ", ".join(result["outputs"][:3])]
         notes += [f"{len(result['outputs'])} outputs"] if len(result["outputs"]) > 3 else []
         notes += [" and ".join(result["patches"])] if result["patches"] else []
         notes += ["one batch size"] if result["fixed_batch"] else []
+        notes += ["dead or huge signals inside"] if result.get("signals") else []
         notes += ["with words"] if result["words"] else []
         for other, found in results.items():
-            if other != version and name in found and not _done(found[name]):
+            if other != version and _run(found.get(name)) and not _done(found[name]):
                 notes.append(f"not from {other}: {kind_of_cause(found[name])}")
         told = "; ".join(notes)
     else:
@@ -123,19 +146,27 @@ def table(results: Results) -> str:
         "none constant; and a fresh draw of each input alone (ids, pictures, sounds, masks that the model heeds) moves",
         "eager's and the program's outputs. No shape depends on the data, and nothing draws at random.",
         "",
-        "| transformers | run | equal | without a word | " + " | ".join(f"stopped at {s}" for s in attempt.STAGES[:-1]) + " |",
-        "|---" * (4 + len(attempt.STAGES) - 1) + "|",
+        "| transformers | types | run | equal | without a word | " + " | ".join(f"stopped at {s}" for s in attempt.STAGES[:-1]) + " |",
+        "|---" * (5 + len(attempt.STAGES) - 1) + "|",
     ]  # fmt: skip
     for version, found in results.items():
         tried, equal, wordless = _tally(found)
         at = collections.Counter(r["stage"] for r in found.values())
         stopped = " | ".join(str(at[stage]) for stage in attempt.STAGES[:-1])
-        lines.append(f"| {version} | {tried} | {equal} | {wordless} | {stopped} |")
-    lines += ["", "Stages: " + ", ".join(attempt.STAGES) + ".", "", "## Why the others have no program", ""]
+        lines.append(f"| {version} | {len(found)} | {tried} | {equal} | {wordless} | {stopped} |")
+    lines += ["", "Stages: " + ", ".join(attempt.STAGES) + ".", ""]
+    if (version := versions.pinned()) in results:  # whose programs those of models/ are
+        found = results[version]
+        both = sum(_done(result) or _tracked(name) for name, result in found.items())
+        lines.append(
+            f"Of the {len(found)} types of transformers {version}, {both} have a program: tracked, with an entry of "
+            f"their own in `models/catalogue` ({sum(map(_tracked, found))}), or discovered."
+        )
+    lines += ["", "## Why the others have no program", ""]
     for version, found in results.items():
         groups = collections.defaultdict(list)
         for name, result in found.items():
-            if not _done(result):
+            if _run(result) and not _done(result):
                 groups[kind_of_cause(result)].append(name)
         if groups:
             lines += [f"transformers {version}:", "", "| cause | types | which |", "|---|---|---|"]

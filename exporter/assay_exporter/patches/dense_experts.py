@@ -38,6 +38,15 @@ class _Dense(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
+class Rows(_Dense):
+    """As _Dense, for loops that read the experts' numbers as the rows of a tensor that `nonzero` gives."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in _NONZERO and len(args) == 1 and not kwargs and args[0].dim() == 1:
+            return torch.arange(args[0].shape[0])[:, None]
+        return super().__torch_function__(function, types, args, kwargs)
+
+
 @contextlib.contextmanager
 def apply():
     with wrapper.around(_Dense):

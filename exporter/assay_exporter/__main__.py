@@ -11,11 +11,15 @@ import argparse
 import json
 import multiprocessing
 import multiprocessing.connection
+import os
 import pathlib
 import sys
 import time
 import traceback
 import warnings
+
+if sys.argv[1:2] == ["discover"]:  # no configuration may ask a hub; read when transformers is imported
+    os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
 import transformers

@@ -105,7 +105,7 @@ def program_from(results: Results, name: str) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    return re.sub(r"'?https?://\S*", "…", text).replace("|", "\\|")
 
 
 def _line(results: Results, name: str) -> str:

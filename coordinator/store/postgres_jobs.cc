@@ -2,8 +2,10 @@
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/strings/str_cat.h"
 #include "coordinator/store/postgres_records.h"
 #include "coordinator/store/postgres_tables.h"
+#include "coordinator/store/record_rules.h"
 #include "google/protobuf/util/time_util.h"
 
 namespace assay::coordinator {
@@ -102,23 +104,42 @@ absl::Status PostgresStore::WriteJobs(const std::vector<JobWrite>& jobs) {
   return WriteLeases(leased);
 }
 
+// They are written before anything happens to them: the rest is as in every QUEUED job.
 absl::Status PostgresStore::InsertJobs(const std::vector<const JobWrite*>& jobs) {
   if (jobs.empty()) return absl::OkStatus();
-  JobColumns columns;
-  Array dtypes(Array::Type::kInt);
-  for (const JobWrite* job : jobs) {
-    columns.Add(*job->record);
-    dtypes.Int(job->record->job.target().dtype());
+  Array ids(Array::Type::kText), batches(Array::Type::kText), submitters(Array::Type::kText);
+  Array priorities(Array::Type::kInt), numbers(Array::Type::kInt), ordinals(Array::Type::kInt);
+  Array exporters(Array::Type::kBool), devices(Array::Type::kInt), routes(Array::Type::kText);
+  Array expected(Array::Type::kDouble), bytes(Array::Type::kBytes), dtypes(Array::Type::kInt);
+  for (const JobWrite* write : jobs) {
+    const JobRecord& record = *write->record;
+    const v1::Job& job = record.job;
+    if (job.state() != v1::QUEUED || job.attempt() != 0) {
+      return absl::InternalError(absl::StrCat("store: job '", job.job_id(), "' is not new"));
+    }
+    ids.Bytes(job.job_id());
+    batches.Bytes(job.batch_id());
+    submitters.Bytes(record.submitter);
+    priorities.Int(static_cast<int64_t>(record.priority));
+    numbers.Int(static_cast<int64_t>(record.batch_number));
+    ordinals.Int(record.ordinal);
+    exporters.Bool(StageOf(job) == v1::STAGE_EXPORT);
+    devices.Int(DeviceOf(job));
+    routes.Bytes(RouteOf(job));
+    expected.Double(record.expected_seconds);
+    bytes.Bytes(job.SerializeAsString());
+    dtypes.Int(job.target().dtype());
   }
+  Parameters values;
+  values.Array(ids).Array(batches).Array(submitters).Array(priorities).Array(numbers).Array(ordinals);
+  values.Array(exporters).Array(devices).Array(routes).Array(expected).Array(bytes).Array(dtypes);
   return session_->Write(
       "INSERT INTO assay.jobs (job_id, batch_id, submitter, priority, batch_number, ordinal, needs_exporter,"
-      " device, route, state, expected_seconds, lease_until, setbacks, assigned, job, attempt, worker, "
-      "started,"
-      " answered, dtype) SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[],"
-      " $6::bigint[], $7::boolean[], $8::bigint[], $9::text[], $10::bigint[], $11::double precision[],"
-      " $12::timestamptz[], $13::bigint[], $14::bytea[], $15::bytea[], $16::bigint[], $17::text[],"
-      " $18::bigint[], $19::bigint[], $20::bigint[])",
-      columns.Values().Array(dtypes));
+      " device, route, expected_seconds, job, dtype, state, lease_until, setbacks, assigned)"
+      " SELECT u.*, 1, '-infinity', 0, '' FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[],"
+      " $5::bigint[], $6::bigint[], $7::boolean[], $8::bigint[], $9::text[], $10::double precision[],"
+      " $11::bytea[], $12::bigint[]) u",
+      values);
 }
 
 absl::Status PostgresStore::WriteWhole(const std::vector<const JobWrite*>& jobs) {

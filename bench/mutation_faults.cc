@@ -388,8 +388,8 @@ std::vector<Fault> AllFaults(const v1::Program& program) {
 }
 
 bool HeldOut(const std::string& kind) {
-  static const std::set<std::string> kinds = {"op.crossed_wire", "op.drop_factor", "op.shift_slice",
-                                              "weight.reorder_heads", "weight.layers_exchanged"};
+  static const std::set<std::string> kinds = {"op.crossed_wire", "op.drop_factor", "weight.reorder_heads",
+                                              "weight.layers_exchanged"};
   return kinds.count(kind) > 0;
 }
 

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "bench/mock_case.h"
 #include "bench/mutation_faults.h"
 #include "bench/mutation_score.h"
 #include "common/digest.h"
@@ -23,11 +24,7 @@
 #include "common/status_macros.h"
 #include "engine/build.h"
 #include "engine/mock.h"
-#include "engine/program.h"
 #include "engine/run_test.h"
-#include "generator/catalogue.h"
-#include "generator/generate.h"
-#include "generator/templates.h"
 
 namespace assay::mutation {
 namespace {
@@ -102,27 +99,6 @@ json ToJson(const Trial& trial) {
   return row;
 }
 
-absl::StatusOr<v1::Case> MockCaseOf(const v1::CatalogueEntry& entry, const v1::Template& resolved,
-                                    const std::string& program_digest) {
-  generator::JobSpec job;
-  job.model.set_name(entry.name());
-  job.model.set_original_name(entry.original_name());
-  job.model.set_template_(entry.template_());
-  job.model.set_task(entry.task());
-  job.model.set_arch_type(entry.arch_type());
-  job.target.set_device(v1::CPU);
-  job.target.set_dtype(v1::FLOAT32);
-  const std::string none = Sha256Hex("");  // whose digests they are does not matter here
-  job.template_digest = none;
-  job.catalogue_digest = none;
-  job.program_digest = program_digest;
-  ASSAY_ASSIGN_OR_RETURN(const v1::ModelTest test, generator::Generate(resolved, &entry, job));
-  for (const v1::Case& one : test.case_()) {
-    if (one.weights() == v1::MOCK) return one;
-  }
-  return absl::InvalidArgumentError("its test has no case with mock weights");
-}
-
 absl::StatusOr<json> Score(const Subject& subject, const std::string& model, const Options& options) {
   json rows = json::array();
   std::set<std::string> seen = {FingerprintOf(subject.program())};
@@ -155,67 +131,36 @@ absl::StatusOr<json> Score(const Subject& subject, const std::string& model, con
               {"fresh", subject.fresh()}};
 }
 
-// True where it was scored, or had been before.
-absl::StatusOr<bool> RunOne(const v1::CatalogueEntry& entry, const v1::Template& resolved,
-                            const Options& options) {
-  const auto path = options.root / "models" / "programs" / absl::StrCat(entry.name(), ".assay");
-  ASSAY_ASSIGN_OR_RETURN(const std::string bytes, ReadFile(path));
-  const std::string digest = Sha256Hex(bytes);
-  ASSAY_ASSIGN_OR_RETURN(const v1::Case checks, MockCaseOf(entry, resolved, digest));
-  const json made_from = {{"program", digest},
-                          {"checks", Sha256Hex(checks.SerializeAsString())},
-                          {"engine", engine::EngineBuild()},
-                          {"seed", options.seed},
-                          {"asked", options.faults},
-                          {"fresh", options.fresh}};
-  const auto output = options.output / absl::StrCat(entry.name(), ".json");
+// Scores the model, unless it was scored before from the same things.
+absl::Status RunOne(CatalogueCase one, const Options& options) {
+  const json made_from = {
+      {"program", one.program_digest},   {"checks", Sha256Hex(one.mock.SerializeAsString())},
+      {"engine", engine::EngineBuild()}, {"seed", options.seed},
+      {"asked", options.faults},         {"fresh", options.fresh}};
+  const auto output = options.output / absl::StrCat(one.name, ".json");
   if (const auto before = ReadFile(output); before.ok() && !options.baseline_only) {
     const json known = json::parse(*before, nullptr, /*allow_exceptions=*/false);
-    if (!known.is_discarded() && known.value("made_from", json()) == made_from) return true;
+    if (!known.is_discarded() && known.value("made_from", json()) == made_from) return absl::OkStatus();
   }
-  ASSAY_ASSIGN_OR_RETURN(v1::Program program, engine::ParseProgram(bytes));
-  // Faults are planted into the main graph: a variant, which has none, would give each of them away.
-  program.clear_variant();
-  ASSAY_ASSIGN_OR_RETURN(const auto subject, Subject::Make(std::move(program), checks, options.fresh));
-  if (options.baseline_only) return true;
-  ASSAY_ASSIGN_OR_RETURN(json result, Score(*subject, entry.name(), options));
-  result["model"] = entry.name();
-  result["template"] = entry.template_();
+  ASSAY_ASSIGN_OR_RETURN(const auto subject, Subject::Make(std::move(one.program), one.mock, options.fresh));
+  if (options.baseline_only) return absl::OkStatus();
+  ASSAY_ASSIGN_OR_RETURN(json result, Score(*subject, one.name, options));
+  result["model"] = one.name;
+  result["template"] = one.template_name;
   result["made_from"] = made_from;
-  ASSAY_RETURN_IF_ERROR(WriteFileAtomically(output, absl::StrCat(result.dump(1), "\n")));
-  return true;
+  return WriteFileAtomically(output, absl::StrCat(result.dump(1), "\n"));
 }
 
 int Main(const Options& options) {
-  const auto fail = [](const absl::Status& status) {
-    std::fprintf(stderr, "assay-mutation: %s\n", std::string(status.message()).c_str());
-    return 2;
-  };
-  const auto templates = generator::LoadTemplates(options.root / "templates");
-  if (!templates.ok()) return fail(templates.status());
-  const auto catalogue = generator::LoadCatalogue(options.root / "models" / "catalogue");
-  if (!catalogue.ok()) return fail(catalogue.status());
-  for (const std::string& name : options.names) {
-    if (catalogue->count(name) == 0) {
-      return fail(absl::NotFoundError(absl::StrCat("the catalogue has no ", name)));
-    }
-  }
   std::error_code error;
   std::filesystem::create_directories(options.output, error);
-  int broken = 0;
-  for (const auto& [name, entry] : *catalogue) {
-    if (!options.names.empty() && std::count(options.names.begin(), options.names.end(), name) == 0) continue;
-    if (!std::filesystem::exists(options.root / "models" / "programs" / absl::StrCat(name, ".assay")))
-      continue;
-    const auto found = templates->find(entry.template_());
-    const auto done = found == templates->end()
-                          ? absl::StatusOr<bool>(absl::NotFoundError("its template does not exist"))
-                          : RunOne(entry, found->second, options);
-    std::printf("%s: %s\n", name.c_str(), done.ok() ? "done" : std::string(done.status().message()).c_str());
-    std::fflush(stdout);
-    if (!done.ok()) ++broken;
+  const auto broken = ForEachModel(options.root, options.names,
+                                   [&](CatalogueCase one) { return RunOne(std::move(one), options); });
+  if (!broken.ok()) {
+    std::fprintf(stderr, "assay-mutation: %s\n", std::string(broken.status().message()).c_str());
+    return 2;
   }
-  return broken == 0 ? 0 : 3;
+  return *broken == 0 ? 0 : 3;
 }
 
 }  // namespace

@@ -48,8 +48,6 @@ class Layers {
     };
     std::vector<Member> members;
     for (const auto& [module, nodes] : nodes_) NoteLayers(SplitNumbered(module), layers);
-    for (const v1::WeightSpec& weight : program_.manifest().weights())
-      NoteLayers(SplitNumbered(weight.name()), layers);
     for (const auto& [module, nodes] : nodes_) {
       Member member{module, {}};
       const NumberedName name = SplitNumbered(module);

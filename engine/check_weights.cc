@@ -34,8 +34,6 @@ std::map<std::string, std::vector<int>> ByLikeness(const v1::Manifest& manifest)
   return groups;
 }
 
-std::string ModuleOf(const std::string& weight) { return weight.substr(0, weight.rfind('.')); }
-
 // Which weights some output depends on.
 std::set<std::string> Reachable(const v1::Graph& graph) {
   std::vector<bool> live(graph.value_count(), false);
@@ -59,6 +57,15 @@ std::set<std::string> Reachable(const v1::Graph& graph) {
     if (input.kind() == v1::GraphInput::WEIGHT && live[input.value()]) names.insert(input.name());
   }
   return names;
+}
+
+// Parts of an architecture that its task leaves out, whatever the model: the pooler of a sequence, what
+// stands for a hidden place in pre-training.
+bool NobodyAsksFor(absl::string_view parameter) {
+  for (const char* part : {"pooler.", "mask_token", "masked_spec_embed", "mask_emb"}) {
+    if (absl::StrContains(parameter, part)) return true;
+  }
+  return false;
 }
 
 enum class Content { kZero, kConstant, kVaried };
@@ -93,20 +100,13 @@ Finding CheckWeightInfluence(const v1::Check::WeightInfluence& check, const v1::
   const v1::Manifest& manifest = program.manifest();
   const std::set<std::string> reachable = Reachable(program.graph());
   const auto reached = [&](int i) { return reachable.count(manifest.weights(i).name()) > 0; };
-  // Modules of which some weight is used: the others do not run (a pooler that nobody asks for).
-  std::set<std::string> used;
-  for (const std::string& name : reachable) used.insert(ModuleOf(name));
   std::vector<std::string> without;
   for (const auto& [like, members] : ByLikeness(manifest)) {
-    const bool alone = members.size() == 1;
-    if (!alone && std::none_of(members.begin(), members.end(), reached)) continue;
+    const bool any = std::any_of(members.begin(), members.end(), reached);
     for (const int i : members) {
-      const std::string& name = manifest.weights(i).name();
-      // What is neither weight nor bias of a layer may have its use elsewhere (the mask token of
-      // pre-training).
-      const bool of_layer = absl::EndsWith(name, ".weight") || absl::EndsWith(name, ".bias");
-      if (alone && (!of_layer || used.count(ModuleOf(name)) == 0)) continue;
-      if (!reached(i) && !IsExempt(check.except(), name)) without.push_back(name);
+      const v1::WeightSpec& spec = manifest.weights(i);
+      const bool asked_for = any || !(spec.buffer() || NobodyAsksFor(spec.name()));
+      if (asked_for && !reached(i) && !IsExempt(check.except(), spec.name())) without.push_back(spec.name());
     }
   }
   Finding finding;

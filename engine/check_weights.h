@@ -7,8 +7,8 @@
 
 namespace assay::engine {
 
-// No weight lost its use: of weights that differ in a number of their name alone some output depends on each
-// or on none, and so it does on the weights and biases of one module (none: a pooler that nobody asks for).
+// No weight lost its use: some output depends on every parameter, but for poolers and what stands for hidden
+// places in pre-training, and on each or none of the buffers that differ in a number of their name alone.
 // Judged by the graph; no run is made.
 Finding CheckWeightInfluence(const v1::Check::WeightInfluence& check, const v1::Program& program);
 

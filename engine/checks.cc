@@ -19,6 +19,7 @@
 #include "engine/alter.h"
 #include "engine/check_answers.h"
 #include "engine/check_configuration.h"
+#include "engine/check_idioms.h"
 #include "engine/check_inputs.h"
 #include "engine/check_layers.h"
 #include "engine/check_variants.h"
@@ -85,6 +86,8 @@ class Check {
         return CheckRepeatedLayers(check_.repeated_layers(), bound_.program);
       case v1::Check::kConfiguration:
         return CheckConfiguration(check_.configuration(), bound_.program);
+      case v1::Check::kIdioms:
+        return CheckIdioms(check_.idioms(), bound_.program);
       case v1::Check::kWeightInfluence:
         return CheckWeightInfluence(check_.weight_influence(), bound_.program);
       case v1::Check::kWeightsAlike:
@@ -118,7 +121,7 @@ class Check {
   bool LeftToTheGolden() const {
     if (bound_.checkpoint == nullptr || bound_.golden.outputs_size() == 0) return false;
     return check_.has_repeated_layers() || check_.has_configuration() || check_.has_weight_influence() ||
-           check_.has_weights_alike();
+           check_.has_weights_alike() || check_.has_idioms();
   }
 
   int InputIndex(const std::string& name) const { return *FindInput(manifest_, "input", name); }

@@ -85,6 +85,7 @@ absl::Status ValidateCheck(const v1::Check& check, const v1::Manifest& manifest)
     case v1::Check::kAnswers:
     case v1::Check::kRepeatedLayers:
     case v1::Check::kConfiguration:
+    case v1::Check::kIdioms:
     case v1::Check::kWeightInfluence:
     case v1::Check::kWeightsAlike:
     case v1::Check::kWeightsIntact:

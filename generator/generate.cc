@@ -81,7 +81,8 @@ absl::StatusOr<CheckPlace> FindCheck(v1::ModelTest& test, const JobSpec& job, ab
 // What it says is of the architecture, not of the tiny program alone.
 bool SpeaksOfArchitecture(const v1::Check& check) {
   return !TensorNamesOf(check).empty() || check.has_repeated_layers() || check.has_configuration() ||
-         check.has_weight_influence() || check.has_weights_alike() || check.has_every_input();
+         check.has_weight_influence() || check.has_weights_alike() || check.has_every_input() ||
+         check.has_idioms();
 }
 
 // What an entry says of its mock case's tensors (they have other names, the check cannot hold) is true of the

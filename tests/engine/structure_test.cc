@@ -159,7 +159,13 @@ TEST(WeightInfluence, FailsWhereABiasOrALayersWeightIsNotUsed) {
       bert,
       "check { name: 'c' weight_influence { except { name: 'cls.predictions.transform.dense.bias' reason: "
       "'r' } } }");
-  // Of like weights none may be unused alone, a whole module's may.
+  // Nor may a whole module lose its use, unless it is one that nobody asks for.
+  bert = RealProgram("bert");
+  const int norm = NodeIn(bert, "cls.predictions.transform.LayerNorm", "aten::layer_norm");
+  DropArgument(bert, norm, "bias");
+  DropArgument(bert, norm, "weight");
+  ExpectFails(bert, kInfluence, "cls.predictions.transform.LayerNorm");
+  ExpectHolds(RealProgram("layoutlm"), kInfluence);  // has a pooler
   bert = RealProgram("bert");
   DropArgument(bert, NodeIn(bert, "bert.encoder.layer.1.attention.self.key", "aten::linear"), "bias");
   ExpectFails(bert, kInfluence, "bert.encoder.layer.1.attention.self.key.bias");

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <limits>
 #include <string>
+#include <utility>
 
 #include "engine/exact_math.h"
 #include "engine/output_summary.h"
@@ -48,6 +49,26 @@ TEST(BoundFor, IsAMultipleOfWhatTheGoldenCallsLegitimate) {
   EXPECT_DOUBLE_EQ(derived.rms, 2 * 0.1255);
   ASSERT_OK_AND_ASSIGN(const Bound cuda, BoundFor({}, {at::kCUDA, at::kBFloat16}, &golden, b));
   EXPECT_DOUBLE_EQ(cuda.max, 5 * 0.501);
+}
+
+// Of how many numbers the legitimate error was found decides how far it can be trusted.
+TEST(BoundFor, LeavesMoreRoomWhereFewNumbersWereSeen) {
+  const at::Tensor b = at::ones({4});
+  const auto room = [&](int64_t numbers) {
+    v1::GoldenOutput golden = TwoErrors();
+    golden.mutable_tensor()->add_shape(numbers);
+    const auto bound = BoundFor({}, kBFloat16, &golden, b);
+    EXPECT_TRUE(bound.ok());
+    return std::pair(bound->max / 0.501, bound->rms / 0.1255);
+  };
+  // By tables of the normal and the chi-squared distribution, once in a thousand either way.
+  EXPECT_NEAR(room(4).first, 4.8, 0.05);
+  EXPECT_NEAR(room(4).second, 4.7, 0.1);
+  EXPECT_NEAR(room(20).first, 3.4, 0.05);
+  EXPECT_NEAR(room(20).second, 2.95, 0.05);
+  EXPECT_NEAR(room(576).first, 2.57, 0.02);
+  EXPECT_DOUBLE_EQ(room(1024).first, 2.5);
+  EXPECT_DOUBLE_EQ(room(1 << 20).second, 2);
 }
 
 TEST(BoundFor, LeavesRoomForOneRoundingWhereNoneWasSeen) {

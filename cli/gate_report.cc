@@ -47,8 +47,12 @@ std::string Tolerances(const v1::GateResult& result) {
   return std::isfinite(result.tolerances()) ? absl::StrFormat("%.3g", result.tolerances()) : "infinite";
 }
 
+// "div_1 (aten::div.Tensor) in transformer.h.0.attn".
 std::string Where(const v1::GateResult& result) {
-  return result.has_divergence() ? report::DivergenceText(result.divergence()) : "";
+  if (!result.has_divergence()) return "";
+  const v1::Divergence& divergence = result.divergence();
+  return absl::StrCat(divergence.node(), " (", divergence.op(), ")",
+                      divergence.module().empty() ? "" : " in ", divergence.module());
 }
 
 std::string Summary(const GateCounts& counts) {

@@ -295,16 +295,48 @@ class Placer {
         to_.graph.modules(static_cast<int>(to_.graph.nodes(static_cast<int>(node)).module())));
   }
 
+  // The only value among `values` that is computed, not merely seen in another shape; -1: none, or several.
+  static int OnlyComputed(const Side& side, const std::vector<int>& values) {
+    int found = -1;
+    for (const int value : values) {
+      if (side.recording.value(value).view()) continue;
+      if (found >= 0) return -1;
+      found = value;
+    }
+    return found;
+  }
+
+  std::string LiteralsThatDiffer(int from, int to) const {
+    return LiteralDifferences(from_.graph.nodes(static_cast<int>(from_.recording.value(from).node())),
+                              to_.graph.nodes(static_cast<int>(to_.recording.value(to).node())));
+  }
+
+  // `origin`: the first pair that differs. Where one operator took another's place right before it, and the
+  // pair itself runs the same one, it is that operator which is told.
   void Describe(int origin, v1::GateResult& result) const {
-    const v1::RecordedValue& value = to_.recording.value(origin);
-    const int other = pair_[Index(origin)];
-    const v1::RecordedValue& counterpart = from_.recording.value(other);
-    const Compared& compared = compared_[Index(origin)];
+    std::vector<int> only_to, only_from;
+    NearestTo(origin, only_to);
+    NearestFrom(pair_[Index(origin)], only_from);
+    int told = origin, counterpart = pair_[Index(origin)];
+    if (const int replaced = OnlyComputed(to_, only_to), by = OnlyComputed(from_, only_from);
+        replaced >= 0 && by >= 0 && LiteralsThatDiffer(counterpart, origin).empty()) {
+      told = replaced;
+      counterpart = by;
+    }
+    Tell(told, counterpart, result);
+    List(to_, only_to, *result.mutable_only_to(), result.mutable_divergence());
+    List(from_, only_from, *result.mutable_only_from(), nullptr);
+  }
+
+  void Tell(int told, int counterpart, v1::GateResult& result) const {
+    const v1::RecordedValue& value = to_.recording.value(told);
+    const v1::RecordedValue& other = from_.recording.value(counterpart);
+    const ValueDifference difference = CompareValues(other, value);
     v1::Divergence& divergence = *result.mutable_divergence();
     Name(value.node(), divergence);
-    divergence.set_error(compared.difference.error);
+    divergence.set_error(difference.error);
     divergence.set_detail(
-        absl::StrFormat("%s (largest magnitude %.3g)", compared.difference.detail, compared.scale));
+        absl::StrFormat("%s (largest magnitude %.3g)", difference.detail, compared_[Index(told)].scale));
     ForValues(to_.graph.nodes(static_cast<int>(value.node())), [&](uint32_t read) {
       for (const v1::GraphInput& input : to_.graph.inputs()) {
         if (input.value() == read && input.kind() == v1::GraphInput::WEIGHT)
@@ -317,18 +349,11 @@ class Placer {
           Statistics(to_.recording.value(read), there < 0 ? nullptr : &from_.recording.value(there),
                      there >= 0 && !compared_[Index(read)].beyond);
     }
-    *divergence.add_output() = Statistics(value, &counterpart, false);
+    *divergence.add_output() = Statistics(value, &other, false);
     Growth(divergence);
-
-    const std::string literals = LiteralDifferences(from_.graph.nodes(static_cast<int>(counterpart.node())),
-                                                    to_.graph.nodes(static_cast<int>(value.node())));
+    const std::string literals = LiteralsThatDiffer(counterpart, told);
     result.set_counterpart(
-        absl::StrCat(NodeText(from_.graph, counterpart.node()), literals.empty() ? "" : ": ", literals));
-    std::vector<int> only_to, only_from;
-    NearestTo(origin, only_to);
-    NearestFrom(other, only_from);
-    List(to_, only_to, *result.mutable_only_to(), &divergence);
-    List(from_, only_from, *result.mutable_only_from(), nullptr);
+        absl::StrCat(NodeText(from_.graph, other.node()), literals.empty() ? "" : ": ", literals));
   }
 
   static void List(const Side& side, const std::vector<int>& values,

@@ -1,5 +1,6 @@
 #include "engine/recording.h"
 
+#include <ATen/ops/view_as_real.h>
 #include <c10/util/Exception.h>
 
 #include <algorithm>
@@ -28,7 +29,9 @@ constexpr uint32_t kAll = std::numeric_limits<uint32_t>::max();
 
 int64_t Sampled(int64_t numel, uint32_t samples) { return std::min<int64_t>(numel, samples); }
 
-v1::RecordedValue RecordValue(const at::Tensor& value, uint32_t samples) {
+v1::RecordedValue RecordValue(const at::Tensor& given, uint32_t samples) {
+  // A complex number is two.
+  const at::Tensor value = given.is_complex() ? at::view_as_real(given.resolve_conj()) : given;
   v1::RecordedValue made;
   made.set_dtype(c10::toString(value.scalar_type()));
   made.mutable_shape()->Assign(value.sizes().begin(), value.sizes().end());

@@ -3,6 +3,7 @@ python -m assay_exporter --variants [--all | NAMES…] [--out DIR] [-j N]
 python -m assay_exporter variants
 python -m assay_exporter reach [NAMES…]
 python -m assay_exporter discover --results DIR [NAMES…]
+python -m assay_exporter versions --out DIR --versions VERSION… --names NAME…
 python -m assay_exporter checkpoint --request request.json --out DIR
 python -m assay_exporter identity
 """
@@ -98,6 +99,10 @@ def main(argv: list[str]) -> int:
         return command.checkpoint(argv[1:])
     if argv[:1] == ["variants"]:
         return table.command(argv[1:])
+    if argv[:1] == ["versions"]:
+        from . import version_roots
+
+        return version_roots.command(argv[1:])
     if argv[:1] == ["reach"]:
         return reach.command(argv[1:])
     if argv[:1] == ["discover"]:

@@ -8,7 +8,7 @@ import torch
 from .. import golden, tensors
 from ..proto import program_pb2
 from . import graph
-from .graph import NotApplicable
+from .graph import Missing, NotApplicable
 
 SAMPLES = 256
 _EXACT = 1e-6
@@ -80,6 +80,8 @@ def sample(name: str, tensor: torch.Tensor) -> program_pb2.OutputSample:
     flat = tensor.detach().contiguous().reshape(-1)
     count = min(SAMPLES, flat.numel())
     places = torch.tensor([(2 * k + 1) * flat.numel() // (2 * count) for k in range(count)])
+    if len(flat[places].unique()) < 2:
+        raise Missing(f"the samples of output {name} are all the same: they would tell nothing")
     wide = flat.double()
     return program_pb2.OutputSample(
         name=name, shape=list(tensor.shape), samples=flat[places].tolist(), mean=float(wide.mean()),

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <functional>
 #include <set>
 #include <sstream>
 #include <string>
@@ -133,6 +134,39 @@ absl::StatusOr<uint64_t> LeftBy(const fs::path& folder, const char* limit_file, 
   return *limit > held ? *limit - held : 0;
 }
 
+// The least of the kernel's figure and what `of_group` says of each memory cgroup that this process is in,
+// (folder, of version 1); nothing where that group has no limit.
+absl::StatusOr<uint64_t> LeastOfGroups(
+    const fs::path& root, absl::string_view kernel_figure,
+    const std::function<absl::StatusOr<uint64_t>(const fs::path&, bool)>& of_group) {
+  absl::StatusOr<std::string> meminfo = ReadKernelFile(root / "proc/meminfo");
+  if (!meminfo.ok()) return meminfo.status();
+  absl::StatusOr<uint64_t> kibibytes = Figure(*meminfo, kernel_figure);
+  if (!kibibytes.ok()) return kibibytes.status();
+  uint64_t least = *kibibytes * 1024;
+  absl::StatusOr<std::string> groups = ReadKernelFile(root / "proc/self/cgroup");
+  if (!groups.ok()) return least;  // a kernel without groups
+  for (absl::string_view line : absl::StrSplit(*groups, '\n', absl::SkipEmpty())) {
+    const std::vector<absl::string_view> parts = absl::StrSplit(line, absl::MaxSplits(':', 2));
+    if (parts.size() != 3) continue;
+    bool version_1 = false;
+    for (absl::string_view controller : absl::StrSplit(parts[1], ',')) version_1 |= controller == "memory";
+    if (!version_1 && !parts[1].empty()) continue;
+    const fs::path mount = root / (version_1 ? "sys/fs/cgroup/memory" : "sys/fs/cgroup");
+    // Any group above may be the narrow one. In a container the path may name what is not mounted here: then
+    // the mount itself is this process's.
+    fs::path path = fs::path(std::string(parts[2])).relative_path();
+    for (;;) {
+      if (absl::StatusOr<uint64_t> figure = of_group(mount / path, version_1); figure.ok()) {
+        least = std::min(least, *figure);
+      }
+      if (path.empty()) break;
+      path = path.parent_path();
+    }
+  }
+  return least;
+}
+
 }  // namespace
 
 MemoryNeed EstimateNeed(const v1::Program& program, const v1::Golden& golden, const checkpoint::Fit* fit,
@@ -165,35 +199,17 @@ MemoryNeed EstimateNeed(const v1::Program& program, const v1::Golden& golden, co
 }
 
 absl::StatusOr<uint64_t> AvailableMemory(const fs::path& root) {
-  absl::StatusOr<std::string> meminfo = ReadKernelFile(root / "proc/meminfo");
-  if (!meminfo.ok()) return meminfo.status();
-  absl::StatusOr<uint64_t> available = Figure(*meminfo, "MemAvailable:");
-  if (!available.ok()) return available.status();
-  uint64_t least = *available * 1024;
-  absl::StatusOr<std::string> groups = ReadKernelFile(root / "proc/self/cgroup");
-  if (!groups.ok()) return least;  // a kernel without groups
-  for (absl::string_view line : absl::StrSplit(*groups, '\n', absl::SkipEmpty())) {
-    const std::vector<absl::string_view> parts = absl::StrSplit(line, absl::MaxSplits(':', 2));
-    if (parts.size() != 3) continue;
-    bool version_1 = false;
-    for (absl::string_view controller : absl::StrSplit(parts[1], ',')) version_1 |= controller == "memory";
-    if (!version_1 && !parts[1].empty()) continue;
-    const fs::path mount = root / (version_1 ? "sys/fs/cgroup/memory" : "sys/fs/cgroup");
-    // Any group above may be the narrow one. In a container the path may name what is not mounted here: then
-    // the mount itself is this process's.
-    fs::path path = fs::path(std::string(parts[2])).relative_path();
-    for (;;) {
-      absl::StatusOr<uint64_t> left =
-          version_1
-              ? LeftBy(mount / path, "memory.limit_in_bytes", "memory.usage_in_bytes",
-                       {"total_inactive_file ", "total_active_file "})
-              : LeftBy(mount / path, "memory.max", "memory.current", {"inactive_file ", "active_file "});
-      if (left.ok()) least = std::min(least, *left);
-      if (path.empty()) break;
-      path = path.parent_path();
-    }
-  }
-  return least;
+  return LeastOfGroups(root, "MemAvailable:", [](const fs::path& folder, bool version_1) {
+    return version_1 ? LeftBy(folder, "memory.limit_in_bytes", "memory.usage_in_bytes",
+                              {"total_inactive_file ", "total_active_file "})
+                     : LeftBy(folder, "memory.max", "memory.current", {"inactive_file ", "active_file "});
+  });
+}
+
+absl::StatusOr<uint64_t> MemoryLimit(const fs::path& root) {
+  return LeastOfGroups(root, "MemTotal:", [](const fs::path& folder, bool version_1) {
+    return FigureOf(folder / (version_1 ? "memory.limit_in_bytes" : "memory.max"));
+  });
 }
 
 absl::Status RefuseTooLarge(const MemoryNeed& need, uint64_t available, uint64_t limit) {

@@ -34,6 +34,10 @@ MemoryNeed EstimateNeed(const v1::Program& program, const v1::Golden& golden, co
 // the kernel does not say.
 absl::StatusOr<uint64_t> AvailableMemory(const std::filesystem::path& root = "/");
 
+// What processes here may ever take together: the machine's memory, or the limit of this process's memory
+// cgroup or of one above it. Does not change while they run. Otherwise as above.
+absl::StatusOr<uint64_t> MemoryLimit(const std::filesystem::path& root = "/");
+
 // RESOURCE_EXHAUSTED, with the figures, where the need is more than is available, or what the process must
 // hold itself is more than `limit` (0: there is none).
 absl::Status RefuseTooLarge(const MemoryNeed& need, uint64_t available, uint64_t limit);

@@ -3,7 +3,6 @@
 #include <ATen/Parallel.h>
 #include <c10/util/Exception.h>
 #include <dlfcn.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -30,6 +29,7 @@
 #include "engine/evidence.h"
 #include "engine/exact_math.h"
 #include "engine/loaded_checkpoint.h"
+#include "engine/memory_need.h"
 #include "engine/output_digest.h"
 #include "engine/output_summary.h"
 #include "engine/plan.h"
@@ -433,8 +433,9 @@ v1::Provenance Describe(v1::DeviceChoice choice) {
   device.set_kind("cpu");
   device.set_name(name);
   device.set_capability(CpuCapability());
-  device.set_memory_bytes(static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
-                          static_cast<uint64_t>(sysconf(_SC_PAGE_SIZE)));
+  // In a container far less than the machine's.
+  static const uint64_t memory = MemoryLimit().value_or(0);
+  device.set_memory_bytes(memory);
   return provenance;
 }
 

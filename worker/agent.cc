@@ -360,7 +360,8 @@ class RunningAgent final : public Agent, public StreamOwner, public AttemptListe
 
   // A coordinator that has not heard of the drain may just be assigning something. It answers every heartbeat
   // of a draining worker with what it wants: after that, nothing new comes. Bounded, and not for long where
-  // no coordinator is there: what it sent on a stream that broke is lost with the stream.
+  // no coordinator is there: what it sent on a stream that broke is lost with the stream. Not at all where no
+  // coordinator is there and there is nothing to tell it.
   void AwaitDrainAnswered() {
     absl::Duration limit = options_.drain_limit;
     {
@@ -371,7 +372,11 @@ class RunningAgent final : public Agent, public StreamOwner, public AttemptListe
     absl::Time alone_since = start;
     while (true) {
       const absl::Time now = absl::Now();
-      if (stream_->AwaitConnected(absl::InfinitePast())) alone_since = now;
+      if (stream_->AwaitConnected(absl::InfinitePast())) {
+        alone_since = now;
+      } else if (runner_->Running().empty() && courier_->owed() == 0) {
+        return;
+      }
       if (now - start >= limit || now - alone_since >= kReconnectGrace) {
         spdlog::warn("no coordinator has answered the drain within {}", absl::FormatDuration(now - start));
         return;

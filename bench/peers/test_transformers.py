@@ -1,6 +1,7 @@
 """The peer: pytest over transformers, one process. Builds the same tiny models, two forwards each, finite and equal.
 
-torch, transformers and what every model of it shares are imported before the first test. The library imports a
+The models are those of the batch files in ASSAY_PEER_BATCHES, else all that are tracked. torch, transformers and what
+every model of it shares are imported before the first test. The library imports a
 model's own module only when it is asked for: in its test, or, with ASSAY_PEER_IMPORTS=before, ahead of all tests.
 Models whose library code is broken carry the exporter's repairs, as they could not run at all otherwise.
     PYTHONPATH=exporter exporter/.venv/bin/python -m pytest -q -p no:cacheprovider bench/peers/test_transformers.py
@@ -19,11 +20,11 @@ import transformers.modeling_utils  # noqa: F401
 from assay_exporter import builders, catalogue, inputs, patches, wrapper
 
 torch.set_num_threads(1)
-BATCHES = pathlib.Path(__file__).resolve().parents[2] / "models" / "batches"
+TRACKED = pathlib.Path(__file__).resolve().parents[2] / "models" / "batches" / "tracked.json"
 ENTRIES = [
     catalogue.load(model["name"])
-    for file in sorted(BATCHES.glob("batch_*_models.json"))
-    for models in json.loads(file.read_text()).values()
+    for file in os.environ.get("ASSAY_PEER_BATCHES", str(TRACKED)).split(os.pathsep)
+    for models in json.loads(pathlib.Path(file).read_text()).values()
     for model in models
 ]
 if os.environ.get("ASSAY_PEER_IMPORTS", "in tests") == "before":

@@ -1,5 +1,8 @@
 #include "coordinator/report/cost.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
@@ -7,6 +10,18 @@
 #include "nlohmann/json.hpp"
 
 namespace assay::report {
+namespace {
+
+PredictionErrors::Spread SpreadOf(std::vector<double> errors) {
+  PredictionErrors::Spread spread{errors.size()};
+  if (errors.empty()) return spread;
+  std::sort(errors.begin(), errors.end());
+  spread.median = errors[errors.size() / 2];
+  spread.nine_of_ten = errors[std::min(errors.size() - 1, errors.size() * 9 / 10)];
+  return spread;
+}
+
+}  // namespace
 
 std::string CountText(uint64_t count) {
   const auto number = static_cast<double>(count);
@@ -25,13 +40,19 @@ std::string CostText(const v1::CaseResult& one) {
                       " FLOP a run");
 }
 
-std::string StagesText(const v1::TestResult& result) {
+std::string StagesText(const v1::Job& job) {
+  const v1::TestResult& result = job.result();
   if (result.stage_size() == 0) return "";
   std::string text = absl::StrJoin(result.stage(), ", ", [](std::string* out, const v1::StageTime& stage) {
     absl::StrAppend(out, stage.stage(), " ", SecondsText(stage.seconds()));
   });
   if (result.peak_memory_bytes() > 0)
     absl::StrAppend(&text, "; at most ", BytesText(result.peak_memory_bytes()));
+  if (job.predicted().seconds() > 0) {
+    absl::StrAppend(&text, "; predicted ", SecondsText(job.predicted().seconds()));
+    const uint64_t memory = std::max(job.predicted().memory_bytes(), job.predicted().gpu_memory_bytes());
+    if (memory > 0) absl::StrAppend(&text, " and ", BytesText(memory));
+  }
   return text;
 }
 
@@ -65,6 +86,29 @@ nlohmann::ordered_json StagesJson(const v1::TestResult& result) {
   nlohmann::ordered_json stages = nlohmann::ordered_json::object();
   for (const v1::StageTime& stage : result.stage()) stages[stage.stage()] = stage.seconds();
   return stages;
+}
+
+nlohmann::ordered_json PredictionJson(const v1::Job& job) {
+  if (!job.has_predicted()) return nullptr;
+  return {{"seconds", job.predicted().seconds()},
+          {"memory_bytes", job.predicted().memory_bytes()},
+          {"gpu_memory_bytes", job.predicted().gpu_memory_bytes()}};
+}
+
+PredictionErrors MeasurePredictions(const std::vector<const v1::Job*>& jobs) {
+  std::vector<double> time, memory;
+  auto add = [](std::vector<double>& errors, double predicted, double taken) {
+    if (predicted > 0 && taken > 0) errors.push_back(std::abs(taken - predicted) / predicted);
+  };
+  for (const v1::Job* job : jobs) {
+    add(time, job->predicted().seconds(), job->result().seconds());
+    // What a GPU's driver takes for itself is in the prediction and in no result.
+    if (job->predicted().memory_bytes() > 0) {
+      add(memory, static_cast<double>(job->predicted().memory_bytes()),
+          static_cast<double>(job->result().peak_memory_bytes()));
+    }
+  }
+  return {SpreadOf(std::move(time)), SpreadOf(std::move(memory))};
 }
 
 }  // namespace assay::report

@@ -189,7 +189,7 @@ void AppendResults(const Scope& scope, std::string& out) {
     if (!complaint.empty()) absl::StrAppend(&out, XmlText(complaint));
     absl::StrAppend(&out, "<details><summary class=\"dim\">", job->result().case__size(),
                     " cases</summary>\n");
-    if (const std::string stages = StagesText(job->result()); !stages.empty()) {
+    if (const std::string stages = StagesText(*job); !stages.empty()) {
       absl::StrAppend(&out, "<div class=\"dim\">", XmlText(stages), "</div>\n");
     }
     for (const v1::CaseResult& one : job->result().case_()) {

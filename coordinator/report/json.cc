@@ -159,6 +159,7 @@ Json JobJson(const Scope& scope, const v1::Job& job) {
                {"signal", job.result().signal()},
                {"seconds", job.result().seconds()},
                {"stages", StagesJson(job.result())},
+               {"predicted", PredictionJson(job)},
                {"peak_memory_bytes", job.result().peak_memory_bytes()},
                {"attempt", job.attempt()},
                {"worker", job.worker()},

@@ -180,7 +180,7 @@ void AppendFailures(const Scope& scope, std::string& out) {
 void AppendCosts(const Scope& scope, std::string& out) {
   bool any = false;
   for (const v1::Job* job : scope.jobs) {
-    const std::string stages = StagesText(job->result());
+    const std::string stages = StagesText(*job);
     for (const v1::CaseResult& one : job->result().case_()) {
       const std::string cost = CostText(one);
       if (cost.empty()) continue;
@@ -252,7 +252,17 @@ void AppendStatistics(const Scope& scope, std::string& out) {
   }
   uint64_t peak = 0;
   for (const v1::Job* job : scope.jobs) peak = std::max<uint64_t>(peak, job->result().peak_memory_bytes());
-  absl::StrAppend(&out, "- highest memory of a test: ", BytesText(peak), "\n\n");
+  absl::StrAppend(&out, "- highest memory of a test: ", BytesText(peak), "\n");
+  const PredictionErrors errors = MeasurePredictions(scope.jobs);
+  auto predicted = [&out](const char* what, const PredictionErrors::Spread& spread) {
+    if (spread.jobs == 0) return;
+    out += absl::StrFormat(
+        "- %s predicted for %u tests: off by %.0f %% in the median, by at most %.0f %% in nine of ten\n",
+        what, spread.jobs, 100 * spread.median, 100 * spread.nine_of_ten);
+  };
+  predicted("time", errors.time);
+  predicted("memory", errors.memory);
+  out += "\n";
 }
 
 void AppendMissing(const Coverage& coverage, std::string& out) {

@@ -226,15 +226,21 @@ class MemoryStore final : public RecordStore {
   absl::Status PutAnswer(const v1::AttemptRef& attempt, const AnswerRecord& answer) override {
     return Put(recorded_answers_, AttemptKey(attempt.job_id(), attempt.attempt()), answer);
   }
-  absl::StatusOr<Seconds> ReadSeconds(const std::vector<Seconds::key_type>& keys) override {
-    Seconds known;
-    for (const auto& key : keys) {
-      if (auto found = recorded_seconds_.find(key); found != recorded_seconds_.end()) known.insert(*found);
+  absl::StatusOr<FiguresByModel> ReadFigures(const std::vector<std::string>& models) override {
+    FiguresByModel known;
+    for (const std::string& model : models) {
+      if (auto found = recorded_figures_.find(model); found != recorded_figures_.end()) known.insert(*found);
     }
     return known;
   }
-  absl::Status WriteSeconds(const Seconds& seconds) override {
-    for (const auto& [key, value] : seconds) ASSAY_RETURN_IF_ERROR(Put(recorded_seconds_, key, value));
+  absl::Status WriteFigures(const FiguresByModel& figures) override {
+    for (const auto& [model, changed] : figures) {
+      Figures all = changed;
+      if (auto found = recorded_figures_.find(model); found != recorded_figures_.end()) {
+        all.insert(found->second.begin(), found->second.end());  // keeps what has changed
+      }
+      ASSAY_RETURN_IF_ERROR(Put(recorded_figures_, model, all));
+    }
     return absl::OkStatus();
   }
   absl::StatusOr<std::set<std::string>> ReadFailed(const std::vector<std::string>& digests) override {
@@ -312,7 +318,7 @@ class MemoryStore final : public RecordStore {
   std::map<std::string, JobRecord> jobs_;
   std::map<AttemptKey, EventRow> events_;  // by batch and sequence
   std::map<AttemptKey, AnswerRecord> recorded_answers_;
-  Seconds recorded_seconds_;
+  FiguresByModel recorded_figures_;
   std::map<std::string, bool> failed_;
   std::map<std::string, WorkerRecord> workers_;
   std::map<std::string, std::string> cordons_;  // reasons by worker

@@ -136,31 +136,26 @@ absl::Status PostgresStore::PutAnswer(const v1::AttemptRef& attempt, const Answe
           .Bytes(answer.reason));
 }
 
-absl::StatusOr<RecordStore::Seconds> PostgresStore::ReadSeconds(const std::vector<Seconds::key_type>& keys) {
-  Array models(Array::Type::kText), targets(Array::Type::kText);
-  for (const auto& [model, target] : keys) {
-    models.Bytes(model);
-    targets.Bytes(target);
-  }
+absl::StatusOr<RecordStore::FiguresByModel> PostgresStore::ReadFigures(const std::vector<std::string>& models) {
   ASSAY_ASSIGN_OR_RETURN(
       PostgresRows rows,
-      session_->Read(
-          "SELECT t.model, t.target, t.seconds FROM unnest($1::text[], $2::text[]) AS u (model, target)"
-          " JOIN assay.timings t ON t.model = u.model AND t.target = u.target",
-          Parameters().Array(models).Array(targets)));
-  Seconds known;
+      session_->Read("SELECT model, target, seconds FROM assay.timings WHERE model = ANY($1::text[])",
+                     Parameters().Array(Array::Texts(models))));
+  FiguresByModel known;
   for (int row = 0; row < rows.size(); ++row) {
-    known[{rows.Bytes(row, 0), rows.Bytes(row, 1)}] = rows.Double(row, 2);
+    known[rows.Bytes(row, 0)][rows.Bytes(row, 1)] = rows.Double(row, 2);
   }
   return known;
 }
 
-absl::Status PostgresStore::WriteSeconds(const Seconds& seconds) {
+absl::Status PostgresStore::WriteFigures(const FiguresByModel& figures) {
   Array models(Array::Type::kText), targets(Array::Type::kText), values(Array::Type::kDouble);
-  for (const auto& [key, value] : seconds) {
-    models.Bytes(key.first);
-    targets.Bytes(key.second);
-    values.Double(value);
+  for (const auto& [model, changed] : figures) {
+    for (const auto& [key, value] : changed) {
+      models.Bytes(model);
+      targets.Bytes(key);
+      values.Double(value);
+    }
   }
   return session_->Write(
       "INSERT INTO assay.timings (model, target, seconds)"

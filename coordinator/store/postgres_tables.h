@@ -85,8 +85,8 @@ class PostgresStore final : public RecordStore {
                                                    size_t limit) override;
   absl::StatusOr<std::optional<AnswerRecord>> FindAnswer(const v1::AttemptRef& attempt) override;
   absl::Status PutAnswer(const v1::AttemptRef& attempt, const AnswerRecord& answer) override;
-  absl::StatusOr<Seconds> ReadSeconds(const std::vector<Seconds::key_type>& keys) override;
-  absl::Status WriteSeconds(const Seconds& seconds) override;
+  absl::StatusOr<FiguresByModel> ReadFigures(const std::vector<std::string>& models) override;
+  absl::Status WriteFigures(const FiguresByModel& figures) override;
   absl::StatusOr<std::set<std::string>> ReadFailed(const std::vector<std::string>& digests) override;
   absl::Status WriteFailed(const std::set<std::string>& digests) override;
   absl::Status EraseBatch(absl::string_view batch_id) override;

@@ -256,33 +256,4 @@ std::string TargetKey(const v1::Target& target) {
   return absl::StrCat(v1::DeviceChoice_Name(target.device()), "/", v1::Dtype_Name(target.dtype()));
 }
 
-std::string PeakKey(const v1::Job& job) {
-  std::string key = absl::StrCat("gpu memory/", v1::Dtype_Name(job.target().dtype()));
-  const v1::TestResult* exported = ExportOf(job);
-  if (exported != nullptr && exported->outcome() == v1::PASSED) {
-    absl::StrAppend(&key, "/", AskedCheckpoint(job)->id());
-  }
-  return key;
-}
-
-bool IsPredicted(const v1::Job& job) {
-  return job.target().device() != v1::CPU && (job.needs().gpu_memory_bytes() == 0 || job.needs().predicted());
-}
-
-uint64_t GpuPeakOf(const v1::TestResult& result) {
-  // Of one that was cut short the peak says nothing.
-  if (result.outcome() != v1::PASSED && result.outcome() != v1::FAILED) return 0;
-  if (result.device_peak_memory_bytes() == 0 || result.provenance().device().kind() != "cuda") return 0;
-  constexpr uint64_t kContextBytes = uint64_t{512} << 20;  // of the driver and its libraries, a process
-  return result.device_peak_memory_bytes() + kContextBytes;
-}
-
-std::string TimingKey(const v1::Job& job) {
-  const v1::CheckpointRef* checkpoint = AskedCheckpoint(job);
-  if (StageOf(job) == v1::STAGE_EXPORT) return absl::StrCat("export/", checkpoint->id());
-  const v1::TestResult* exported = ExportOf(job);
-  if (exported == nullptr || exported->outcome() != v1::PASSED) return TargetKey(job.target());
-  return absl::StrCat(TargetKey(job.target()), "/", checkpoint->id());
-}
-
 }  // namespace assay::coordinator

@@ -79,14 +79,4 @@ std::string SetbackMessage(const JobRecord& record);
 
 std::string TargetKey(const v1::Target& target);  // "CUDA/FLOAT32"
 
-// What the most memory that a test took of a GPU is kept under, beside the model: as times are, in bytes.
-std::string PeakKey(const v1::Job& job);
-// True where the job may run on a GPU and nobody stated what it needs there.
-bool IsPredicted(const v1::Job& job);
-// What a test's result says of it: the tensors' peak with the driver's context; 0: nothing to learn from.
-uint64_t GpuPeakOf(const v1::TestResult& result);
-
-// What recorded times are kept under, beside the model: exports and tests of a checkpoint each apart.
-std::string TimingKey(const v1::Job& job);
-
 }  // namespace assay::coordinator

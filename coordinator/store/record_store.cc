@@ -376,10 +376,7 @@ absl::StatusOr<v1::ResultAck> RecordStore::CommitResult(const v1::AttemptResult&
     answer->reason = "the infrastructure failed: the job is queued again";
   } else {
     answer->counted = true;
-    Time(record, std::max(0.0, counted.seconds()));
-    if (const uint64_t peak = GpuPeakOf(counted); peak > 0) {
-      Remember({record.job.model().name(), PeakKey(record.job)}, static_cast<double>(peak));
-    }
+    ASSAY_RETURN_IF_ERROR(LearnFigures(counted, record.job));
     if (LetsGoOn(record.job, counted.outcome())) {
       EndStage(record, std::move(counted), result.log_digest(), now);
       ASSAY_RETURN_IF_ERROR(Expect({&record}));
@@ -397,44 +394,46 @@ absl::StatusOr<v1::ResultAck> RecordStore::CommitResult(const v1::AttemptResult&
 }
 
 absl::Status RecordStore::Expect(const std::vector<JobRecord*>& records) {
-  std::vector<Seconds::key_type> keys, unknown;
-  for (const JobRecord* record : records) {
-    keys.emplace_back(record->job.model().name(), TimingKey(record->job));
-    if (IsPredicted(record->job)) keys.emplace_back(record->job.model().name(), PeakKey(record->job));
-  }
-  for (const Seconds::key_type& key : keys) {
-    // What this transaction has seen itself is newer than what the medium has.
-    if (timed_.count(key) == 0 && !(alone() && seconds_.count(key) > 0)) unknown.push_back(key);
-  }
-  if (!unknown.empty()) {
-    ASSAY_ASSIGN_OR_RETURN(Seconds read, ReadSeconds(unknown));
-    for (const auto& key : unknown) seconds_.erase(key);
-    for (auto& [key, value] : read) seconds_.insert_or_assign(key, value);
-  }
+  std::set<std::string> models;
+  for (const JobRecord* record : records) models.insert(record->job.model().name());
+  ASSAY_RETURN_IF_ERROR(KnowFigures(models, /*fresh=*/true));
   for (JobRecord* record : records) {
-    auto known = seconds_.find({record->job.model().name(), TimingKey(record->job)});
-    record->expected_seconds = known == seconds_.end() ? kUnknownSeconds : known->second;
-    if (!IsPredicted(record->job)) continue;
-    auto peak = seconds_.find({record->job.model().name(), PeakKey(record->job)});
-    // What was predicted for the stage before says nothing of this one.
-    const bool has = peak != seconds_.end();
-    v1::Needs& needs = *record->job.mutable_needs();
-    needs.set_gpu_memory_bytes(has ? PredictedBytes(static_cast<uint64_t>(peak->second)) : 0);
-    needs.set_predicted(has);
+    const Figures& figures = figures_[record->job.model().name()];
+    record->expected_seconds = ExpectedSeconds(record->job, figures);
+    PredictNeeds(figures, record->job);
   }
   return absl::OkStatus();
 }
 
-void RecordStore::Time(const JobRecord& record, double seconds) {
-  Remember({record.job.model().name(), TimingKey(record.job)}, seconds);
+absl::Status RecordStore::KnowFigures(const std::set<std::string>& models, bool fresh) {
+  std::vector<std::string> unknown;
+  for (const std::string& model : models) {
+    if (figures_.count(model) == 0 || (fresh && !alone())) unknown.push_back(model);
+  }
+  if (unknown.empty()) return absl::OkStatus();
+  ASSAY_ASSIGN_OR_RETURN(FiguresByModel read, ReadFigures(unknown));
+  for (const std::string& model : unknown) {
+    Figures& figures = figures_[model] = std::move(read[model]);
+    // What this transaction has seen itself is newer than what the medium has.
+    auto learned = learned_.find(model);
+    if (learned == learned_.end()) continue;
+    for (const auto& [key, value] : learned->second) figures[key] = value;
+  }
+  return absl::OkStatus();
 }
 
-void RecordStore::Remember(Seconds::key_type key, double value) {
-  auto known = seconds_.find(key);
-  // Rows that all coordinators write to make them wait for each other.
-  if (known != seconds_.end() && std::abs(known->second - value) <= 0.1 * known->second) return;
-  seconds_[key] = value;
-  timed_.insert(std::move(key));
+absl::Status RecordStore::LearnFigures(const v1::TestResult& result, v1::Job& job) {
+  const std::string& model = job.model().name();
+  ASSAY_RETURN_IF_ERROR(KnowFigures({model}, /*fresh=*/false));
+  Figures& figures = figures_[model];
+  if (v1::Prediction prediction = PredictionOf(job, result, figures); prediction.ByteSizeLong() > 0) {
+    *job.mutable_predicted() = std::move(prediction);
+  }
+  const Figures learned = Learned(job, result, figures);
+  if (learned.empty()) return absl::OkStatus();
+  Figures& to_write = learned_[model];
+  for (const auto& [key, value] : learned) figures[key] = to_write[key] = value;
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<QueuedJob>> RecordStore::Queued(size_t limit) {

@@ -24,6 +24,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "coordinator/store/event_group.h"
+#include "coordinator/store/expectation.h"
 #include "coordinator/store/store.h"
 
 namespace assay::coordinator {
@@ -116,7 +117,7 @@ class RecordStore : public Store {
   std::set<std::string> TakeTouched() final;
 
  protected:
-  using Seconds = std::map<std::pair<std::string, std::string>, double>;  // by (model, TimingKey)
+  using FiguresByModel = std::map<std::string, Figures>;
 
   // Who held a RUNNING job when this store last saw it.
   struct Belief {
@@ -185,9 +186,10 @@ class RecordStore : public Store {
                                                            size_t limit) = 0;
   virtual absl::StatusOr<std::optional<AnswerRecord>> FindAnswer(const v1::AttemptRef& attempt) = 0;
   virtual absl::Status PutAnswer(const v1::AttemptRef& attempt, const AnswerRecord& answer) = 0;
-  // What models took last, to within a tenth. Those that are not known are not in the answer.
-  virtual absl::StatusOr<Seconds> ReadSeconds(const std::vector<Seconds::key_type>& keys) = 0;
-  virtual absl::Status WriteSeconds(const Seconds& seconds) = 0;
+  // All that is known of each of them; what nothing is known of is not in the answer.
+  virtual absl::StatusOr<FiguresByModel> ReadFigures(const std::vector<std::string>& models) = 0;
+  // Those that have changed.
+  virtual absl::Status WriteFigures(const FiguresByModel& figures) = 0;
   // Digests of inputs at which some attempt failed.
   virtual absl::StatusOr<std::set<std::string>> ReadFailed(const std::vector<std::string>& digests) = 0;
   virtual absl::Status WriteFailed(const std::set<std::string>& digests) = 0;
@@ -263,9 +265,11 @@ class RecordStore : public Store {
                                                        const JobRecord& record);
   // Sets what the jobs' stages are expected to take.
   absl::Status Expect(const std::vector<JobRecord*>& records);
-  void Time(const JobRecord& record, double seconds);
-  // Of times, and of the memory that tests took of a GPU (PeakKey), in bytes.
-  void Remember(Seconds::key_type key, double value);
+  // Makes figures_ hold what is known of the models; with `fresh`, as of now also where others may have
+  // changed it.
+  absl::Status KnowFigures(const std::set<std::string>& models, bool fresh);
+  // From the result that the job's stage ends with.
+  absl::Status LearnFigures(const v1::TestResult& result, v1::Job& job);
   LostAttempt LoseAttempt(Entry& entry, absl::string_view why, bool counts, absl::Time now);
 
   const Sharing sharing_;
@@ -289,9 +293,10 @@ class RecordStore : public Store {
   std::vector<std::string> finished_;  // batches
   std::map<std::string, BatchWork> work_;
   std::map<std::pair<std::string, uint64_t>, AnswerRecord> answers_;
-  std::set<Seconds::key_type> timed_;                       // to be written
-  absl::flat_hash_map<Seconds::key_type, double> seconds_;  // known, of this transaction and those before it
-  std::optional<bool> has_failed_;                          // kAlone: what HasFailed said
+  FiguresByModel learned_;  // to be written
+  absl::flat_hash_map<std::string, Figures>
+      figures_;                     // known of models, of this transaction and those before it
+  std::optional<bool> has_failed_;  // kAlone: what HasFailed said
 
   // Jobs that ended lately, for those who watch them: they do not change any more. The oldest are forgotten.
   std::unordered_map<std::string, v1::Job> recently_ended_;

@@ -49,7 +49,7 @@ absl::Status RecordStore::Commit() {
   finished_.clear();
   ended_.clear();
   absent_.clear();
-  if (seconds_.size() > kMaxTimings) seconds_.clear();
+  if (figures_.size() > kMaxTimings) figures_.clear();
   return absl::OkStatus();
 }
 
@@ -85,7 +85,7 @@ void RecordStore::Rollback() {
     for (const JobRecord* record : live_->Running()) renewed_[record->job.job_id()] = record->lease_until;
   }
   Forget();
-  seconds_.clear();
+  figures_.clear();
   remembered_.clear();
   has_failed_.reset();
   touched_.clear();
@@ -106,9 +106,9 @@ void RecordStore::Forget() {
   finished_.clear();
   work_.clear();
   answers_.clear();
-  timed_.clear();
+  learned_.clear();
   loaded_ = false;
-  if (seconds_.size() > kMaxTimings) seconds_.clear();
+  if (figures_.size() > kMaxTimings) figures_.clear();
 }
 
 absl::Status RecordStore::Load() {
@@ -384,11 +384,7 @@ absl::StatusOr<std::optional<BatchRecord>> RecordStore::PeekBatch(absl::string_v
 
 absl::Status RecordStore::Flush() {
   ASSAY_RETURN_IF_ERROR(FlushJobs());
-  if (!timed_.empty()) {
-    Seconds seconds;
-    for (const auto& key : std::exchange(timed_, {})) seconds.emplace(key, seconds_.at(key));
-    ASSAY_RETURN_IF_ERROR(WriteSeconds(seconds));
-  }
+  if (!learned_.empty()) ASSAY_RETURN_IF_ERROR(WriteFigures(std::exchange(learned_, {})));
   for (const auto& [attempt, answer] : std::exchange(answers_, {})) {
     v1::AttemptRef ref;
     ref.set_job_id(attempt.first);

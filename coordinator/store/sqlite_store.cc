@@ -76,8 +76,8 @@ class SqliteStore final : public RecordStore {
                                                    size_t limit) override;
   absl::StatusOr<std::optional<AnswerRecord>> FindAnswer(const v1::AttemptRef& attempt) override;
   absl::Status PutAnswer(const v1::AttemptRef& attempt, const AnswerRecord& answer) override;
-  absl::StatusOr<Seconds> ReadSeconds(const std::vector<Seconds::key_type>& keys) override;
-  absl::Status WriteSeconds(const Seconds& seconds) override;
+  absl::StatusOr<FiguresByModel> ReadFigures(const std::vector<std::string>& models) override;
+  absl::Status WriteFigures(const FiguresByModel& figures) override;
   absl::StatusOr<std::set<std::string>> ReadFailed(const std::vector<std::string>& digests) override;
   absl::Status WriteFailed(const std::set<std::string>& digests) override;
   absl::StatusOr<bool> HasFailed() override;
@@ -365,24 +365,29 @@ absl::Status SqliteStore::PutAnswer(const v1::AttemptRef& attempt, const AnswerR
   return statement.Run();
 }
 
-absl::StatusOr<RecordStore::Seconds> SqliteStore::ReadSeconds(const std::vector<Seconds::key_type>& keys) {
-  Seconds known;
-  for (const auto& key : keys) {
+absl::StatusOr<RecordStore::FiguresByModel> SqliteStore::ReadFigures(const std::vector<std::string>& models) {
+  FiguresByModel known;
+  for (const std::string& model : models) {
     ASSAY_ASSIGN_OR_RETURN(Statement row,
-                           database_->Prepare("SELECT seconds FROM timings WHERE model = ? AND target = ?"));
-    row.BindText(key.first).BindText(key.second);
-    ASSAY_ASSIGN_OR_RETURN(bool found, row.Step());
-    if (found) known[key] = row.Double(0);
+                           database_->Prepare("SELECT target, seconds FROM timings WHERE model = ?"));
+    row.BindText(model);
+    while (true) {
+      ASSAY_ASSIGN_OR_RETURN(bool found, row.Step());
+      if (!found) break;
+      known[model][row.Bytes(0)] = row.Double(1);
+    }
   }
   return known;
 }
 
-absl::Status SqliteStore::WriteSeconds(const Seconds& seconds) {
-  for (const auto& [key, value] : seconds) {
-    ASSAY_ASSIGN_OR_RETURN(
-        Statement statement,
-        database_->Prepare("INSERT OR REPLACE INTO timings (model, target, seconds) VALUES (?, ?, ?)"));
-    ASSAY_RETURN_IF_ERROR(statement.BindText(key.first).BindText(key.second).Bind(value).Run());
+absl::Status SqliteStore::WriteFigures(const FiguresByModel& figures) {
+  for (const auto& [model, changed] : figures) {
+    for (const auto& [key, value] : changed) {
+      ASSAY_ASSIGN_OR_RETURN(
+          Statement statement,
+          database_->Prepare("INSERT OR REPLACE INTO timings (model, target, seconds) VALUES (?, ?, ?)"));
+      ASSAY_RETURN_IF_ERROR(statement.BindText(model).BindText(key).Bind(value).Run());
+    }
   }
   return absl::OkStatus();
 }

@@ -458,6 +458,24 @@ TEST_P(StoreConformanceTest, RecordedTimesDecideWhatIsExpected) {
   EXPECT_EQ(queued[1].expected_seconds, 0.25);
 }
 
+TEST_P(StoreConformanceTest, AJobThatHasRunSaysWhatWasPredictedOfIt) {
+  for (const std::string batch : {"b1", "b2", "b3"}) {
+    Submit(Submission(batch, {"bert"}));
+    ASSERT_THAT(Lease(batch + ".bert", "w1"), IsOk());
+    v1::AttemptResult result = Result(batch + ".bert", 1, v1::PASSED, "t1", /*seconds=*/0.25);
+    result.mutable_result()->set_peak_memory_bytes(1 << 20);
+    result.mutable_result()->mutable_provenance()->mutable_device()->set_kind("cpu");
+    result.mutable_result()->mutable_provenance()->mutable_device()->set_name(batch == "b3" ? "Epyc"
+                                                                                            : "Xeon");
+    ASSERT_THAT(Commit(result), IsOk());
+  }
+  EXPECT_FALSE(Job("b1.bert").has_predicted()) << "nothing had run";
+  EXPECT_EQ(Job("b2.bert").predicted().seconds(), 0.25);
+  EXPECT_EQ(Job("b2.bert").predicted().memory_bytes(), 1 << 20);
+  EXPECT_EQ(Job("b3.bert").predicted().seconds(), 0) << "on another processor";
+  EXPECT_EQ(Job("b3.bert").predicted().memory_bytes(), 1 << 20);
+}
+
 TEST_P(StoreConformanceTest, EverySubmitterPriorityAndDeviceIsSeenHoweverLongTheQueuesAre) {
   for (const std::string submitter : {"ada", "", "bob"}) {
     BatchSubmission submission = Submission("b-" + submitter, {"m0", "m1", "m2", "m3"}, submitter);

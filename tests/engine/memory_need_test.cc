@@ -145,6 +145,15 @@ TEST_F(AvailableMemoryTest, AContainerOfTheOldKindHasItsLimitAtTheMount) {
   EXPECT_THAT(AvailableMemory(root_), IsOkAndHolds(2 * kMiB));
 }
 
+TEST_F(AvailableMemoryTest, TheLimitOfAGroupHoldsHoweverMuchIsFree) {
+  EXPECT_THAT(MemoryLimit(root_), IsOkAndHolds(uint64_t{100000} * 1024));
+  Write("proc/self/cgroup", "0::/a/b\n");
+  Write("sys/fs/cgroup/a/b/memory.max", "max\n");
+  EXPECT_THAT(MemoryLimit(root_), IsOkAndHolds(uint64_t{100000} * 1024));
+  Write("sys/fs/cgroup/a/memory.max", absl::StrCat(10 * kMiB, "\n"));
+  EXPECT_THAT(MemoryLimit(root_), IsOkAndHolds(10 * kMiB));
+}
+
 TEST_F(AvailableMemoryTest, AKernelThatDoesNotSayIsAnError) {
   Write("proc/meminfo", "nothing\n");
   EXPECT_THAT(AvailableMemory(root_), StatusIs(absl::StatusCode::kUnavailable, HasSubstr("MemAvailable")));

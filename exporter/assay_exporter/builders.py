@@ -82,7 +82,7 @@ def _of_another_program(entry: catalogue_pb2.CatalogueEntry) -> Built:
     program = program_pb2.Program.FromString(zstandard.ZstdDecompressor().decompress(path.read_bytes()))
     config = resolve(entry.config_class).from_dict(json.loads(program.manifest.config_json))
     configure(config)
-    return _finish(resolve(entry.model_class)(config), config)
+    return finish(resolve(entry.model_class)(config), config)
 
 
 def plain(entry: catalogue_pb2.CatalogueEntry) -> Built:

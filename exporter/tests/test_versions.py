@@ -62,6 +62,12 @@ def test_like_takes_another_programs_configuration(tmp_path):
     assert json.loads(made.manifest.config_json)["layer_norm_eps"] == 0.25
 
 
+def test_the_committed_program_is_its_own_likeness(tmp_path):
+    assert cli.main(["vit", "--like", str(catalogue.PROGRAMS), "--out", str(tmp_path), "-j", "1"]) == 0
+    made = export.unpack((tmp_path / "vit.assay").read_bytes())
+    assert made.graph == export.unpack((catalogue.PROGRAMS / "vit.assay").read_bytes()).graph
+
+
 @pytest.mark.parametrize("version", ["5", "newest", "5.0.0;ls"])
 def test_versions_are_versions(version):
     with pytest.raises(SystemExit) as ended:

@@ -7,7 +7,7 @@ namespace assay {
 
 enum ExitCode : int {
   kExitOk = 0,
-  kExitChanged = 1,          // `assay gate`: a model's numbers changed
+  kExitChanged = 1,         // `assay gate`: a model's numbers changed
   kExitUsage = 2,           // bad arguments or bad input
   kExitTestsFailed = 3,     // some test did not pass
   kExitNoTests = 4,         // nothing was run

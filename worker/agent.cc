@@ -374,7 +374,7 @@ class RunningAgent final : public Agent, public StreamOwner, public AttemptListe
       const absl::Time now = absl::Now();
       if (stream_->AwaitConnected(absl::InfinitePast())) {
         alone_since = now;
-      } else if (runner_->Running().empty() && courier_->owed() == 0) {
+      } else if (!stream_->IsOpen() && runner_->Running().empty() && courier_->owed() == 0) {
         return;
       }
       if (now - start >= limit || now - alone_since >= kReconnectGrace) {

@@ -141,6 +141,11 @@ bool ControlStream::AwaitConnected(absl::Time deadline) {
   return mutex_.AwaitWithDeadline(absl::Condition(&known), deadline) && !stopped_;
 }
 
+bool ControlStream::IsOpen() const {
+  absl::MutexLock lock(&mutex_);
+  return connection_ != nullptr;
+}
+
 bool ControlStream::AwaitEnd(absl::Time deadline) {
   absl::MutexLock lock(&mutex_);
   return mutex_.AwaitWithDeadline(absl::Condition(&ended_), deadline);

@@ -89,6 +89,8 @@ class ControlStream {
       absl::Duration limit = absl::Minutes(5));
   // Until a coordinator has welcomed this worker (true), or the deadline has passed or the stream is stopped.
   bool AwaitConnected(absl::Time deadline);
+  // False while no stream is open, nor being opened: between one that broke and the next try.
+  bool IsOpen() const;
 
  private:
   struct Connection;
@@ -103,7 +105,7 @@ class ControlStream {
   const ControlStreamOptions options_;
   StreamOwner* const owner_;
 
-  absl::Mutex mutex_;
+  mutable absl::Mutex mutex_;
   Connection* connection_ ABSL_GUARDED_BY(mutex_) = nullptr;
   std::set<grpc::ClientContext*> calls_ ABSL_GUARDED_BY(mutex_);
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;

@@ -136,7 +136,8 @@ absl::Status PostgresStore::PutAnswer(const v1::AttemptRef& attempt, const Answe
           .Bytes(answer.reason));
 }
 
-absl::StatusOr<RecordStore::FiguresByModel> PostgresStore::ReadFigures(const std::vector<std::string>& models) {
+absl::StatusOr<RecordStore::FiguresByModel> PostgresStore::ReadFigures(
+    const std::vector<std::string>& models) {
   ASSAY_ASSIGN_OR_RETURN(
       PostgresRows rows,
       session_->Read("SELECT model, target, seconds FROM assay.timings WHERE model = ANY($1::text[])",

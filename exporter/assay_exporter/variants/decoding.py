@@ -25,6 +25,9 @@ _EXACT, _CACHED = 1e-6, 1e-5  # shares of an output's largest number
 _FRESH = 1
 
 
+LAST_HIDDEN_STATE = (("last_hidden_state",), ("0",), (0,))  # within a model's `encoder_outputs`
+
+
 @dataclasses.dataclass
 class Call:
     """One call of the model's forward."""
@@ -188,8 +191,13 @@ class _Plan:
     sources: list[program_pb2.StepInput] = dataclasses.field(default_factory=list)
 
     def add(self, path, name, **source):
+        """Two places that are given the same tensor of an earlier call share an input of that name."""
+        made = program_pb2.StepInput(input=name, **source)
+        if name not in self.names.values():
+            self.sources.append(made)
+        elif made not in self.sources:
+            raise Missing(f"two inputs of a step are called {name}")
         self.names[path] = name
-        self.sources.append(program_pb2.StepInput(input=name, **source))
 
 
 def _prefill_given(recording: Recording, arguments: dict, call: Call) -> dict:
@@ -264,6 +272,8 @@ def _plan_decode(recording: Recording):
             if still and first:
                 kept.setdefault(first[0], f"kept_{len(kept)}")
                 plan.add(path, f"given_{kept[first[0]]}", prefill_output=kept[first[0]])
+            elif path[0] == "encoder_outputs" and still and path[1:] not in LAST_HIDDEN_STATE:
+                continue  # what decoders do not read: a program that did would not follow another prompt
             elif path[0] == "encoder_outputs" and still:
                 out = ("encoder_last_hidden_state",)
                 kept.setdefault(out, f"kept_{len(kept)}")

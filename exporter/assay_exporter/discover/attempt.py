@@ -1,9 +1,12 @@
 """One architecture: built small, run, exported, and held against eager on fresh inputs."""
 
+import collections
 import contextlib
 import copy
 import dataclasses
 import functools
+import itertools
+import json
 import math
 import time
 import traceback
@@ -28,7 +31,7 @@ from .. import (
     wrapper,
 )
 from ..proto import catalogue_pb2, program_pb2
-from . import candidates, library, shrinking
+from . import candidates, library, mending, shrinking
 
 STAGES = ("class", "configuration", "build", "eager", "informative", "export", "equal", "program", "done")
 _MOST_PARAMETERS = 40_000_000
@@ -66,6 +69,7 @@ class Found:
     patches: list[str] = dataclasses.field(default_factory=list)
     fixed_batch: str = ""  # why; empty: the batch dimension is dynamic
     signals: str = ""  # modules whose outputs are dead or huge with mock weights
+    mended: str = ""  # fields of the small configuration that errors told of, as JSON
     cause: str = ""
     where: str = ""  # file and line of the library
     nodes: int = 0
@@ -136,13 +140,21 @@ class _Model:
         return _Model(built, [copy.deepcopy(spec) for spec in self.specs], self.tied)
 
 
-def _build(model_class: type, config_class: type[PretrainedConfig], strength: str, overrides: dict) -> _Model:
+def _configuration(config_class: type[PretrainedConfig], strength: str, overrides: dict) -> PretrainedConfig:
     try:
         keywords = shrinking.merged(shrinking.arguments(config_class, strength), overrides)
         config = config_class(**keywords)
         builders.configure(config)
+        return config
     except Exception as error:  # whatever the library's constructors raise
         raise Failed("configuration", _text(error), _where(error)) from error
+
+
+def _build(
+    model_class: type, config_class: type[PretrainedConfig], strength: str, overrides: dict, bind: bool = True
+) -> _Model:
+    """With its mock weights, or as the library makes it."""
+    config = _configuration(config_class, strength, overrides)
     try:
         with contextlib.suppress(Exception), torch.device("meta"):
             count = _parameters(model_class(config))
@@ -152,7 +164,7 @@ def _build(model_class: type, config_class: type[PretrainedConfig], strength: st
         built = builders.finish(model_class(config), config)
         if _parameters(built.model) > _MOST_PARAMETERS:
             raise Failed("build", f"{_parameters(built.model) / 1e6:.0f} million parameters")
-        return _Model(built, *weights.bind_mock(built.model, _buffer_rule))
+        return _Model(built, *(weights.bind_mock(built.model, _buffer_rule) if bind else ([], [])))
     except Failed:
         raise
     except Exception as error:
@@ -169,9 +181,16 @@ def _constants_for(
 class _Attempt:
     def __init__(self, entry: catalogue_pb2.CatalogueEntry, architecture: library.Architecture, deadline: float,
                  on_stage: Callable[[Found], None]):  # fmt: skip
-        self.entry, self.architecture, self.deadline, self.on_stage = entry, architecture, deadline, on_stage
+        self.entry, self.architecture, self.deadline, self.on_stage = (
+            entry,
+            architecture,
+            deadline,
+            on_stage,
+        )
         self.found = Found(architecture.name, "class")
         self.failures: list[Failed] = []
+        # Of each strength: the numbers of the ideas for inputs that did not run, and why.
+        self.errors: dict[str, list[tuple[int, BaseException]]] = collections.defaultdict(list)
 
     def _stage(self, stage: str) -> None:
         if STAGES.index(stage) > STAGES.index(self.found.stage):
@@ -189,7 +208,7 @@ class _Attempt:
             worst = failed
         except Exception as error:  # whatever the library or the tracer raises
             worst = Failed(self.found.stage, _text(error), _where(error))
-        self.found.stage, self.found.cause, self.found.where = worst.stage, worst.cause, worst.where
+        self.found.stage, self.found.cause, self.found.where = (worst.stage, worst.cause, worst.where)
         return self.found, None
 
     def _run(self) -> program_pb2.Program:
@@ -199,16 +218,18 @@ class _Attempt:
         entry = self.entry
         entry.model_class = self.found.model_class
         entry.config_class = f"{config_class.__module__}.{config_class.__name__}"
-        entry.task, entry.arch_type = entry.task or head.task, entry.arch_type or head.arch_type
-        for strength in shrinking.STRENGTHS:
+        entry.task, entry.arch_type = (entry.task or head.task, entry.arch_type or head.arch_type)
+        given = catalogue.overrides(entry)
+        for strength, overrides in self._ways_to_shrink(model_class, config_class, given):
             if self.failures and self._late(0.5):
                 break
             try:
-                model = _build(model_class, config_class, strength, catalogue.overrides(entry))
+                model = _build(model_class, config_class, strength, overrides)
                 self._stage("eager")
                 self.found.parameters = _parameters(model.built.model)
-                for candidate, subject in self._subjects(model):
-                    self.found.strength, self.found.library = strength, model.built.library
+                for candidate, subject in self._subjects(model, strength):
+                    self.found.strength, self.found.library = (strength, model.built.library)
+                    self.found.mended = json.dumps(overrides) if overrides != given else ""
                     self._stage("export")
                     try:
                         return self._program(candidate, subject, model)
@@ -223,12 +244,61 @@ class _Attempt:
                 break  # another strength has the same code
         raise max(self.failures, key=lambda f: STAGES.index(f.stage))
 
+    # Configurations.
+
+    def _ways_to_shrink(self, model_class, config_class, given: dict) -> Iterator[tuple[str, dict]]:
+        """Every strength; then those with what the errors of the first two say of their fields."""
+        for strength in shrinking.STRENGTHS:
+            yield strength, given
+            if (
+                self.failures
+                and self.failures[-1].stage == "build"
+                and self.failures[-1].__cause__ is not None
+            ):
+                self.errors[strength].insert(0, (-1, self.failures[-1].__cause__))
+        seen = set()
+        for strength in shrinking.STRENGTHS[:3]:
+            for number, error in self.errors[strength]:
+                if self._late(0.5) or len(seen) > 8:
+                    return
+                if str(error) in seen:
+                    continue
+                seen.add(str(error))
+                overrides = mending.mended(
+                    functools.partial(self._trial, model_class, config_class, strength, number), given,
+                    lambda: self._late(0.5),
+                )  # fmt: skip
+                if overrides is not None and overrides != given:
+                    yield strength, overrides
+
+    def _trial(self, model_class, config_class, strength: str, number: int, overrides: dict):
+        """For `mending`: what becomes of one idea for the inputs, or of building alone where `number` is negative."""
+        try:
+            config = _configuration(config_class, strength, overrides)
+        except Failed as failed:
+            return None, failed.__cause__
+        try:
+            model = _build(model_class, config_class, strength, overrides, bind=False)
+        except Failed as failed:
+            # One that became large is no way further, whatever its error says.
+            return (config if failed.__cause__ is not None else None), failed.__cause__ or failed
+        if number < 0:
+            return config, None
+        thinker = candidates.Thinker(model.built.model, model.built.config)
+        try:
+            idea = next(itertools.islice(self._ideas(thinker, model), number, None))
+            return config, self._first_run(thinker, idea)[1]
+        except Exception as problem:  # noqa: BLE001 - an idea that contradicts the configuration
+            return config, problem
+
     # Inputs.
 
-    def _subjects(self, model: _Model) -> Iterator[tuple[candidates.Candidate, exporting.Subject]]:
+    def _subjects(
+        self, model: _Model, strength: str
+    ) -> Iterator[tuple[candidates.Candidate, exporting.Subject]]:
         """Candidates that run and whose every input moves the outputs."""
         studies, first = 0, None
-        for candidate in self._running(model):
+        for candidate in self._running(model, strength):
             if studies >= _MOST_STUDIES or self._late(0.5):
                 break
             if candidate.text_only:
@@ -247,7 +317,7 @@ class _Attempt:
             yield found
         raise first or Failed("eager", "no inputs were found with which it runs")
 
-    def _running(self, model: _Model) -> Iterator[candidates.Candidate]:
+    def _running(self, model: _Model, strength: str) -> Iterator[candidates.Candidate]:
         """Candidates that run in eager."""
         first = None
         trial = model.copy()
@@ -264,8 +334,9 @@ class _Attempt:
             if found is not None:
                 ran = True
                 yield found
-            elif first is None and error is not None:
-                first = Failed("eager", _text(error), _where(error))
+            elif error is not None:
+                self.errors[strength].append((number, error))
+                first = first or Failed("eager", _text(error), _where(error))
         if not ran:
             raise first or Failed("eager", "no idea for its inputs")
 
@@ -422,9 +493,14 @@ class _Attempt:
         from ..patches import dense_experts, recorded_values
 
         read: set[str] = set()
-        for dense in (False, True):
-            around = [dense_experts.Rows] if dense else []
-            logs = self._records(subject, around)
+        for dense in (None, dense_experts.Rows, dense_experts.Groups):
+            around = [dense] if dense else []
+            try:
+                logs = self._records(subject, around)
+            except Exception:  # noqa: BLE001 - it has no experts, and takes the stand-ins of theirs amiss
+                if dense is not dense_experts.Groups:
+                    raise
+                break
             names = ["dense_experts"] if dense else []
             ids = next((spec.ids for spec in subject.inputs if spec.ids is not None), None)
             log = recorded_values.common(logs, ids)
@@ -463,7 +539,7 @@ class _Attempt:
         with contextlib.ExitStack() as stack:
             for mode in modes:
                 stack.enter_context(wrapper.around(mode))
-            if "recorded_values" in names:
+            if modes:
                 stack.enter_context(recorded_values.whole_lists())
             # A copy, so that what tracing leaves in a model cannot matter for another way.
             traced = copy.deepcopy(subject.wrapped)

@@ -23,7 +23,7 @@ _AUDIO = ("input_features", "input_values", "audio_values")
 # Structure of a picture that goes with it wherever the model has a name for it.
 _WITH_MEDIA = {
     "image_grid_thw", "grid_thw", "spatial_shapes", "pixel_attention_mask", "aspect_ratio_ids", "aspect_ratio_mask",
-    "cross_attention_mask", "image_attention_mask",
+    "cross_attention_mask", "image_attention_mask", "high_res_pixel_values",
 }  # fmt: skip
 _RICHER = (
     "token_type_ids", "image_sizes", "speaker_embeddings", "visual_feats", "visual_pos", "input_points",
@@ -169,6 +169,11 @@ class Thinker:
             return (int(size[-2]), int(size[-1])) if len(size) > 1 else (int(size[0]),) * 2
         return (int(size),) * 2 if isinstance(size, int) and size > 0 else None
 
+    def _fine(self, otherwise: int) -> tuple[int, int]:
+        """Of a second, larger picture, where the configuration has one."""
+        size = _whole(_get(_get(self.config, "high_res_vision_config"), "image_size"), otherwise)
+        return size, size
+
     def pictures(self) -> Iterator[dict]:
         vision = self.vision
         channels = _whole(anywhere(vision, "num_channels", "in_channels", "in_chans", "input_channels"), 3)
@@ -179,9 +184,10 @@ class Thinker:
         if self.has("image_grid_thw") or self.has("grid_thw"):
             side = 2 * merge
             grid = torch.tensor([[1, side, side]])
-            for shape in ((channels * in_time * patch * patch,), (channels, patch, patch)):
+            flat = channels * in_time * patch * patch
+            for shape in ((side * side, flat), (side * side, channels, patch, patch), (1, side * side, flat)):
                 yield {
-                    "pixel_values": noise("pixel_values", side * side, *shape, batch_dim=None),
+                    "pixel_values": noise("pixel_values", *shape, batch_dim=None),
                     "image_grid_thw": grid, "grid_thw": grid,
                 }  # fmt: skip
         if self.has("spatial_shapes") or self.has("flattened_patches") or self.has("image_attention_mask"):
@@ -190,6 +196,12 @@ class Thinker:
                 "pixel_attention_mask": _ones("pixel_attention_mask", BATCH, 16),
                 "spatial_shapes": torch.tensor([[4, 4]] * BATCH),
             }
+        if anywhere(self.config, "image_grid_pinpoints") and (size := self._size()):
+            # A picture of two tiles, behind a small one of the whole.
+            yield {
+                "pixel_values": noise("pixel_values", BATCH, 3, channels, *size),
+                "image_sizes": torch.tensor([[size[0], 2 * size[1]]] * BATCH),
+            }
         tiles = _whole(anywhere(vision, "max_num_tiles"), 1)
         for height, width in dict.fromkeys(s for s in (self._size(), (64, 64), (32, 32), (224, 224)) if s):
             for batch in (BATCH, 1):
@@ -197,6 +209,9 @@ class Thinker:
                     "pixel_values": noise("pixel_values", batch, channels, height, width),
                     "pixel_mask": _ones("pixel_mask", batch, height, width),
                     "image_sizes": torch.tensor([[height, width]] * batch),
+                    "high_res_pixel_values": noise(
+                        "high_res_pixel_values", batch, channels, *self._fine(height)
+                    ),
                 }
             for count in dict.fromkeys((1, frames)):
                 yield {
@@ -243,6 +258,7 @@ class Thinker:
                 "input_features_mask": _ones("input_features_mask", batch, frames, dtype=torch.bool),
                 "attention_mask": _ones("attention_mask", batch, frames),
                 "is_longer": torch.zeros(batch, 1, dtype=torch.bool),
+                "input_values_cutoffs": torch.tensor([[shape[-1]]] * batch),
             }
 
     def series(self) -> Iterator[dict]:
@@ -324,6 +340,14 @@ class Thinker:
             ),
             "input_boxes": lambda: torch.tensor([[[4.0, 4.0, 30.0, 30.0]]] * batch),
             "input_points": lambda: torch.tensor([[[[8.0, 8.0]]]] * batch),
+            "image_embeds_position_mask": lambda: Input(
+                name,
+                (batch, length),
+                mock.constant(0),
+                torch.bool,
+                moves=False,
+                place=lambda mask: mask[:, 2 : 2 + width("latent_query_num", default=4)].fill_(True),
+            ),
             "speaker_embeddings": lambda: noise(name, batch, width("speaker_embedding_dim")),
             "flattened_patches": lambda: noise(
                 name, batch, 16, 2 + 3 * width("patch_size", default=16) ** 2, place=_rows_and_columns
@@ -348,11 +372,27 @@ class Thinker:
             for length in (SEQUENCE,) if media else LENGTHS:
                 for option in options:
                     yield self._candidate(option, media, texts, length, rich)
+        yield from self._coded(media, options, texts)
         if media and texts and self.main == "input_ids":
             inputs = {"input_ids": self.ids("input_ids", BATCH, SEQUENCE)}
             if self.has("attention_mask"):
                 inputs["attention_mask"] = _mask("attention_mask", BATCH, SEQUENCE)
             yield Candidate(inputs, {}, "", text_only=True)
+
+    def _coded(self, media: str, options: list[dict], texts: bool) -> Iterator[Candidate]:
+        """Where ids have one column for each of several codebooks, with or without one for a text."""
+        count = anywhere(self.config, "num_codebooks", "num_channels")
+        if media == "pixel_values" or not isinstance(count, int) or count < 2:
+            return
+        for name in ("decoder_input_ids", "input_ids"):
+            if not self.has(name):
+                continue
+            for columns in (count, count + 1):
+                plain = self._candidate(options[0], media, texts, SEQUENCE, 0)
+                if name in plain.inputs:
+                    ids = plain.inputs[name]
+                    wide = dataclasses.replace(ids, shape=(*ids.shape, columns))
+                    yield dataclasses.replace(plain, inputs={**plain.inputs, name: wide})
 
     def _media(self) -> tuple[str, list[dict]]:
         for name in [self.main, *(m for m in _MEDIA if m != self.main)]:
@@ -390,7 +430,10 @@ class Thinker:
         if self.has("bbox"):
             wanted.append("bbox")
         if rich:
-            wanted += [name for name in _RICHER if self.has(name)]
+            # Pictures and videos at once only among the richest: each wants places of its own.
+            wanted += [
+                n for n in _RICHER if self.has(n) and (n != "pixel_values_videos" or media != "pixel_values")
+            ]
         if rich == 2:
             wanted += [name for name in self.signature if name not in _NEVER]
         for name in wanted:
@@ -429,7 +472,7 @@ class Thinker:
 
     def with_placeholders(self, candidate: Candidate, total: int) -> Candidate | None:
         """The candidate with `total` places for features among its ids; None where that cannot be."""
-        token, ids = self.placeholder(candidate.media), candidate.inputs.get("input_ids")
+        token, ids = (self.placeholder(candidate.media), candidate.inputs.get("input_ids"))
         if token is None or ids is None or not total or total % ids.shape[0] or total > 4096:
             return None
         batch, count = ids.shape[0], total // ids.shape[0]

@@ -55,7 +55,7 @@ _INDICES = re.compile(r"(index|indices|indexes|idx|idxs|ids|_layers|layer_offset
 _NOT_TOUCHED = {"self", "kwargs", "id2label", "label2id"}
 _LIMITS = {
     "first_k_dense_replace": 1, "n_group": 2, "topk_group": 1, "chunk_size": 8, "num_queries": 8,
-    "num_query_tokens": 8, "resampler_n_latents": 8, "num_object_queries": 8, "num_latents": 8,
+    "num_query_tokens": 8, "resampler_n_latents": 8, "latent_query_num": 4, "num_object_queries": 8, "num_latents": 8,
     "sliding_window": 4, "attention_window_size": 4, "attention_chunk_size": 4, "local_attention": 4,
 }  # fmt: skip
 _HEAD_DIMS = {
@@ -110,6 +110,10 @@ class _Shrinker:
         self.strength = "tiny" if self.filled else strength
         self.layers = _first(config, _DEPTH_FIELDS)
         self.kept = min(self.layers, max(2, self._kinds_of_layers())) if self.layers else 2
+        # Layers that take keys and values of earlier ones: after as many others, of the same kinds.
+        self.shared = _get(config, "num_kv_shared_layers")
+        if _whole(self.shared) and self.shared > 0 and self.layers:
+            self.kept = min(self.layers, 2 * self.kept)
         if backbone and self.layers and not _get(config, "depths"):
             self.kept = min(self.layers, max(2, len(_get(config, "out_indices") or [1])))
         self.factor = self._factor()
@@ -138,7 +142,7 @@ class _Shrinker:
         return most
 
     def _factor(self) -> int:
-        width, heads = _first(self.config, _WIDTH_FIELDS), _first(self.config, _HEAD_FIELDS)
+        width, heads = (_first(self.config, _WIDTH_FIELDS), _first(self.config, _HEAD_FIELDS))
         head = _get(self.config, "head_dim")
         if not _whole(head):
             head = width // heads if width and heads else (width // 4 if width else 64)
@@ -189,7 +193,9 @@ class _Shrinker:
         if name.endswith("_groups") and value > 16 and self.strength != "deep":
             return _WIDTH if self.strength == "tiny" else value // self.factor
         if name == "window_size" and value > 0:
-            return min(value, 2)
+            return min(value, max(2, _get(self.config, "downsample_rate") or 2))
+        if name == "num_kv_shared_layers":
+            return min(value, self.kept // 2)
         if name in ("image_size", "pretrain_image_size", "img_size", "input_size"):
             patch = _get(self.config, "patch_size")
             if (
@@ -226,7 +232,9 @@ class _Shrinker:
         if name in ("num_key_value_heads", "resampler_n_heads", "num_kv_heads"):
             return _HEADS if _get(self.config, "num_attention_heads") == value else min(value, _KV_HEADS)
         if re.search(r"(_heads|^n_heads?|num_heads)$", name):
-            return min(value, _HEADS)
+            # Where a part of a head turns, wider heads, so that the part has room for every axis.
+            part = _get(self.config, "partial_rotary_factor")
+            return min(value, _HEADS // 2 if isinstance(part, float) and part < 1 else _HEADS)
         if _TINY_WIDTH.search(name):
             heads = _get(self.config, "num_heads")
             return 8 * heads[0] if isinstance(heads, (list, tuple)) else min(value, _WIDTH)
@@ -237,7 +245,7 @@ class _Shrinker:
             return None
         half = 4
         if self.strength == "scaled":
-            width, heads = _first(self.config, _WIDTH_FIELDS), _first(self.config, _HEAD_FIELDS)
+            width, heads = (_first(self.config, _WIDTH_FIELDS), _first(self.config, _HEAD_FIELDS))
             head = _get(self.config, "head_dim") or (width or 64) // (heads or 4)
             half = max(3, head // self.factor // 2)
         made = _rope_of(given, half)
@@ -248,6 +256,9 @@ class _Shrinker:
         kinds = list(dict.fromkeys(value)) if all(isinstance(v, (str, int, float)) for v in value) else []
         if isinstance(value, str):
             return "".join(kinds + [value[0]] * (self.kept - len(kinds)))
+        if _whole(self.shared) and self.shared > 0 and len(kinds) <= self.kept // 2:
+            half = kinds + [value[0]] * (self.kept // 2 - len(kinds))
+            return type(value)(2 * half)
         out = list(value[: self.kept])
         for kind in kinds:
             if kind in out or len(kinds) > self.kept:
@@ -343,8 +354,8 @@ def _none(name: str, filled: bool, tokens: _SpecialTokens):
         return _HEADS
     if name == "prediction_length":
         return 4
-    if re.search(r"^image_token_(id|index)$", name):
-        return tokens(1_000_000)
+    if found := re.search(r"^(image|video|audio)_token_(id|index)$", name):
+        return tokens(1_000_000 + len(found[1]) + ord(found[1][0]))
     if filled and name in ("rope_scaling", "rope_parameters"):
         return {"rope_type": "default", "type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0,
                 "factor": 1.0}  # fmt: skip
@@ -407,6 +418,8 @@ def arguments(
             small = shrinker.field(name, value)
             if small is not None and small != value:
                 made[name] = small
+    if _get(default, "image_grid_pinpoints"):
+        made["image_grid_pinpoints"] = _pinpoints(made, default)
     if "backbone_config" in names and _get(default, "backbone_config") is None:
         if _get(default, "backbone") or _get(default, "use_timm_backbone", False):
             several = (_get(default, "num_feature_levels") or 1) > 1
@@ -419,6 +432,16 @@ def arguments(
             if name in names and hasattr(default, name):
                 made[name] = getattr(default, name)
     return made
+
+
+def _pinpoints(made: dict, default) -> list[list[int]]:
+    """Sizes of pictures of several tiles, each as large as the picture of the small vision tower."""
+    vision = made.get("vision_config", _get(default, "vision_config"))
+    size = vision.get("image_size") if isinstance(vision, dict) else _get(vision, "image_size")
+    if isinstance(vision, dict) and size is None:
+        size = _get(_get(default, "vision_config"), "image_size")
+    size = size[0] if isinstance(size, (list, tuple)) else size or _IMAGE
+    return [[size, 2 * size], [2 * size, size], [2 * size, 2 * size]]
 
 
 def _fields(config_class) -> tuple[list[str], bool]:

@@ -1,0 +1,170 @@
+"""What an error of a small configuration says of its fields: two sizes that must agree, or a field that is None.
+
+A small configuration is made field by field, so that fields that must agree may come to differ, and a field that
+the library leaves to checkpoints may be missed. The error that follows names the two numbers, or stands at the line
+that reads the field. Each field that may be meant is changed in turn, and what gets the model further is kept.
+Nothing here knows a model; whether a change is right is found by running it.
+"""
+
+import dataclasses
+import re
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from . import shrinking
+
+MOST_TRIES = 48  # of one small configuration
+_MOST_EDITS = 4  # made together
+_NUMBER = r"(\d+)"
+_DISAGREE = [
+    re.compile(pattern)
+    for pattern in (
+        rf"shapes cannot be multiplied \(\d+x{_NUMBER} and {_NUMBER}x\d+\)",
+        rf"expected input\[.*?\] to have {_NUMBER} channels, but got {_NUMBER} channels",
+        rf"size of tensor a \({_NUMBER}\) must match the size of tensor b \({_NUMBER}\)",
+        rf"Expected size {_NUMBER} but got size {_NUMBER}",
+        rf"normalized_shape=\[{_NUMBER}\], expected input with shape \[\*, \d+\], but got input of size\[(?:\d+, )*{_NUMBER}\]",  # noqa: E501
+        rf"batch2 tensor to be: \[\d+, {_NUMBER}\] but got: \[\d+, {_NUMBER}\]",
+        rf"{_NUMBER}\)? must be divisible by [^0-9]*{_NUMBER}",
+        rf"divisible by [^0-9]*\(got [^0-9]*{_NUMBER}[^0-9]+{_NUMBER}\)",
+        rf"running_mean should contain {_NUMBER} elements not {_NUMBER}",
+        rf"expanded size of the tensor \({_NUMBER}\) must match the existing size \({_NUMBER}\)",
+        rf"expected tensor \[{_NUMBER}\] and src \[{_NUMBER}\]",
+    )
+]
+# What stands for a None, by the name of the field; the first that fits.
+_INSTEAD: list[tuple[str, Any]] = [
+    (r"layers?(_block)?_types?$", ["mamba", "attention"]),
+    (r"^rope_(scaling|parameters)$",
+     {"rope_type": "default", "type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}),
+    (r"token_(id|index)$", shrinking._VOCAB - 1),
+    (r"vocab_size$", shrinking._VOCAB),
+    (r"(intermediate|ffn)\w*(size|dim)$", shrinking._FFN),
+    (r"(_size|_dim|_channels|_width)$|^dim$", shrinking._WIDTH),
+    (r"^(num|n)_\w*heads$", shrinking._HEADS),
+    (r"^(num|n)_|_(layers|groups|experts|rank|length)$", 2),
+    (r"^(use|is|do|has|with|norm)_", True),
+    (r"factor$|_scale$|_eps$|_std$|range$|clip|threshold", 1.0),
+]  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Edit:
+    """Another value of a field; `path` names the configurations that it is inside of, then the field."""
+
+    path: tuple[str, ...]
+    value: Any
+
+    def overrides(self) -> dict:
+        made: Any = self.value
+        for name in reversed(self.path):
+            made = {name: made}
+        return made
+
+
+def disagreeing(message: str) -> tuple[int, int] | None:
+    """The two numbers that an error of torch or of the library says should be one."""
+    message = " ".join(message.split())
+    for pattern in _DISAGREE:
+        if found := pattern.search(message):
+            first, second = (int(number) for number in found.groups())
+            return (first, second) if first != second else None
+    return None
+
+
+def _parts(
+    config: PretrainedConfig, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], PretrainedConfig]]:
+    """A configuration and those inside it, the outermost last: what is inside is likelier made wrong."""
+    for name, value in list(vars(config).items()):
+        if isinstance(value, PretrainedConfig) and len(path) < 3:
+            yield from _parts(value, (*path, name))
+    yield path, config
+
+
+def _fields(config: PretrainedConfig) -> Iterator[tuple[str, Any]]:
+    for name in shrinking._fields(type(config))[0]:
+        value = shrinking._get(config, name)
+        if not isinstance(value, PretrainedConfig):
+            yield name, value
+
+
+def _agreements(config: PretrainedConfig, numbers: tuple[int, int]) -> Iterator[Edit]:
+    for have, want in (numbers, numbers[::-1]):
+        for path, part in _parts(config):
+            for name, value in _fields(part):
+                if re.search(r"token|vocab|_ids?$", name):
+                    continue
+                if value == have and isinstance(value, int) and not isinstance(value, bool):
+                    yield Edit((*path, name), want)
+                elif (
+                    isinstance(value, (list, tuple))
+                    and have in value
+                    and all(isinstance(v, int) for v in value)
+                ):
+                    yield Edit((*path, name), [want if v == have else v for v in value])
+
+
+def _missing(config: PretrainedConfig, error: BaseException) -> Iterator[Edit]:
+    """Fields that are None and that the line of the library at which it ended reads, or the function around it."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "/transformers/" in f.filename]
+    read = [
+        name for f in reversed(frames[-3:]) for name in re.findall(r"\b(?:self|config)\.(\w+)", f.line or "")
+    ]
+    empty = [(path, name) for path, part in _parts(config) for name, value in _fields(part) if value is None]
+    for path, name in sorted(empty, key=lambda one: read.index(one[1]) if one[1] in read else len(read)):
+        if name not in read and "NoneType" not in str(error):
+            continue
+        for pattern, value in _INSTEAD:
+            if re.search(pattern, name):
+                yield Edit((*path, name), value)
+                break
+
+
+def edits(config: PretrainedConfig, error: BaseException) -> list[Edit]:
+    """What may be meant by an error, the likeliest first."""
+    numbers = disagreeing(str(error))
+    if numbers is not None:
+        return list(_agreements(config, numbers))
+    return list(_missing(config, error)) if "None" in str(error) else []
+
+
+def _same(a: BaseException, b: BaseException) -> bool:
+    return str(a) == str(b)
+
+
+Trial = Callable[[dict], tuple[PretrainedConfig | None, BaseException | None]]
+
+
+def mended(trial: Trial, overrides: dict, late: Callable[[], bool]) -> dict | None:
+    """Overrides with which `trial` ends without an error; None: none were found.
+
+    `trial` takes overrides, and gives the configuration (None where that itself could not be made) and the error.
+    """
+    tries = 0
+    current = overrides
+    config, error = trial(current)
+    for _ in range(_MOST_EDITS):
+        if error is None:
+            return current
+        if config is None:
+            return None
+        further = None
+        for edit in edits(config, error):
+            if tries >= MOST_TRIES or late():
+                return None
+            tries += 1
+            tried = shrinking.merged(current, edit.overrides())
+            made, left = trial(tried)
+            if left is None:
+                return tried
+            # The first that comes to another error may be right, and have more to be changed.
+            if made is not None and further is None and not _same(error, left) and edits(made, left):
+                further = tried, made, left
+        if further is None:
+            return None
+        current, config, error = further
+    return current if error is None else None

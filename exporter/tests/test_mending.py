@@ -1,0 +1,112 @@
+"""What an error of a small configuration says of its fields, and that nothing else is made of it."""
+
+import pytest
+import torch
+from assay_exporter.discover import mending
+from transformers import PretrainedConfig
+
+
+class Tower(PretrainedConfig):
+    model_type = "tower"
+
+    def __init__(self, width=8, hidden_widths=(8, 12), vocab_size=8, **more):
+        self.width, self.hidden_widths, self.vocab_size = (width, hidden_widths, vocab_size)
+        super().__init__(**more)
+
+
+class Whole(PretrainedConfig):
+    model_type = "whole"
+
+    def __init__(self, tower=None, width=6, num_shared_experts=None, temperature=None, **more):
+        self.tower = Tower(**tower) if isinstance(tower, dict) else tower or Tower()
+        self.width, self.num_shared_experts, self.temperature = (width, num_shared_experts, temperature)
+        super().__init__(**more)
+
+
+def join(config: Whole) -> torch.Tensor:
+    return torch.ones(2, config.tower.width) @ torch.ones(config.width, 3)
+
+
+def trial(run, tried):
+    """As the attempt's: the configuration, and the error of building or running it."""
+
+    def one(overrides: dict):
+        tried.append(overrides)
+        config = Whole(**overrides)
+        try:
+            run(config)
+        except Exception as error:  # noqa: BLE001 - what mending is for
+            return config, error
+        return config, None
+
+    return one
+
+
+@pytest.mark.parametrize(
+    ("wrong", "numbers"),
+    [
+        (lambda: torch.ones(2, 8) @ torch.ones(6, 3), (8, 6)),
+        (lambda: torch.nn.functional.linear(torch.ones(1, 2, 8), torch.ones(3, 6)), (8, 6)),
+        (lambda: torch.nn.Conv2d(4, 4, 1)(torch.ones(1, 8, 2, 2)), (4, 8)),
+        (lambda: torch.ones(4) + torch.ones(3), (4, 3)),
+        (lambda: torch.nn.LayerNorm(6)(torch.ones(2, 8)), (6, 8)),
+        (lambda: torch.bmm(torch.ones(2, 3, 8), torch.ones(2, 6, 3)), (8, 6)),
+        (lambda: torch.ones(3).expand(4), (4, 3)),
+        (lambda: torch.nn.BatchNorm2d(6)(torch.ones(2, 8, 2, 2)), (8, 6)),
+        (lambda: torch.nn.GroupNorm(4, 6), (6, 4)),
+        (lambda: torch.cat([torch.ones(2, 3), torch.ones(4, 3)], 1), (2, 4)),
+    ],
+)
+def test_the_two_numbers_of_an_error_of_torch_are_read(wrong, numbers):
+    with pytest.raises((RuntimeError, ValueError)) as error:
+        wrong()
+    assert mending.disagreeing(str(error.value)) == numbers
+
+
+def test_an_error_without_two_numbers_says_nothing():
+    assert mending.disagreeing("index 7 is out of range") is None
+    assert mending.disagreeing("mat1 and mat2 shapes cannot be multiplied (2x8 and 8x3)") is None
+    assert mending.edits(Whole(), ValueError("something else")) == []
+
+
+def test_sizes_that_must_agree_are_made_to():
+    tried: list[dict] = []
+    found = mending.mended(trial(join, tried), {}, lambda: False)
+    assert found in ({"tower": {"width": 6}}, {"width": 8})
+    join(Whole(**found))
+
+
+def test_fields_that_only_have_the_number_are_left_where_another_helps():
+    names = [
+        edit.path
+        for edit in mending.edits(
+            Whole(), RuntimeError("(2x8 and 6x3) shapes cannot be multiplied (2x8 and 6x3)")
+        )
+    ]
+    assert ("tower", "width") in names and ("width",) in names and ("tower", "hidden_widths") in names
+    assert ("tower", "vocab_size") not in names  # no size of a signal
+
+
+def test_what_nothing_helps_is_given_up():
+    def never(config):
+        raise RuntimeError("shapes cannot be multiplied (2x8 and 6x3)")
+
+    tried: list[dict] = []
+    assert mending.mended(trial(never, tried), {}, lambda: False) is None
+    assert len(tried) <= mending.MOST_TRIES + 1
+    tried.clear()
+    assert mending.mended(trial(never, tried), {}, lambda: True) is None
+    assert len(tried) == 1  # no time for more
+
+
+def test_what_runs_is_left_as_it_is():
+    assert mending.mended(trial(lambda config: None, []), {"width": 9}, lambda: False) == {"width": 9}
+
+
+def test_a_field_that_is_none_where_a_number_is_read_is_filled():
+    def count(config):
+        if config.num_shared_experts is None:
+            raise TypeError("'NoneType' object cannot be interpreted as an integer")
+        return list(range(config.num_shared_experts))
+
+    assert mending.mended(trial(count, []), {}, lambda: False) == {"num_shared_experts": 2}

@@ -31,7 +31,7 @@ from .. import (
     wrapper,
 )
 from ..proto import catalogue_pb2, program_pb2
-from . import candidates, library, mending, shrinking
+from . import candidates, complexes, library, mending, shrinking
 
 STAGES = ("class", "configuration", "build", "eager", "informative", "export", "equal", "program", "done")
 _MOST_PARAMETERS = 40_000_000
@@ -459,10 +459,18 @@ class _Attempt:
             }
             if not optional or self._late(0.8):
                 raise
-            try:
-                _, unmasked = self._study(candidate.without(optional), model)
-            except Exception:  # noqa: BLE001 - it does not run without them
-                raise failed from None
+            whole = {n: torch.ones(candidate.inputs[n].shape, dtype=candidate.inputs[n].dtype) for n in optional}
+            # Left out, or else, where the model cannot do without them, constants that mask nothing.
+            for constants in ({}, whole):
+                bare = candidate.without(optional)
+                bare = dataclasses.replace(bare, constants={**bare.constants, **constants})
+                try:
+                    _, unmasked = self._study(bare, model)
+                    break
+                except Exception:  # noqa: BLE001 - it does not run so
+                    continue
+            else:
+                raise failed
             return self._of_subject(unmasked)
 
     def _of_subject(self, subject: exporting.Subject) -> program_pb2.Program:
@@ -544,6 +552,7 @@ class _Attempt:
             # A copy, so that what tracing leaves in a model cannot matter for another way.
             traced = copy.deepcopy(subject.wrapped)
             graph = exporting.export_module(traced, subject.samples[0].arguments, batch_dims)
+            graph = complexes.as_pairs(graph)
         self._stage("equal")
         _check_graph(graph)
         signature = exporting.read_signature(graph, subject)

@@ -83,8 +83,9 @@ def _sweep(chosen: list, folder: pathlib.Path, options: argparse.Namespace) -> N
                 args=(architecture, folder, options.seconds, options.memory << 30, options.wordless),
             )
             process.start()
-            # Processor time is what is bounded; this ends a process that waits for something.
-            running[process.sentinel] = (architecture.name, process, time.monotonic() + 10 * options.seconds)
+            # Processor time is what is bounded; this ends a process that waits for something. A machine that is
+            # busy with other work may give it little for long.
+            running[process.sentinel] = (architecture.name, process, time.monotonic() + 100 * options.seconds)
         soonest = min(deadline for _, _, deadline in running.values())
         ended = multiprocessing.connection.wait(list(running), timeout=max(0.0, soonest - time.monotonic()))
         late = [

@@ -29,7 +29,7 @@ _SIZES = {
     torch.arange: 0, torch.full: 0, torch.linspace: 0, torch.zeros: 0, torch.ones: 0, torch.empty: 0,
     _T.new_zeros: 1, _T.new_full: 1, _T.new_ones: 1, torch.nn.functional.pad: 1, torch.nn.functional.interpolate: 1,
     _T.narrow: 1, torch.narrow: 1, _T.split: 1, torch.split: 1, _T.view: 1, _T.reshape: 1, _T.expand: 1, _T.unfold: 1,
-    torch.chunk: 1,
+    torch.chunk: 1, _T.repeat: 1, _T.new_empty: 1, torch.tile: 1,
 }  # fmt: skip
 
 

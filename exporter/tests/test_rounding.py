@@ -119,3 +119,32 @@ def test_a_model_that_rounding_destroys_is_not_comparable(legitimate):
     found = legitimate(Chaotic())
     assert "it would hide faults" in found[program_pb2.BFLOAT16].not_comparable
     assert found[program_pb2.BFLOAT16].max == 0
+
+
+def test_a_long_sum_is_allowed_what_its_partial_sums_round(legitimate, monkeypatch):
+    class Long(Toy):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(16, 512)
+            self.last = torch.nn.Linear(512, 16)
+
+        def forward(self, x):
+            return {"logits": self.last(self.layer(x))}
+
+    found = legitimate(Long())[program_pb2.FLOAT]
+    with monkeypatch.context() as without:
+        without.setattr(rounding.kernels, "variance", lambda *_: None)
+        once = legitimate(Long())[program_pb2.FLOAT]
+    assert found.rms > 2 * once.rms
+    assert found.max < 20 * once.max
+
+
+def test_a_sum_of_integers_is_exact(legitimate):
+    class Counting(Toy):
+        """As a length that a running sum gives is compared with a count of positions."""
+
+        def forward(self, x):
+            reached = torch.cumsum(torch.ceil(self.layer(x).sigmoid()), 1) < torch.arange(1.0, 17.0)
+            return {"logits": self.layer(x) + 10 * reached}
+
+    assert not legitimate(Counting())[program_pb2.FLOAT].not_comparable

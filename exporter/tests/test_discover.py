@@ -244,27 +244,50 @@ def test_what_is_discovered_is_untracked_until_the_registry_has_a_line(discovere
     assert again.graph == program.graph and again.manifest == program.manifest
     registry = json.loads((models / "registry.json").read_text())
     assert "clip_text_model" not in {model["name"] for model in registry["models"]}
-    batch = models / "batches" / "discovered.json"
-    assert [m["name"] for group in json.loads(batch.read_text()).values() for m in group] == [
-        "clip_text_model"
-    ]
-    line = {
-        "name": "clip_text_model",
-        "priority": "medium",
-        "arch_type": entry.arch_type,
-        "named_by": "registry",
-    }
-    registry["models"].append(line)
-    (models / "registry.json").write_text(json.dumps(registry))
-    assay = shutil.which("assay", path=request.config.getoption("--assay") or None)
-    if assay is None:
+    batch = json.loads((models / "batches" / "discovered.json").read_text())
+    assert [m["name"] for group in batch.values() for m in group] == ["clip_text_model"]
+    folder = request.config.getoption("--assay")
+    if folder is None:
         pytest.skip("the rest runs it: --assay gives the folder of the program `assay`")
-    ran = subprocess.run(
-        [assay, "run", "--content-dir", tmp_path, "--batch-file", batch, "--cpu-only", "-o", "json"],
-        capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "clip_text_model" in ran.stdout
+
+    def run() -> tuple[int, dict]:
+        out = tmp_path / "reports"
+        shutil.rmtree(out, ignore_errors=True)
+        ran = subprocess.run(
+            [pathlib.Path(folder) / "assay", "run", "--content-dir", tmp_path, "--cpu-only", "--output-dir", out,
+             "--batch-file", models / "batches" / "discovered.json"],
+            capture_output=True, text=True, check=False, timeout=300,
+        )  # fmt: skip
+        return ran.returncode, json.loads((out / "report.json").read_text())
+
+    def listed(report_: dict, where: str) -> dict:
+        return {model["name"]: model for model in report_[where]}
+
+    # It runs and passes before anybody tracks it, and no share of what is tracked counts it.
+    code, before = run()
+    assert code == 0 and listed(before, "untracked")["clip_text_model"]["mock_passed"]
+    assert "clip_text_model" not in listed(before, "models")
+    # One line tracks it.
+    line = {"name": "clip_text_model", "priority": "medium", "arch_type": entry.arch_type, "named_by": "registry"}
+    text = (models / "registry.json").read_text()
+    (models / "registry.json").write_text(
+        text.replace('"models": [', f'"models": [\n  {json.dumps(line)},', 1)
+    )
+    code, after = run()
+    assert code == 0 and listed(after, "models")["clip_text_model"]["covered"]
+    assert "clip_text_model" not in listed(after, "untracked")
+    # And a program that computes something else fails, whatever it is named.
+    factor = next(
+        argument.value
+        for node in program.graph.nodes
+        for argument in node.arguments
+        if argument.value.WhichOneof("kind") == "real" and abs(argument.value.real) > 1.1
+    )
+    factor.real *= 1.01  # of quick_gelu
+    (models / "programs" / "clip_text_model.assay").write_bytes(export.pack(program))
+    code, changed = run()
+    assert code == 3 and not listed(changed, "models")["clip_text_model"]["covered"]
+    assert [r["outcome"] for r in listed(changed, "models")["clip_text_model"]["results"]] == ["FAILED"]
 
 
 def test_a_folder_of_something_else_is_not_overwritten(discovered, tmp_path):
@@ -287,6 +310,12 @@ def test_what_is_done_is_not_done_again(discovered, monkeypatch):
     assert command.command(["--results", str(discovered), "-j", "0"]) == 0
     assert swept == ["clip_vision_model"]
     assert command.command(["--results", str(discovered), "nonsense"]) == 2
+    swept.clear()
+    assert command.command(["--results", str(discovered), "--main"]) == 0
+    assert swept == []  # each of them is a part
+    assert command.command(["--results", str(discovered), "--again", "--sample", "0"]) == 0
+    assert swept == []
+    assert {r["part"] for r in report.read(discovered).popitem()[1].values()} == {"clip"}
 
 
 def sweep(tmp_path, monkeypatch, work) -> dict:
@@ -329,6 +358,7 @@ def test_the_table_says_where_each_program_comes_from_and_why_others_have_none()
             "both": result("done"),
             "no": result("eager", "RuntimeError: a|b"),
             "later": {"stage": report.NOT_RUN},
+            "tower": result("done", part="both"),
         },
         "5.23.0": {"both": result("done", words=True), "old": result("export", "draws at random")},
     }
@@ -342,6 +372,8 @@ def test_the_table_says_where_each_program_comes_from_and_why_others_have_none()
     assert "| no inputs were found with which it runs | 1 | no |" in table
     assert "| later |  |  | — | not run |" in table
     assert report.summary(results).splitlines() == [
-        "transformers 4.57.6: 4 types, 3 run, 2 equal to eager, 2 of them without a word",
-        "transformers 5.23.0: 2 types, 2 run, 1 equal to eager, 0 of them without a word",
+        "transformers 4.57.6: 5 types, 4 run, 3 equal to eager, 3 of them without a word; "
+        "of 4 main types 3 run, 2 equal",
+        "transformers 5.23.0: 2 types, 2 run, 1 equal to eager, 0 of them without a word; "
+        "of 2 main types 2 run, 1 equal",
     ]

@@ -9,6 +9,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import pathlib
+import random
 import resource
 import signal
 import time
@@ -111,6 +112,10 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         "--results", type=pathlib.Path, required=True, metavar="DIR",
         help="what became of each, its entry and its program; what is there is not done again",
     )  # fmt: skip
+    parser.add_argument("--main", action="store_true", help="only types that the library has a module for, not parts")
+    parser.add_argument(
+        "--sample", type=int, metavar="N", help="of what is to be done only N, drawn at random (the same each time)"
+    )
     parser.add_argument("--again", action="store_true", help="do what failed again")
     parser.add_argument("--wordless", action="store_true", help="without models/discovered/")
     parser.add_argument("--content", type=pathlib.Path, metavar="DIR",
@@ -140,7 +145,10 @@ def command(argv: list[str]) -> int:
         return 2
     folder = options.results / f"transformers-{transformers.__version__}"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / report.TYPES).write_text("".join(f"{n}\n" for n in known if not known[n].skipped))
+    types = [architecture for architecture in known.values() if not architecture.skipped]
+    (folder / report.TYPES).write_text(
+        "".join(f"{a.name} {a.module}\n" if a.part else f"{a.name}\n" for a in types)
+    )
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     export.export_module(torch.nn.Linear(2, 2), {"input": torch.zeros(2, 2)}, {"input": 0})
@@ -149,11 +157,13 @@ def command(argv: list[str]) -> int:
     # What has no entry of its own comes first.
     for name in options.names or sorted(known, key=lambda name: name in tracked):
         path = folder / f"{name}.json"
-        if known[name].skipped:
+        if known[name].skipped or (options.main and known[name].part):
             continue
         done = path.exists() and (not options.again or json.loads(path.read_text())["stage"] == "done")
         if not done or options.names:
             chosen.append(known[name])
+    if options.sample is not None:
+        chosen = random.Random(0).sample(chosen, min(options.sample, len(chosen)))
     if options.j > 0:
         _sweep(chosen, folder, options)
     results = report.read(options.results)

@@ -14,7 +14,7 @@ from . import attempt
 
 TABLE = catalogue.ROOT / "docs" / "discovered.md"
 
-# In the folder of a version's results: the names of all its types, one a line.
+# In the folder of a version's results: its types, one a line; behind the name of a part stands what it is part of.
 TYPES = "types.txt"
 NOT_RUN = "not run"  # the stage of a type without a result
 
@@ -56,8 +56,9 @@ def read(folder: pathlib.Path) -> Results:
 
     return {
         version.name.removeprefix("transformers-"): {
-            **{name: {"stage": NOT_RUN} for name in (version / TYPES).read_text().split()},
-            **{path.stem: result(path) for path in sorted(version.glob("*.json"))},
+            name: (result(path) if (path := version / f"{name}.json").exists() else {"stage": NOT_RUN})
+            | {"part": " ".join(part)}
+            for name, *part in map(str.split, (version / TYPES).read_text().splitlines())
         }
         for version in sorted(folder.glob("transformers-*"), key=number)
     }
@@ -78,6 +79,11 @@ def _run(result: dict | None) -> bool:
     return result is not None and result["stage"] != NOT_RUN
 
 
+def _main(results: dict[str, dict]) -> dict[str, dict]:
+    """Those of the types that the library has a module for; the others are parts of such a one."""
+    return {name: result for name, result in results.items() if not result.get("part")}
+
+
 def _tally(results: dict[str, dict]) -> tuple[int, int, int]:
     """How many were run, are equal, and are equal without a word."""
     equal = [r for r in results.values() if _done(r)]
@@ -92,9 +98,10 @@ def summary(results: Results) -> str:
     lines = []
     for version, found in results.items():
         ran, equal, wordless = _tally(found)
+        main = _main(found)
         lines.append(
             f"transformers {version}: {len(found)} types, {ran} run, {equal} equal to eager, {wordless} of them "
-            "without a word"
+            f"without a word; of {len(main)} main types {_tally(main)[0]} run, {_tally(main)[1]} equal"
         )
     return "\n".join(lines)
 
@@ -146,15 +153,24 @@ def table(results: Results) -> str:
         "none constant; and a fresh draw of each input alone (ids, pictures, sounds, masks that the model heeds) moves",
         "eager's and the program's outputs. No shape depends on the data, and nothing draws at random.",
         "",
-        "| transformers | types | run | equal | without a word | " + " | ".join(f"stopped at {s}" for s in attempt.STAGES[:-1]) + " |",
-        "|---" * (5 + len(attempt.STAGES) - 1) + "|",
+        "| transformers | types | run | equal | without a word | main types | run | equal | "
+        + " | ".join(f"stopped at {s}" for s in attempt.STAGES[:-1]) + " |",
+        "|---" * (8 + len(attempt.STAGES) - 1) + "|",
     ]  # fmt: skip
     for version, found in results.items():
         tried, equal, wordless = _tally(found)
         at = collections.Counter(r["stage"] for r in found.values())
         stopped = " | ".join(str(at[stage]) for stage in attempt.STAGES[:-1])
-        lines.append(f"| {version} | {len(found)} | {tried} | {equal} | {wordless} | {stopped} |")
-    lines += ["", "Stages: " + ", ".join(attempt.STAGES) + ".", ""]
+        main = _main(found)
+        of_main = f"{len(main)} | {_tally(main)[0]} | {_tally(main)[1]}"
+        lines.append(f"| {version} | {len(found)} | {tried} | {equal} | {wordless} | {of_main} | {stopped} |")
+    lines += [
+        "",
+        "Stages: " + ", ".join(attempt.STAGES) + ". A type is a *main* one where the library has a module of its name; the",
+        "others (towers, encoders, codecs) are parts in the module of another. Types that only hold two other models, and",
+        "second names of a type, are left out. What was *not run* is neither equal nor a failure.",
+        "",
+    ]
     if (version := versions.pinned()) in results:  # whose programs those of models/ are
         found = results[version]
         both = sum(_done(result) or _tracked(name) for name, result in found.items())

@@ -318,6 +318,27 @@ def test_what_is_done_is_not_done_again(discovered, monkeypatch):
     assert {r["part"] for r in report.read(discovered).popitem()[1].values()} == {"clip"}
 
 
+@pytest.mark.parametrize("path", sorted(command.WORDS.glob("*.textproto")), ids=lambda path: path.stem)
+def test_words_are_few_and_only_what_is_read(path):
+    """At most five lines each; anything beyond these fields would be said and not heeded."""
+    assert len(path.read_text().splitlines()) <= 5
+    entry = command.words(path.stem)
+    assert {field.name for field, _ in entry.ListFields()} <= {"config_override", "input_maker", "model_class"}
+    assert entry.ListFields()
+    known = library.architectures().get(path.stem)
+    if known is None:
+        pytest.skip("an architecture of another version of the library")
+    # What is said is said of fields that its configuration has.
+    config = library.lookup(known.config_class, known.module)()
+    for override in entry.config_override:
+        json.loads(override.json)
+        assert hasattr(config, override.field.partition(".")[0]), override.field
+
+
+def test_what_is_not_said_has_no_words():
+    assert command.words("gpt2") is None
+
+
 def sweep(tmp_path, monkeypatch, work) -> dict:
     monkeypatch.setattr(attempt, "attempt", work)
     architecture = library.Architecture("stuck", "stuck", "", "", [], False, "")

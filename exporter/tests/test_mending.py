@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from assay_exporter.discover import mending
-from transformers import PretrainedConfig
+from assay_exporter import builders
+from assay_exporter.discover import mending, shrinking
+from transformers import DbrxConfig, DbrxForCausalLM, PretrainedConfig
 
 
 class Tower(PretrainedConfig):
@@ -110,3 +111,20 @@ def test_a_field_that_is_none_where_a_number_is_read_is_filled():
         return list(range(config.num_shared_experts))
 
     assert mending.mended(trial(count, []), {}, lambda: False) == {"num_shared_experts": 2}
+
+
+def test_a_field_that_is_none_is_found_by_the_function_that_reads_it():
+    """The error stands a line below the one that reads the field, and does not name it."""
+
+    def one(overrides: dict):
+        config = DbrxConfig(**shrinking.merged(shrinking.arguments(DbrxConfig, "tiny"), overrides))
+        builders.configure(config)
+        try:
+            DbrxForCausalLM(config).eval()(input_ids=torch.tensor([[7, 8]]))
+        except Exception as error:  # noqa: BLE001
+            return config, error
+        return config, None
+
+    with torch.no_grad():
+        assert "must not be None" in str(one({})[1])
+        assert mending.mended(one, {}, lambda: False) == {"attn_config": {"clip_qkv": 1.0}}

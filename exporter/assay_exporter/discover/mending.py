@@ -7,6 +7,8 @@ Nothing here knows a model; whether a change is right is found by running it.
 """
 
 import dataclasses
+import inspect
+import linecache
 import re
 import traceback
 from collections.abc import Callable, Iterator
@@ -110,10 +112,15 @@ def _agreements(config: PretrainedConfig, numbers: tuple[int, int]) -> Iterator[
 
 def _missing(config: PretrainedConfig, error: BaseException) -> Iterator[Edit]:
     """Fields that are None and that the line of the library at which it ended reads, or the function around it."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "/transformers/" in f.filename]
-    read = [
-        name for f in reversed(frames[-3:]) for name in re.findall(r"\b(?:self|config)\.(\w+)", f.line or "")
-    ]
+    frames = [f for f in traceback.walk_tb(error.__traceback__) if "/transformers/" in f[0].f_code.co_filename]
+    read: list[str] = []
+    for frame, line in reversed(frames[-3:]):
+        here = linecache.getline(frame.f_code.co_filename, line)
+        try:
+            around = inspect.getsource(frame.f_code)
+        except OSError:  # code that was made at run time
+            around = ""
+        read += [name for text in (here, around) for name in re.findall(r"\b\w*(?:self|config)\.(\w+)", text)]
     empty = [(path, name) for path, part in _parts(config) for name, value in _fields(part) if value is None]
     for path, name in sorted(empty, key=lambda one: read.index(one[1]) if one[1] in read else len(read)):
         if name not in read and "NoneType" not in str(error):

@@ -683,6 +683,7 @@ void Dispatcher::Tick() {
         if (now_here - ticked_ > options_.lease / 2) nothing_ends_before_ = now_here + options_.lease;
         Lost lost;
         if (now_here >= nothing_ends_before_) {
+          ASSAY_RETURN_IF_ERROR(store.ShortenAllLeases(left->second + options_.lease));
           ASSAY_ASSIGN_OR_RETURN(lost, store.ExpireLeases(left->second));
         }
         for (const LostAttempt& attempt : lost) {

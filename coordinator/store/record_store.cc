@@ -299,6 +299,18 @@ absl::Status RecordStore::ShortenLeases(absl::string_view worker, absl::Time unt
   return absl::OkStatus();
 }
 
+absl::Status RecordStore::ShortenAllLeases(absl::Time until) {
+  if (!alone()) return absl::OkStatus();
+  ASSAY_RETURN_IF_ERROR(Load());
+  for (const JobRecord* record : live_->Running()) {
+    if (record->lease_until <= until) continue;
+    Entry& entry = *jobs_.at(record->job.job_id());
+    entry.record.lease_until = until;
+    Changed(entry, JobChange::kLease);
+  }
+  return absl::OkStatus();
+}
+
 absl::Status RecordStore::ExtendAllLeases(absl::Time until) {
   ASSAY_ASSIGN_OR_RETURN(std::vector<RunningAttempt> running, Running());
   Touches touches;

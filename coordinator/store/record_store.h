@@ -101,6 +101,7 @@ class RecordStore : public Store {
   absl::StatusOr<std::vector<LostAttempt>> ExpireLeases(absl::Time now) final;
   absl::Status ShortenLeases(absl::string_view worker, absl::Time until) final;
   absl::Status ExtendAllLeases(absl::Time until) final;
+  absl::Status ShortenAllLeases(absl::Time until) final;
   absl::Status RecordProgress(const v1::AttemptRef& attempt, const v1::CaseResult& result, absl::Time now,
                               absl::string_view worker) final;
   absl::StatusOr<v1::ResultAck> CommitResult(const v1::AttemptResult& result, absl::Time now,

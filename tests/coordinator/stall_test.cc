@@ -119,6 +119,25 @@ TEST_F(StallTest, WhatCouldNotBeRenewedIsNotLost) {
   EXPECT_EQ(Job().attempt(), 1);
 }
 
+TEST_F(StallTest, AClockThatIsSetBackDoesNotProlongALease) {
+  clock_.Advance(absl::Hours(-24));
+  Tick();
+  for (int i = 0; i < 3; ++i) {  // who is heard keeps what it has
+    Pass(kLease / 3);
+    Heartbeat();
+    Tick();
+  }
+  EXPECT_EQ(Job().attempt(), 1);
+  EXPECT_EQ(Job().state(), v1::RUNNING);
+  clock_.Advance(absl::Hours(-24));
+  Tick();
+  for (int i = 0; i < 3; ++i) {
+    Pass(kLease / 3 + absl::Milliseconds(1));
+    Tick();
+  }
+  EXPECT_THAT(link_->abandoned, ::testing::SizeIs(1));
+}
+
 TEST_F(StallTest, AWorkerThatIsSilentAfterwardsLosesWhatItHad) {
   Pass(3 * kLease);
   Tick();  // a late one

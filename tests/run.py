@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import xml.etree.ElementTree as ElementTree
 
 
@@ -20,7 +21,10 @@ def main():
     jobs = str(min(2, os.cpu_count() or 1))
     command = ["ctest", "--test-dir", str(build), "--output-on-failure", "--no-tests=error", "-j", jobs,
                "--output-junit", str(results / "ctest.xml")]
-    ran = subprocess.run(command + sys.argv[2:], env=dict(os.environ, GTEST_OUTPUT=f"xml:{results}/"))
+    # What tests leave behind goes with this folder; its path is short because sockets' paths must be.
+    with tempfile.TemporaryDirectory(prefix="assay_", ignore_cleanup_errors=True) as folder:
+        ran = subprocess.run(command + sys.argv[2:], env=dict(
+            os.environ, GTEST_OUTPUT=f"xml:{results}/", TMPDIR=folder, TEST_TMPDIR=f"{folder}/"))
 
     passed = failed = skipped = 0
     counted = set()

@@ -4,7 +4,6 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <map>
 #include <memory>
@@ -16,6 +15,7 @@
 #include "common/dtype.h"
 #include "common/status_macros.h"
 #include "common/zstd_frame.h"
+#include "engine/number_statistics.h"
 #include "engine/output_digest.h"
 #include "engine/plan.h"
 #include "engine/run_test.h"
@@ -33,34 +33,8 @@ v1::RecordedValue RecordValue(const at::Tensor& given, uint32_t samples) {
   // A complex number is two.
   const at::Tensor value = given.is_complex() ? at::view_as_real(given.resolve_conj()) : given;
   v1::RecordedValue made;
-  made.set_dtype(c10::toString(value.scalar_type()));
-  made.mutable_shape()->Assign(value.sizes().begin(), value.sizes().end());
+  SetNumberStatistics(value, samples, made);
   made.set_digest(DigestOf(value));
-  const at::Tensor numbers = ToNumbers(value);
-  const double* data = numbers.const_data_ptr<double>();
-  const int64_t numel = numbers.numel();
-  double sum = 0, low = 0, high = 0;
-  int64_t finite = 0;
-  for (int64_t i = 0; i < numel; ++i) {
-    if (std::isnan(data[i])) made.set_nan(made.nan() + 1);
-    if (std::isinf(data[i])) made.set_inf(made.inf() + 1);
-    if (!std::isfinite(data[i])) continue;
-    low = finite == 0 ? data[i] : std::min(low, data[i]);
-    high = finite == 0 ? data[i] : std::max(high, data[i]);
-    sum += data[i];
-    ++finite;
-  }
-  const double mean = finite > 0 ? sum / static_cast<double>(finite) : 0;
-  double squares = 0;
-  for (int64_t i = 0; i < numel; ++i) {
-    if (std::isfinite(data[i])) squares += (data[i] - mean) * (data[i] - mean);
-  }
-  made.set_mean(mean);
-  made.set_std(finite > 0 ? std::sqrt(squares / static_cast<double>(finite)) : 0);
-  made.set_min(low);
-  made.set_max(high);
-  const int64_t count = Sampled(numel, samples);
-  for (int64_t k = 0; k < count; ++k) made.add_samples(data[(2 * k + 1) * numel / (2 * count)]);
   return made;
 }
 

@@ -1,10 +1,7 @@
 #include "engine/run_values.h"
 
-#include <algorithm>
-#include <cmath>
-
 #include "absl/strings/str_cat.h"
-#include "engine/tolerance.h"
+#include "engine/number_statistics.h"
 
 namespace assay::engine {
 namespace {
@@ -84,35 +81,8 @@ v1::ValueStatistics StatisticsOf(const ValueOrigin& origin, const at::Tensor& va
   v1::ValueStatistics made;
   made.set_name(origin.name);
   made.set_source(origin.source);
-  if (value.defined()) {
-    made.set_dtype(c10::toString(value.scalar_type()));
-    made.mutable_shape()->Assign(value.sizes().begin(), value.sizes().end());
-    const at::Tensor numbers = ToNumbers(value);
-    const double* data = numbers.const_data_ptr<double>();
-    const int64_t numel = numbers.numel();
-    double sum = 0, low = 0, high = 0;
-    int64_t finite = 0;
-    for (int64_t i = 0; i < numel; ++i) {
-      if (std::isnan(data[i])) made.set_nan(made.nan() + 1);
-      if (std::isinf(data[i])) made.set_inf(made.inf() + 1);
-      if (!std::isfinite(data[i])) continue;
-      low = finite == 0 ? data[i] : std::min(low, data[i]);
-      high = finite == 0 ? data[i] : std::max(high, data[i]);
-      sum += data[i];
-      ++finite;
-    }
-    const double mean = finite > 0 ? sum / static_cast<double>(finite) : 0;
-    double squares = 0;
-    for (int64_t i = 0; i < numel; ++i) {
-      if (std::isfinite(data[i])) squares += (data[i] - mean) * (data[i] - mean);
-    }
-    made.set_mean(mean);
-    made.set_std(finite > 0 ? std::sqrt(squares / static_cast<double>(finite)) : 0);
-    made.set_min(low);
-    made.set_max(high);
-    const int64_t count = std::min<int64_t>(4, numel);
-    for (int64_t k = 0; k < count; ++k) made.add_samples(data[(2 * k + 1) * numel / (2 * count)]);
-  }
+  constexpr int64_t kSamples = 4;  // as of NodeTrace.samples
+  if (value.defined()) SetNumberStatistics(value, kSamples, made);
   if (trace != nullptr) {
     made.set_expected(true);
     made.set_expected_mean(trace->mean());

@@ -64,7 +64,7 @@ class Stack:
         port_file.unlink(missing_ok=True)
         self.coordinator = self._spawn(
             "coordinator", "assay-coordinator", "--listen", f"127.0.0.1:{self.port}", "--data-dir",
-            self.folder / "data", "--content-dir", SOURCE, "--port-file", port_file, "--lease-ms", self.lease_ms)
+            self.folder / "data", "--content-dir", self.tree("coordinator"), "--port-file", port_file, "--lease-ms", self.lease_ms)
 
         def ready():
             if self.coordinator.poll() is not None:
@@ -93,6 +93,14 @@ class Stack:
     def client_environment(self):
         return None  # this process's
 
+    def tree(self, _process):
+        """The source tree that a process ("coordinator", "worker-1", "client") is of and runs in."""
+        return SOURCE
+
+    def binary(self, process, program):
+        tree = self.tree(process)
+        return (BIN if tree == SOURCE else tree / "build" / "release" / "bin") / program
+
     @property
     def address(self):
         return f"127.0.0.1:{self.port}"
@@ -103,8 +111,8 @@ class Stack:
     def assay(self, command, *more, code=0, text=None):
         """Runs `assay COMMAND --address … MORE`; its standard output. Asserts the exit code."""
         ran = subprocess.run(
-            [str(BIN / "assay"), command, "--address", self.address, *map(str, more)],
-            capture_output=True, text=True, timeout=PATIENCE, cwd=SOURCE, input=text)
+            [self.binary("client", "assay"), command, "--address", self.address, *map(str, more)],
+            capture_output=True, text=True, timeout=PATIENCE, cwd=self.tree("client"), input=text)
         if code is not None and ran.returncode != code:
             raise AssertionError(
                 f"assay {command} gave {ran.returncode}, expected {code}\n{ran.stdout}\n{ran.stderr}")
@@ -122,8 +130,8 @@ class Stack:
     def wait(self, batches):
         """All jobs of the batches, once every one is done: whatever came of them."""
         for batch in batches:
-            watch = subprocess.Popen([str(BIN / "assay"), "watch", batch, "--address", self.address],
-                                     stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=SOURCE,
+            watch = subprocess.Popen([self.binary("client", "assay"), "watch", batch, "--address", self.address],
+                                     stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=self.tree("client"),
                                      env=self.client_environment())
             try:
                 until(lambda: watch.poll() is not None or self.dead(), f"the end of {batch}")
@@ -138,6 +146,7 @@ class Stack:
             raise AssertionError(f"the watch of its batch has ended, and not {unfinished}: {self.log('coordinator')}")
         return jobs
 
-    def _spawn(self, name, binary, *arguments):
+    def _spawn(self, name, program, *arguments):
         with open(self.folder / f"{name}.log", "ab") as log:
-            return subprocess.Popen([str(BIN / binary), *map(str, arguments)], stdout=log, stderr=log, cwd=SOURCE)
+            return subprocess.Popen([self.binary(name, program), *map(str, arguments)], stdout=log, stderr=log,
+                                    cwd=self.tree(name))

@@ -59,6 +59,8 @@ std::set<std::string> Reachable(const v1::Graph& graph) {
   return names;
 }
 
+std::string ModuleOf(const std::string& weight) { return weight.substr(0, weight.rfind('.')); }
+
 // Parts of an architecture that its task leaves out, whatever the model: the pooler of a sequence, what
 // stands for a hidden place in pre-training.
 bool NobodyAsksFor(absl::string_view parameter) {
@@ -100,12 +102,22 @@ Finding CheckWeightInfluence(const v1::Check::WeightInfluence& check, const v1::
   const v1::Manifest& manifest = program.manifest();
   const std::set<std::string> reachable = Reachable(program.graph());
   const auto reached = [&](int i) { return reachable.count(manifest.weights(i).name()) > 0; };
+  // Modules of which some weight is used: the others do not run (a pooler that nobody asks for).
+  std::set<std::string> used;
+  for (const std::string& name : reachable) used.insert(ModuleOf(name));
+  // Whether a weight must have its use although none of its like has.
+  const auto has_its_own_use = [&](const v1::WeightSpec& spec, bool alone) {
+    if (check.every_parameter()) return !spec.buffer() && !NobodyAsksFor(spec.name());
+    // What is neither weight nor bias of a layer may have its use elsewhere (the mask token of pre-training).
+    const bool of_layer = absl::EndsWith(spec.name(), ".weight") || absl::EndsWith(spec.name(), ".bias");
+    return alone && of_layer && used.count(ModuleOf(spec.name())) > 0;
+  };
   std::vector<std::string> without;
   for (const auto& [like, members] : ByLikeness(manifest)) {
     const bool any = std::any_of(members.begin(), members.end(), reached);
     for (const int i : members) {
       const v1::WeightSpec& spec = manifest.weights(i);
-      const bool asked_for = any || !(spec.buffer() || NobodyAsksFor(spec.name()));
+      const bool asked_for = any || has_its_own_use(spec, members.size() == 1);
       if (asked_for && !reached(i) && !IsExempt(check.except(), spec.name())) without.push_back(spec.name());
     }
   }

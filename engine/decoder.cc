@@ -72,6 +72,8 @@ absl::Status Decoder::CheckSources(const google::protobuf::RepeatedPtrField<v1::
       case v1::StepInput::kCounted:
         fine = !(source.counted().add() != 0 && source.counted().append());
         break;
+      case v1::StepInput::kAllTokens:  // not read yet
+      case v1::StepInput::kGrown:
       case v1::StepInput::SOURCE_NOT_SET:
         fine = false;
         break;

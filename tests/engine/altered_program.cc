@@ -129,4 +129,14 @@ v1::TestResult RunAltered(const v1::Program& program, const std::string& checks)
   return RunAltered(WriteTest(program, checks));
 }
 
+v1::CheckResult Judge(const v1::Program& program, const std::string& check, v1::Dtype dtype) {
+  WrittenTest written = WriteTest(program, absl::StrCat(check, "check { name: 'shapes' shapes {} }"));
+  written.test.mutable_set_up()->set_dtype(dtype);
+  const v1::TestResult result = RunAltered(written);
+  if (result.case__size() == 1 && result.case_(0).check_size() == 2) return result.case_(0).check(0);
+  v1::CheckResult none;
+  none.set_message(absl::StrCat(result.message(), result.case__size() > 0 ? result.case_(0).message() : ""));
+  return none;
+}
+
 }  // namespace assay::engine

@@ -45,6 +45,9 @@ WrittenTest WriteTest(const v1::Program& program, const std::string& checks);
 v1::TestResult RunAltered(const WrittenTest& written);
 // Runs `program` with these checks.
 v1::TestResult RunAltered(const v1::Program& program, const std::string& checks);
+// What `check` says of `program`, or why it says nothing. Beside it a check that holds: one that alone has
+// nothing to say would fail its case.
+v1::CheckResult Judge(const v1::Program& program, const std::string& check, v1::Dtype dtype = v1::FLOAT32);
 
 // Counts what a sink hears.
 class RecordingSink final : public TestSink {

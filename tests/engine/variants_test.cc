@@ -22,17 +22,6 @@ constexpr char kCache[] = "check { name: 'c' kv_cache {} }";
 constexpr char kGenerate[] = "check { name: 'c' generate {} }";
 constexpr char kShapes[] = "check { name: 'c' dynamic_shapes {} }";
 
-// Another check holds in each case: one that alone has nothing to say would fail the case.
-v1::CheckResult Judge(const v1::Program& program, const std::string& check, v1::Dtype dtype = v1::FLOAT32) {
-  WrittenTest written = WriteTest(program, absl::StrCat(check, "check { name: 'shapes' shapes {} }"));
-  written.test.mutable_set_up()->set_dtype(dtype);
-  const v1::TestResult result = RunAltered(written);
-  if (result.case__size() == 1 && result.case_(0).check_size() == 2) return result.case_(0).check(0);
-  v1::CheckResult none;
-  none.set_message(absl::StrCat(result.message(), result.case__size() > 0 ? result.case_(0).message() : ""));
-  return none;
-}
-
 void ExpectHolds(const v1::Program& program, const std::string& check) {
   const v1::CheckResult found = Judge(program, check);
   EXPECT_EQ(found.outcome(), v1::PASSED) << program.manifest().model() << ": " << found.message();

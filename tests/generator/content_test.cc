@@ -176,6 +176,21 @@ TEST_F(ContentTest, EveryEntryOfTheCatalogueGetsATestThatVerifies) {
   }
 }
 
+// An entry that replaces the check to exempt a weight must not thereby ask for less of the others.
+TEST_F(ContentTest, EveryEntryAsksForTheInfluenceOfEveryParameter) {
+  for (const auto& [name, entry] : catalogue_) {
+    const auto test = GenerateEntry(entry);
+    ASSERT_THAT(test, IsOk());
+    for (const v1::Case& one : test->case_()) {
+      for (const v1::Check& check : one.check()) {
+        if (check.has_weight_influence()) {
+          EXPECT_TRUE(check.weight_influence().every_parameter()) << name;
+        }
+      }
+    }
+  }
+}
+
 // A check that names a tensor which the program has not could never hold.
 TEST_F(ContentTest, EveryCheckNamesTensorsOfItsProgram) {
   size_t programs = 0;

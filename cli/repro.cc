@@ -275,10 +275,15 @@ class Writer {
     out_ += "\n\n@torch.no_grad()\ndef run():\n";
     if (trained_) {
       const v1::CheckpointRef& from = material_.job.result().provenance().checkpoint();
-      absl::StrAppend(&out_, "    model = transformers.", name, ".from_pretrained(\n        ",
-                      Quote(from.id()));
+      // Of one that no hub has, or to be spared the download, the folder is named: python repro.py FOLDER.
       const std::string& revision = from.commit().empty() ? from.revision() : from.commit();
-      if (!revision.empty()) absl::StrAppend(&out_, ", revision=", Quote(revision));
+      absl::StrAppend(&out_, "    source = {\"pretrained_model_name_or_path\": ", Quote(from.id()));
+      if (!revision.empty()) absl::StrAppend(&out_, ", \"revision\": ", Quote(revision));
+      absl::StrAppend(&out_,
+                      "}\n    if len(sys.argv) > 1:  # the checkpoint's folder\n"
+                      "        source = {\"pretrained_model_name_or_path\": sys.argv[1]}\n"
+                      "    model = transformers.",
+                      name, ".from_pretrained(\n        **source");
       out_ +=
           ", attn_implementation=\"eager\", torch_dtype=torch.float32\n    ).eval()\n"
           "    if hasattr(model.config, \"use_cache\"):\n        model.config.use_cache = False\n";

@@ -144,90 +144,234 @@ absl::StatusOr<Finding> CheckSdpa(const v1::Check::Sdpa& check, const BoundCase&
   return finding;
 }
 
+namespace {
+
+// Every row of a decoding with the cache, forced on by the main input's tokens, against its positions in the
+// main program's output. A model that sees no later token gives there what it gives for the row alone.
+absl::Status CompareCached(const Decoder& decoder, const std::string& rows, const v1::Tolerance& asked,
+                           const BoundCase& bound, Finding& finding) {
+  const at::Tensor& tokens = bound.inputs[static_cast<size_t>(decoder.tokens())];
+  const at::Tensor& whole = bound.outputs[static_cast<size_t>(decoder.output())];
+  const int64_t behind = tokens.size(1) - decoder.prompt();
+  int64_t steps = 0;
+  for (int64_t r = 0; r < decoder.batch(); ++r) steps = std::max(steps, decoder.following(r));
+  // Pictures may stand before the tokens, so that positions are counted from the end.
+  const int64_t last = whole.dim() == 3 ? whole.size(1) - 1 - behind : -1;
+  for (int64_t r = 0; r < decoder.batch(); ++r) {
+    if (steps < kLeastSteps || last < decoder.padding(r)) {
+      return absl::InvalidArgumentError(absl::StrCat(steps, " steps over an output of ", whole.dim(),
+                                                     " dimensions: at least ", kLeastSteps,
+                                                     " over [batch, positions, vocabulary] say something"));
+    }
+  }
+  return decoder.Run([&](uint32_t step, const at::Tensor& logits) -> absl::StatusOr<at::Tensor> {
+    const std::string what =
+        step == 0 ? absl::StrCat("prefill", rows, ", against the prompt without a cache")
+                  : absl::StrCat("decode step ", step, rows, ", against its token without a cache");
+    for (int64_t r = 0; r < decoder.batch(); ++r) {
+      if (step > decoder.following(r)) continue;
+      ASSAY_RETURN_IF_ERROR(
+          Near(logits.select(0, r), whole.select(0, r).select(0, last - decoder.padding(r) + step),
+               decoder.output(), asked, absl::StrCat("row ", r, ", ", what), bound, finding));
+    }
+    return step == steps ? at::Tensor() : decoder.Following(step);
+  });
+}
+
+// The variant's programs with the checkpoint's own prompts, which are of different lengths.
+absl::StatusOr<const v1::Decoding*> CheckpointDecoding(const BoundCase& bound, Finding& finding) {
+  const v1::CheckpointGolden& golden = *bound.checkpoint;
+  if (golden.decoding().row_size() > 0) return &golden.decoding();
+  finding.nothing = golden.no_decoding().empty() ? "the checkpoint's golden was recorded without decoding"
+                                                 : golden.no_decoding();
+  finding.reason = "MISSING_VARIANT";
+  return nullptr;
+}
+
+}  // namespace
+
 absl::StatusOr<Finding> CheckKvCache(const v1::Check::KvCache& check, const BoundCase& bound) {
   Finding finding;
   ASSAY_ASSIGN_OR_RETURN(const v1::Variant* variant, FindVariant(bound.program, "kv_cache", finding));
   if (variant == nullptr) return finding;
-  ASSAY_ASSIGN_OR_RETURN(const Decoder decoder, Decoder::Make(*variant, bound));
-  const at::Tensor& tokens = bound.inputs[static_cast<size_t>(decoder.tokens())];
-  const at::Tensor& whole = bound.outputs[static_cast<size_t>(decoder.output())];
-  const int64_t steps = tokens.size(1) - decoder.prompt();
-  if (steps < kLeastSteps || whole.dim() != 3 || whole.size(1) <= steps) {
-    return absl::InvalidArgumentError(absl::StrCat(steps, " steps over an output of ", whole.dim(),
-                                                   " dimensions: at least ", kLeastSteps,
-                                                   " over [batch, positions, vocabulary] say something"));
+  if (bound.checkpoint != nullptr) {
+    ASSAY_ASSIGN_OR_RETURN(const v1::Decoding* decoding, CheckpointDecoding(bound, finding));
+    if (decoding == nullptr) return finding;
+    ASSAY_ASSIGN_OR_RETURN(const Decoder decoder, Decoder::Make(*variant, *decoding, bound));
+    ASSAY_RETURN_IF_ERROR(
+        CompareCached(decoder, " of prompts padded on the left", check.tolerance(), bound, finding));
+    return finding;
   }
+  ASSAY_ASSIGN_OR_RETURN(const Decoder decoder, Decoder::Make(*variant, variant->decoding(), bound));
+  ASSAY_RETURN_IF_ERROR(CompareCached(decoder, "", check.tolerance(), bound, finding));
+  if (!variant->has_left_padded()) {
+    if (!variant->no_left_padding().empty()) {
+      finding.note = absl::StrCat("without rows padded on the left: ", variant->no_left_padding());
+    }
+    return finding;
+  }
+  ASSAY_ASSIGN_OR_RETURN(const Decoder padded, Decoder::Make(*variant, variant->left_padded(), bound));
+  std::set<int64_t> lengths;
+  for (int64_t r = 0; r < padded.batch(); ++r) lengths.insert(padded.padding(r));
+  if (lengths.size() < 2) return absl::InvalidArgumentError("rows padded on the left are all of one length");
   ASSAY_RETURN_IF_ERROR(
-      decoder.Run([&](uint32_t step, const at::Tensor& logits) -> absl::StatusOr<at::Tensor> {
-        const std::string what =
-            step == 0 ? std::string("prefill, against the prompt without a cache")
-                      : absl::StrCat("decode step ", step, ", against its token without a cache");
-        ASSAY_RETURN_IF_ERROR(Near(logits, whole.select(1, whole.size(1) - 1 - steps + step),
-                                   decoder.output(), check.tolerance(), what, bound, finding));
-        if (step == steps) return at::Tensor();
-        return tokens.narrow(1, decoder.prompt() + step, 1).contiguous();
-      }));
+      CompareCached(padded, " of rows padded on the left", check.tolerance(), bound, finding));
   return finding;
 }
 
+namespace {
+
+// One row's step of greedy decoding against what transformers' generate wrote: the token to go on with, or -1
+// where it is another one.
+absl::StatusOr<int64_t> JudgeToken(const double* row, int64_t words, const v1::Generated& recorded, int at,
+                                   const Bound& allowed, const std::string& what, Finding& finding) {
+  if (words < 2) return absl::InvalidArgumentError("a vocabulary of fewer than two tokens");
+  const int64_t wanted = recorded.token(at);
+  if (wanted < 0 || wanted >= words) {
+    return absl::InvalidArgumentError(absl::StrCat(what, " is ", wanted, " of ", words));
+  }
+  const int64_t best = std::max_element(row, row + words) - row;
+  // Where generate's own two best are as good as equal, rounding may exchange them; its numbers must still be
+  // ours.
+  const bool tie = recorded.largest(at) - recorded.runner_up(at) <= allowed.max;
+  if (best != wanted && !tie) {
+    finding.Break(
+        absl::StrFormat("%s is %d instead of %d, which transformers' generate wrote", what, best, wanted));
+    return -1;
+  }
+  double second = -INFINITY;
+  for (int64_t w = 0; w < words; ++w) {
+    if (w != wanted) second = std::max(second, row[w]);
+  }
+  Judge(std::abs(row[wanted] - recorded.largest(at)), allowed, absl::StrCat(what, ", its logit"), finding);
+  Judge(std::abs(second - recorded.runner_up(at)), allowed, absl::StrCat(what, ", the second largest logit"),
+        finding);
+  return wanted;
+}
+
+// As many numbers as tokens; of a catalogue's program exactly as many as docs/variants.md says.
+absl::Status CheckGenerated(const google::protobuf::RepeatedPtrField<v1::Generated>& rows, int64_t batch,
+                            bool checkpoint) {
+  if (rows.size() != batch) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(rows.size(), " rows were recorded, the batch has ", batch));
+  }
+  int most = 0;
+  for (const v1::Generated& row : rows) {
+    most = std::max(most, row.token_size());
+    if ((!checkpoint && row.token_size() != kGenerated) || row.token_size() > kGenerated ||
+        row.largest_size() != row.token_size() || row.runner_up_size() != row.token_size()) {
+      return absl::InvalidArgumentError(absl::StrCat(row.token_size(), " tokens were recorded with ",
+                                                     row.largest_size(), " numbers, not ", kGenerated));
+    }
+  }
+  if (most < kLeastSteps) return absl::InvalidArgumentError("no row has two tokens that generate wrote");
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 absl::StatusOr<Finding> CheckGenerate(const BoundCase& bound) {
   Finding finding;
-  ASSAY_ASSIGN_OR_RETURN(const v1::Variant* variant, FindVariant(bound.program, "generate", finding));
+  const bool checkpoint = bound.checkpoint != nullptr;
+  // A checkpoint's program has the programs; what was written, its golden.
+  ASSAY_ASSIGN_OR_RETURN(const v1::Variant* variant,
+                         FindVariant(bound.program, checkpoint ? "kv_cache" : "generate", finding));
   if (variant == nullptr) return finding;
-  ASSAY_RETURN_IF_ERROR(DemandMockWeights(bound));
+  if (!checkpoint && bound.weights != v1::MOCK) {
+    finding.nothing = "no golden of these weights says what generate writes with them";
+    finding.reason = "MISSING_VARIANT";
+    return finding;
+  }
+  if (!checkpoint) ASSAY_RETURN_IF_ERROR(DemandMockWeights(bound));
+  const v1::Variant* programs = variant;
+  if (variant->program_size() == 0) {
+    ASSAY_ASSIGN_OR_RETURN(programs, FindVariant(bound.program, "kv_cache", finding));
+    if (programs == nullptr)
+      return absl::InvalidArgumentError("the program has the variant generate without kv_cache");
+  }
+  const v1::Decoding* decoding = &programs->decoding();
+  if (checkpoint) {
+    ASSAY_ASSIGN_OR_RETURN(decoding, CheckpointDecoding(bound, finding));
+    if (decoding == nullptr) return finding;
+  }
   if (bound.plan.placement().dtype != at::ScalarType::Float) {
     finding.nothing = "at this dtype rounding decides between tokens: greedy decoding is compared in float32";
     finding.reason = "NOT_COMPARABLE";
     return finding;
   }
-  ASSAY_ASSIGN_OR_RETURN(const v1::Variant* cache, FindVariant(bound.program, "kv_cache", finding));
-  if (cache == nullptr)
-    return absl::InvalidArgumentError("the program has the variant generate without kv_cache");
-  ASSAY_ASSIGN_OR_RETURN(const Decoder decoder, Decoder::Make(*cache, bound));
-  const int64_t batch = bound.inputs[static_cast<size_t>(decoder.tokens())].size(0);
-  if (variant->generated_size() != batch) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(variant->generated_size(), " rows were recorded, the batch has ", batch));
-  }
-  for (const v1::Generated& row : variant->generated()) {
-    if (row.token_size() != kGenerated || row.largest_size() != kGenerated ||
-        row.runner_up_size() != kGenerated) {
-      return absl::InvalidArgumentError(absl::StrCat(row.token_size(), " tokens were recorded with ",
-                                                     row.largest_size(), " numbers, not ", kGenerated));
-    }
-  }
+  ASSAY_ASSIGN_OR_RETURN(const Decoder decoder, Decoder::Make(*programs, *decoding, bound));
+  const auto& rows = checkpoint ? bound.checkpoint->generated() : variant->generated();
+  ASSAY_RETURN_IF_ERROR(CheckGenerated(rows, decoder.batch(), checkpoint));
+  int steps = 0;
+  for (const v1::Generated& row : rows) steps = std::max(steps, row.token_size());
   ASSAY_RETURN_IF_ERROR(decoder.Run([&](uint32_t step,
                                         const at::Tensor& logits) -> absl::StatusOr<at::Tensor> {
     const at::Tensor numbers = ToNumbers(logits);
     const int64_t words = numbers.size(1);
-    if (words < 2) return absl::InvalidArgumentError("a vocabulary of fewer than two tokens");
-    at::Tensor chosen = at::full({batch, 1}, 0, at::TensorOptions().dtype(at::kLong));
-    for (int64_t r = 0; r < batch; ++r) {
-      const double* row = numbers.const_data_ptr<double>() + r * words;
-      const v1::Generated& recorded = variant->generated(static_cast<int>(r));
-      const int at = static_cast<int>(step);
-      const int64_t best = std::max_element(row, row + words) - row;
-      double second = -INFINITY;
-      for (int64_t w = 0; w < words; ++w) {
-        if (w != best) second = std::max(second, row[w]);
-      }
-      chosen.mutable_data_ptr<int64_t>()[r] = best;
-      const std::string what = absl::StrCat("token ", step, " of row ", r);
-      if (best != recorded.token(at)) {
-        finding.Break(absl::StrFormat("%s is %d instead of %d, which transformers' generate wrote", what,
-                                      best, recorded.token(at)));
-        return at::Tensor();  // all that follows follows from it
-      }
+    const int at = static_cast<int>(step);
+    at::Tensor chosen = at::full({decoder.batch(), 1}, 0, at::TensorOptions().dtype(at::kLong));
+    for (int64_t r = 0; r < decoder.batch(); ++r) {
+      const v1::Generated& recorded = rows[static_cast<int>(r)];
+      if (at >= recorded.token_size()) continue;  // this row has come to its end
       ASSAY_ASSIGN_OR_RETURN(
           const Bound allowed,
           BoundFor({}, bound.plan.placement(), GoldenOf(bound, decoder.output()), logits.select(0, r)));
-      Judge(std::abs(row[best] - recorded.largest(at)), allowed, absl::StrCat(what, ", its logit"), finding);
-      Judge(std::abs(second - recorded.runner_up(at)), allowed,
-            absl::StrCat(what, ", the second largest logit"), finding);
+      const std::string what = absl::StrCat("token ", step, " of row ", r);
+      ASSAY_ASSIGN_OR_RETURN(const int64_t token, JudgeToken(numbers.const_data_ptr<double>() + r * words,
+                                                             words, recorded, at, allowed, what, finding));
+      if (token < 0) return at::Tensor();  // all that follows follows from it
+      chosen.mutable_data_ptr<int64_t>()[r] = token;
     }
-    return step + 1 == kGenerated ? at::Tensor() : chosen;
+    return at + 1 == steps ? at::Tensor() : chosen;
   }));
   return finding;
+}
+
+absl::Status ForEachVariantPart(
+    const v1::Check& check, const BoundCase& bound,
+    const std::function<absl::StatusOr<bool>(const std::string& name, const BoundCase& part)>& see) {
+  Finding none;
+  const std::string name = check.has_sdpa()       ? "sdpa"
+                           : check.has_kv_cache() ? "kv_cache"
+                           : check.has_generate() ? "generate"
+                                                  : "dynamic_shapes";
+  ASSAY_ASSIGN_OR_RETURN(const v1::Variant* variant, FindVariant(bound.program, name, none));
+  if (variant != nullptr && variant->program_size() == 0 && check.has_generate()) {
+    ASSAY_ASSIGN_OR_RETURN(variant, FindVariant(bound.program, "kv_cache", none));
+  }
+  if (variant == nullptr || variant->program_size() == 0) return absl::OkStatus();
+  const auto show = [&](const VariantPlan& plan, const Tensors& inputs) -> absl::StatusOr<bool> {
+    v1::Golden golden;
+    golden.set_cpu_capability(bound.golden.cpu_capability());
+    const std::string& part = plan.name;
+    for (const v1::VariantProgram& one : variant->program()) {
+      // What was traced is eager's run with mock weights: another checkpoint has no such record.
+      if (one.name() == part && bound.checkpoint == nullptr) *golden.mutable_trace() = one.trace();
+    }
+    const Tensors no_outputs;
+    BoundCase made{plan.program, golden, *plan.plan, bound.weights, bound.seed, inputs, no_outputs};
+    made.tensors = bound.tensors;
+    made.reload = bound.reload;
+    return see(part, made);
+  };
+  if (check.has_kv_cache() || check.has_generate()) {
+    ASSAY_ASSIGN_OR_RETURN(const Decoder decoder, Decoder::Make(*variant, variant->decoding(), bound));
+    ASSAY_ASSIGN_OR_RETURN(const std::vector<Decoder::Part> parts, decoder.Parts());
+    for (const Decoder::Part& part : parts) {
+      ASSAY_ASSIGN_OR_RETURN(const bool more, show(*part.plan, part.inputs));
+      if (!more || variant->program_size() == 1) break;  // one program is traced on the prompt
+    }
+    return absl::OkStatus();
+  }
+  const bool sdpa = check.has_sdpa();
+  ASSAY_ASSIGN_OR_RETURN(const VariantPlan plan, BuildVariant(*variant, sdpa ? "sdpa" : "dynamic", bound));
+  Tensors inputs = bound.inputs;
+  if (!sdpa) {
+    if (variant->golden_size() == 0) return absl::OkStatus();
+    ASSAY_ASSIGN_OR_RETURN(inputs, ShapedInputs(plan.program, variant->golden(0), bound.plan.placement()));
+  }
+  return show(plan, inputs).status();
 }
 
 absl::StatusOr<Finding> CheckDynamicShapes(const v1::Check::DynamicShapes& check, const BoundCase& bound) {

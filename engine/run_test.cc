@@ -22,6 +22,7 @@
 #include "engine/build.h"
 #include "engine/case_material.h"
 #include "engine/check_answers.h"
+#include "engine/check_variants.h"
 #include "engine/checks.h"
 #include "engine/cost.h"
 #include "engine/cuda_device.h"
@@ -347,11 +348,25 @@ class TestRun {
 
   // Whether numbers of a run are what the check looks at.
   static bool IsNumeric(const v1::Check& check) {
-    // A variant is a graph of its own: the main program's trace says nothing of it.
-    const bool variant =
-        check.has_sdpa() || check.has_kv_cache() || check.has_generate() || check.has_dynamic_shapes();
-    return !variant && !check.has_weights_bound() && !check.has_weights_sound() &&
+    return !check.has_weights_bound() && !check.has_weights_sound() &&
            check.kind_case() != v1::Check::KIND_NOT_SET;
+  }
+
+  static bool IsVariant(const v1::Check& check) {
+    return check.has_sdpa() || check.has_kv_cache() || check.has_generate() || check.has_dynamic_shapes();
+  }
+
+  // A variant is a graph of its own: the main program's trace says nothing of it.
+  static absl::StatusOr<std::optional<v1::Divergence>> DiagnoseVariant(const v1::Check& check,
+                                                                       const BoundCase& bound) {
+    std::optional<v1::Divergence> found;
+    ASSAY_RETURN_IF_ERROR(ForEachVariantPart(
+        check, bound, [&](const std::string& name, const BoundCase& part) -> absl::StatusOr<bool> {
+          ASSAY_ASSIGN_OR_RETURN(found, Diagnose(check, part));
+          if (found) found->set_detail(absl::StrCat("in the program ", name, ": ", found->detail()));
+          return !found.has_value();
+        }));
+    return found;
   }
 
   absl::Status WriteReduced(const BoundCase& bound) {
@@ -368,7 +383,7 @@ class TestRun {
         sink_.Log(absl::StrCat("not reduced: ", status.message(), "\n"));
       }
     }
-    auto divergence = Diagnose(check, bound);
+    auto divergence = IsVariant(check) ? DiagnoseVariant(check, bound) : Diagnose(check, bound);
     if (!divergence.ok()) {
       sink_.Log(absl::StrCat("no diagnosis of ", check.name(), ": ", divergence.status().message(), "\n"));
     } else if (divergence->has_value()) {

@@ -49,6 +49,7 @@ absl::StatusOr<VariantPlan> BuildVariant(const v1::Variant& variant, absl::strin
     return absl::InvalidArgumentError("the weights of the case are not known: no variant can run with them");
   }
   VariantPlan made;
+  made.name = std::string(name);
   made.program.set_format(bound.program.format());
   *made.program.mutable_manifest() = bound.program.manifest();
   *made.program.mutable_manifest()->mutable_inputs() = part->inputs();

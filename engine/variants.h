@@ -26,6 +26,7 @@ absl::StatusOr<const v1::Variant*> FindVariant(const v1::Program& program, absl:
 // A part of a variant as a program of its own, ready to run with the case's weights. No error is the
 // machine's but OUT_OF_MEMORY.
 struct VariantPlan {
+  std::string name;     // the VariantProgram's
   v1::Program program;  // the main manifest, with the part's inputs and outputs
   std::unique_ptr<Plan> plan;
 };

@@ -245,7 +245,7 @@ def read_signature(program: torch.export.ExportedProgram, subject: Subject) -> S
     return made
 
 
-def _arguments(program, signature: Signature, subject: Subject, arguments: dict) -> list[torch.Tensor]:
+def arguments_of(program, signature: Signature, arguments: dict) -> list[torch.Tensor]:
     """Positional arguments of the graph itself: without the guards that ep.module() would add."""
     return [
         arguments[spec.arg.name] if value is None else value
@@ -374,7 +374,7 @@ def add_variants(entry: catalogue_pb2.CatalogueEntry, program: program_pb2.Progr
 def assemble(entry, subject: Subject, program, signature: Signature, differences) -> program_pb2.Program:
     module = program.graph_module
     for sample in subject.samples:
-        arguments = _arguments(program, signature, subject, sample.arguments)
+        arguments = arguments_of(program, signature, sample.arguments)
         agree(
             f"exported graph on {sample.label}",
             sample.outputs,
@@ -397,7 +397,7 @@ def assemble(entry, subject: Subject, program, signature: Signature, differences
     manifest.tied.extend(subject.tied)
     manifest.patches.extend(patch_record(name, differences[name]) for name in entry.patch)
 
-    golden_arguments = _arguments(program, signature, subject, subject.samples[0].arguments)
+    golden_arguments = arguments_of(program, signature, subject.samples[0].arguments)
     recorder = golden.Recorder(module)
     recorder.run(*golden_arguments)
     doubled = golden.Doubled(module).run(*golden_arguments)

@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 from assay_exporter import export, replay
-from assay_exporter.checkpoint import command, compare, loading, record, run, shapes
+from assay_exporter.checkpoint import command, compare, decoding, loading, record, run, shapes
 from assay_exporter.checkpoint.verdict import Refused
 from assay_exporter.proto import program_pb2
 from safetensors.torch import load_file, save_file
@@ -63,6 +63,32 @@ def test_program_and_golden_are_the_model(tmp_path, name):
     weights = sum(tensor.nbytes for tensor in load_file(tmp_path / "model" / "model.safetensors").values())
     assert weights < result["memory_bytes"] < weights + (8 << 20)
     assert golden.answer
+    if name not in ("gpt2", "llama"):
+        assert golden.no_decoding and not golden.generated
+        return
+    # The prompts of different lengths in one batch, and after each what generate writes after it alone.
+    assert [one.name for one in program.variant] == ["kv_cache"]
+    assert len({row.padding for row in golden.decoding.row}) == 2
+    said = [list(answer.greedy.token) for answer in golden.answer if answer.WhichOneof("kind") == "greedy"]
+    assert said and [list(row.token)[: len(one)] for row, one in zip(golden.generated, said, strict=True)] == said
+
+
+def test_decoding_that_is_not_eagers_is_left_out_with_the_cause(tmp_path, monkeypatch):
+    task = checkpoints.save(tmp_path / "model", "gpt2")
+    whole = decoding._padded_run
+
+    def without_mask(recording, bucket, asked):
+        made = whole(recording, bucket, asked)
+        for call in made.calls:
+            call.given["attention_mask"].fill_(1)
+        return made
+
+    monkeypatch.setattr(decoding, "_padded_run", without_mask)
+    result = checkpoints.export(tmp_path / "model", tmp_path / "out", task)
+    program, golden = read(tmp_path / "out", result)
+    assert result["outcome"] == "PASSED" and program.variant[0].program
+    assert not golden.generated and not golden.HasField("decoding")
+    assert "padded and with a cache, against eager without" in golden.no_decoding
 
 
 def test_a_golden_is_the_same_bytes_a_second_time(tmp_path):

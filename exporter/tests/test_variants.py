@@ -4,7 +4,7 @@ import pytest
 import torch
 from assay_exporter import catalogue, export, variants
 from assay_exporter.proto import program_pb2
-from assay_exporter.variants import decoding, graph, shapes, structure, table
+from assay_exporter.variants import decoding, generation, graph, shapes, steps, structure, table
 from transformers import DynamicCache, LlamaConfig
 
 
@@ -51,25 +51,107 @@ def test_structure_copies_a_cache_with_other_tensors_and_counts():
     ],
 )
 def test_what_counts_up_or_grows_is_seen(values, add, append):
-    rule = decoding._counted([torch.tensor(value) for value in values])
+    rule = steps.counted([torch.tensor(value) for value in values])
     assert (rule.add, rule.append) == (add, append)
 
 
 def test_what_neither_counts_nor_grows_is_no_rule():
-    assert decoding._counted([torch.tensor([[1]]), torch.tensor([[2]]), torch.tensor([[4]])]) is None
-    assert decoding._counted([torch.tensor([[1, 2]]), torch.tensor([[1, 2, 3]])]) is None
-    assert decoding._counted([torch.zeros(1)]) is None
+    assert steps.counted([torch.tensor([[1]]), torch.tensor([[2]]), torch.tensor([[4]])]) is None
+    assert steps.counted([torch.tensor([[1, 2]]), torch.tensor([[1, 2, 3]])]) is None
+    assert steps.counted([torch.zeros(1)]) is None
 
 
 def test_a_decoder_that_reads_another_state_gives_other_logits():
     made = program("llama")
     cache = variant(made, "kv_cache")
     inputs = export.replay.Runner(made).golden_inputs()
-    right = decoding.Decoder(made, cache).logits(inputs, None)
+    right = decoding.Decoder(made, cache.program, cache.decoding).logits(inputs, None)
     states = [one for one in cache.decoding.decode if one.WhichOneof("source") == "state"]
     states[0].state, states[2].state = states[2].state, states[0].state
-    wrong = decoding.Decoder(made, cache).logits(inputs, None)
+    wrong = decoding.Decoder(made, cache.program, cache.decoding).logits(inputs, None)
     assert torch.equal(right[0], wrong[0]) and not torch.allclose(right[1], wrong[1], atol=1e-3)
+
+
+def test_rows_padded_on_the_left_are_what_they_are_alone():
+    made = program("llama")
+    cache = variant(made, "kv_cache")
+    inputs = export.replay.Runner(made).golden_inputs()
+    plain = decoding.Decoder(made, cache.program, cache.decoding)
+    padded = decoding.Decoder(made, cache.program, cache.left_padded)
+    pads = cache.left_padded.row[0].padding
+    assert pads and not cache.left_padded.row[1].padding
+    assert padded.prompts(inputs)[0, :pads].tolist() == [cache.left_padded.pad_token] * pads
+    with torch.no_grad():
+        assert torch.allclose(plain.logits(inputs, None)[0][1], padded.logits(inputs, None)[0][1], atol=1e-5)
+        # Behind the first row's shorter prompt stand the tokens that the other one has in its prompt.
+        tokens = inputs["input_ids"]
+        following = tokens[:, cache.left_padded.prompt - pads : cache.left_padded.prompt]
+        whole = dict(export.replay.Runner(made).run(inputs))["logits"]
+        found = padded.logits(inputs, following)
+    at = cache.left_padded.prompt - pads - 1
+    assert torch.allclose(found[0][0], whole[0, at], atol=1e-4)
+    assert torch.allclose(found[2][0], whole[0, at + 2], atol=1e-4)
+
+
+def test_a_main_input_that_grows_is_seen():
+    main = {"mask": torch.tensor([[[1, 2], [3, 4], [5, 6], [7, 8]]])}
+    values = [steps.grow(main["mask"], 1, 3, more) for more in (1, 2)]
+    assert values[1].tolist() == [[[1, 2], [3, 4], [5, 6], [5, 6], [5, 6]]]
+    rule = steps.grown(values, main, 3)
+    assert (rule.main_input, rule.dim, rule.more) == ("mask", 1, 1)
+    assert steps.grown([values[0], values[0]], main, 3) is None
+    assert steps.grown([values[0] + 1, values[1]], main, 3) is None
+
+
+def call(given, output=None):
+    return generation.Call(dict(given), torch.zeros(1, 1, 2), output or {})
+
+
+def recording(calls, written, prompt=2):
+    made = generation.Recording(torch.nn.Module(), "", "input_ids", "logits", prompt, [], [])
+    made.runs.append(generation.Run({"input_ids": torch.tensor([[5, 6, 7, 8]])}, {}, calls, written, [0]))
+    return made
+
+
+def test_all_tokens_in_every_call_are_no_cache_and_a_plan_of_their_own():
+    calls = [call({"input_ids": torch.tensor([ids + [99]])}) for ids in ([5, 6], [5, 6, 1], [5, 6, 1, 2])]
+    made = recording(calls, torch.tensor([[1, 2, 3]]))
+    with pytest.raises(graph.NotApplicable, match="all tokens in every step"):
+        steps.plan_decode(made, made.runs[0])
+    first, later = steps.plan_uncached(made, made.runs[0])
+    assert list(first.sources[0].all_tokens.then) == list(later.sources[0].all_tokens.then) == [99]
+    assert later.dynamic == {"input_ids": [1]}
+    calls[2].given["input_ids"][0, 2] = 4
+    with pytest.raises(graph.Missing, match="something else than all tokens"):
+        steps.plan_uncached(made, made.runs[0])
+
+
+def test_what_a_part_of_the_model_was_given_may_be_given_again():
+    image = torch.ones(1, 3)
+    tokens = [{"input_ids": torch.tensor([[t]]), "image": image} for t in (1, 2)]
+    calls = [call({}, {("given", "image"): image}), call(tokens[0]), call(tokens[1])]
+    made = recording(calls, torch.tensor([[1, 2, 3]]))
+    plan = steps.plan_decode(made, made.runs[0])
+    assert [one.prefill_output for one in plan.sources if one.prefill_output] == ["kept_0"]
+    del calls[0].output[("given", "image")]
+    with pytest.raises(graph.Missing, match="image from is not seen"):
+        steps.plan_decode(made, made.runs[0])
+
+
+def test_of_what_modules_hold_only_what_calls_change_is_state():
+    def held(state):
+        return {"layer": {"state": torch.tensor([state]), "table": torch.ones(2)}}
+
+    calls = [call({"hidden": held(k)}, structure.leaves({"hidden": held(k + 1.0)}, torch.Tensor)) for k in range(3)]
+    generation._forget_what_stays(calls)
+    assert "hidden" not in calls[0].given and list(calls[1].given["hidden"]["layer"]) == ["state"]
+    assert list(calls[0].output) == [("hidden", "layer", "state")]
+
+
+def test_sdpa_that_is_not_eager_in_transformers_is_told_with_its_numbers():
+    found = variant(program("gemma2"), "sdpa")
+    assert "gives other numbers than its eager attention" in found.not_applicable and "differs by" in found.not_applicable
+    assert "one way alone" in variant(program("wavlm"), "sdpa").not_applicable
 
 
 class Specialised(torch.nn.Module):

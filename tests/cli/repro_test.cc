@@ -38,8 +38,9 @@ JobMaterial OfACheckpoint() {
 
 TEST(Repro, LoadsACheckpointAtItsCommit) {
   ASSERT_OK_AND_ASSIGN(const std::string script, ReproScript(OfACheckpoint()));
-  EXPECT_THAT(script, HasSubstr("transformers.BertModel.from_pretrained(\n        \"owner/na\\\"me\", "
-                                "revision=\"c0ffee\""));
+  EXPECT_THAT(script, HasSubstr("{\"pretrained_model_name_or_path\": \"owner/na\\\"me\", \"revision\": "
+                                "\"c0ffee\"}"));
+  EXPECT_THAT(script, HasSubstr("transformers.BertModel.from_pretrained(\n        **source, "));
   EXPECT_THAT(script, HasSubstr("[0.5]"));
   EXPECT_THAT(script, Not(HasSubstr("WEIGHTS = ["))) << "a checkpoint's weights are not made";
   EXPECT_THAT(script, Not(HasSubstr("\nimport os"))) << "a message must not leave its comment";

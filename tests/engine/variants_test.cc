@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "assay/v1/program.pb.h"
 #include "tests/engine/altered_program.h"
+#include "tests/engine/real_checkpoint.h"
 #include "tests/matchers.h"
 
 namespace assay::engine {
@@ -256,6 +257,232 @@ TEST(KvCache, RefusesADecodingThatIsNotWhole) {
   ExpectFails(with([](v1::Decoding& d) { d.mutable_prefill(0)->clear_source(); }), kCache, "cannot be had");
   ExpectFails(with([](v1::Decoding& d) { d.mutable_prefill(0)->set_state("state_0"); }), kCache,
               "cannot be had");
+}
+
+// Prompts of different lengths in one batch: the mask and the positions say which tokens are there.
+TEST(KvCache, OfRowsPaddedOnTheLeftFailsWhereThePaddingIsNotTold) {
+  for (const char* name : {"llama", "gpt2"}) {
+    v1::Program program = RealProgram(name);
+    v1::Variant& variant = VariantOf(program, "kv_cache");
+    ASSERT_TRUE(variant.has_left_padded()) << variant.no_left_padding();
+    int mask = -1;
+    for (int i = 0; i < variant.left_padded().prefill_size(); ++i) {
+      if (variant.left_padded().prefill(i).input() == "attention_mask") mask = i;
+    }
+    ASSERT_GE(mask, 0);
+    // The mask of rows that are not padded.
+    *variant.mutable_left_padded()->mutable_prefill(mask) = variant.decoding().prefill(mask);
+    ExpectFails(program, kCache, "of rows padded on the left");
+  }
+}
+
+TEST(KvCache, OfPaddedRowsFailsForOtherPositions) {
+  v1::Program program = RealProgram("gpt2");
+  v1::Variant& variant = VariantOf(program, "kv_cache");
+  bool changed = false;
+  for (int i = 0; i < variant.left_padded().decode_size(); ++i) {
+    v1::StepInput& input = *variant.mutable_left_padded()->mutable_decode(i);
+    if (!input.has_counted() || input.counted().add() == 0 || input.input() != "position_ids") continue;
+    input = variant.decoding().decode(i);
+    changed = true;
+  }
+  ASSERT_TRUE(changed);
+  ExpectFails(program, kCache, "row 0, decode step 1 of rows padded on the left");
+}
+
+TEST(KvCache, RefusesPaddingThatCannotBe) {
+  const v1::Program whole = RealProgram("llama");
+  const auto with = [&](auto change) {
+    v1::Program program = whole;
+    change(*VariantOf(program, "kv_cache").mutable_left_padded());
+    return program;
+  };
+  ExpectFails(with([](v1::Decoding& d) { d.mutable_row()->RemoveLast(); }), kCache,
+              "padding is told of 1 rows");
+  ExpectFails(with([](v1::Decoding& d) { d.mutable_row(0)->set_padding(d.prompt()); }), kCache,
+              "tokens of padding");
+  ExpectFails(with([](v1::Decoding& d) { d.mutable_row(1)->set_tokens(100); }), kCache, "100 tokens behind");
+  ExpectFails(with([](v1::Decoding& d) { d.mutable_row(0)->set_padding(0); }), kCache, "all of one length");
+  ExpectFails(with([](v1::Decoding& d) {
+                d.mutable_row(0)->set_tokens(1);
+                d.mutable_row(1)->set_tokens(0);
+              }),
+              kCache, "1 steps");
+}
+
+TEST(KvCache, WithoutPaddedRowsSaysWhy) {
+  v1::Program program = RealProgram("llama");
+  v1::Variant& variant = VariantOf(program, "kv_cache");
+  variant.clear_left_padded();
+  variant.set_no_left_padding("no mask");
+  const v1::CheckResult found = Judge(program, kCache);
+  EXPECT_EQ(found.outcome(), v1::PASSED);
+  EXPECT_EQ(found.note(), "without rows padded on the left: no mask");
+}
+
+// A model whose pictures are read by one part and whose text is written by another.
+TEST(Variants, HoldWhereAPartOfTheModelWrites) {
+  for (const char* name : {"blip", "blip_2", "kosmos2"}) {
+    ExpectHolds(RealProgram(name), kCache);
+    ExpectHolds(RealProgram(name), kGenerate);
+  }
+}
+
+// The golden's ids, none of them zero, say as a mask what a mask of ones says.
+TEST(KvCache, TakesAMainInputThatGrows) {
+  const v1::Program whole = RealProgram("llama");
+  const auto with = [&](uint32_t dim, uint32_t more) {
+    v1::Program program = whole;
+    v1::Variant& variant = VariantOf(program, "kv_cache");
+    variant.clear_left_padded();
+    int grown = 0;
+    for (v1::StepInput& input : *variant.mutable_decoding()->mutable_decode()) {
+      if (input.input() != "attention_mask") continue;
+      input.mutable_grown()->set_main_input("input_ids");
+      input.mutable_grown()->set_dim(dim);
+      input.mutable_grown()->set_more(more);
+      ++grown;
+    }
+    EXPECT_EQ(grown, 1);
+    return program;
+  };
+  ExpectHolds(with(1, 1), kCache);
+  ExpectFails(with(9, 1), kCache, "cannot be had");
+  ExpectFails(with(1, 1000), kCache, "cannot be had");
+}
+
+TEST(Generate, OfAModelWithoutACacheIsGivenAllTokens) {
+  v1::Program program = RealProgram("openai_gpt");
+  EXPECT_EQ(Judge(program, kCache).reason(), "NOT_APPLICABLE");
+  ExpectHolds(program, kGenerate);
+  v1::Decoding& decoding = *VariantOf(program, "generate").mutable_decoding();
+  ASSERT_TRUE(decoding.decode(0).has_all_tokens());
+  decoding.mutable_decode(0)->mutable_all_tokens()->add_then(1);
+  ExpectFails(program, kGenerate, "");
+}
+
+// transformers' own logits with a cache are not those without: generate is compared all the same.
+TEST(Generate, RunsItsOwnProgramsWhereTheCacheCannotBeCompared) {
+  v1::Program program = RealProgram("paligemma");
+  const v1::CheckResult cache = Judge(program, kCache);
+  EXPECT_EQ(cache.reason(), "NOT_APPLICABLE");
+  EXPECT_THAT(cache.message(), HasSubstr("with its cache than without"));
+  ExpectHolds(program, kGenerate);
+}
+
+// Qwen3's golden has two tokens that are as good as equal in a step.
+TEST(Generate, GoesOnWithGeneratesTokenAtATie) {
+  v1::Program program = RealProgram("qwen3");
+  ExpectHolds(program, kGenerate);
+  v1::Variant& variant = VariantOf(program, "generate");
+  double least = 1;
+  for (const v1::Generated& row : variant.generated()) {
+    for (int i = 0; i < row.token_size(); ++i) {
+      least = std::min(least, static_cast<double>(row.largest(i)) - row.runner_up(i));
+    }
+  }
+  EXPECT_LT(least, 1e-4);
+  // A token out of the vocabulary is no tie.
+  variant.mutable_generated(0)->set_token(0, 1 << 20);
+  ExpectFails(program, kGenerate, "token 0 of row 0 is 1048576 of");
+}
+
+v1::CaseResult RunCase(const v1::Program& program, const char* check) {
+  const v1::TestResult result = RunAltered(program, check);
+  return result.case__size() == 1 ? result.case_(0) : v1::CaseResult();
+}
+
+TEST(Variants, ThatFailSayAtWhichOperatorOfWhichProgram) {
+  v1::Program program = RealProgram("llama");
+  v1::Node& attention =
+      NodeOf(*VariantOf(program, "sdpa").mutable_program(0), "aten::scaled_dot_product_attention");
+  for (v1::NamedArgument& argument : *attention.mutable_arguments()) {
+    if (argument.name() == "scale") argument.mutable_value()->set_real(argument.value().real() * 1.01);
+  }
+  v1::CaseResult found = RunCase(program, kSdpa);
+  EXPECT_EQ(found.divergence().node(), attention.name());
+  EXPECT_THAT(found.divergence().module(), HasSubstr("layers.0.self_attn"));
+  EXPECT_THAT(found.divergence().detail(), HasSubstr("in the program sdpa: "));
+  EXPECT_GT(found.divergence().growth_size(), 5);
+  EXPECT_EQ(found.divergence().fault(), v1::FAULT_COMPUTATION);
+
+  // The step alone: prefill is right.
+  program = RealProgram("llama");
+  v1::Node& norm = NodeOf(*VariantOf(program, "kv_cache").mutable_program(1), "aten::add");
+  std::string changed;
+  for (v1::Node& node :
+       *VariantOf(program, "kv_cache").mutable_program(1)->mutable_graph()->mutable_nodes()) {
+    if (!changed.empty() || node.op() != norm.op()) continue;
+    for (v1::NamedArgument& argument : *node.mutable_arguments()) {
+      if (argument.name() != "other" || argument.value().kind_case() != v1::Argument::kReal) continue;
+      argument.mutable_value()->set_real(0.5);
+      changed = node.name();
+    }
+  }
+  ASSERT_FALSE(changed.empty());
+  found = RunCase(program, kCache);
+  EXPECT_EQ(found.divergence().node(), changed);
+  EXPECT_THAT(found.divergence().detail(), HasSubstr("in the program decode: "));
+}
+
+// --- A checkpoint's own prompts ---
+
+// The program's own decoding as that of a checkpoint.
+RealCheckpoint Decoded() {
+  RealCheckpoint real("llama");
+  v1::Program whole = RealProgram("llama");
+  real.golden.mutable_decoding()->CopyFrom(VariantOf(whole, "kv_cache").decoding());
+  for (int r = 0; r < 2; ++r) real.golden.mutable_decoding()->add_row()->set_tokens(4);
+  *real.golden.mutable_generated() = VariantOf(whole, "generate").generated();
+  // A row may come to its end before the other.
+  v1::Generated& row = *real.golden.mutable_generated(1);
+  row.mutable_token()->Truncate(3);
+  row.mutable_largest()->Truncate(3);
+  row.mutable_runner_up()->Truncate(3);
+  real.checks = absl::StrCat(kGenerate, "check { name: 'k' kv_cache {} } check { name: 'golden' golden {} }");
+  return real;
+}
+
+TEST(CheckpointDecoding, HoldsAndFailsForAnotherTokenOrPadding) {
+  RealCheckpoint real = Decoded();
+  v1::TestResult result = real.Run();
+  ASSERT_EQ(result.case__size(), 1) << result.message();
+  EXPECT_EQ(result.case_(0).check(0).outcome(), v1::PASSED) << result.case_(0).check(0).message();
+  EXPECT_EQ(result.case_(0).check(1).outcome(), v1::PASSED) << result.case_(0).check(1).message();
+
+  real.golden.mutable_generated(1)->set_token(2, 1 + real.golden.generated(1).token(2));
+  result = real.Run();
+  EXPECT_EQ(result.case_(0).check(0).outcome(), v1::FAILED);
+  EXPECT_THAT(result.case_(0).check(0).message(), HasSubstr("token 2 of row 1"));
+
+  // A prompt that is said to be shorter, without a mask that says so.
+  real = Decoded();
+  real.golden.mutable_decoding()->mutable_row(0)->set_padding(1);
+  result = real.Run();
+  EXPECT_EQ(result.case_(0).check(1).outcome(), v1::FAILED);
+  EXPECT_THAT(result.case_(0).check(1).message(), HasSubstr("of prompts padded on the left"));
+}
+
+TEST(CheckpointDecoding, ThatWasNotRecordedSaysWhy) {
+  RealCheckpoint real = Decoded();
+  real.golden.clear_decoding();
+  real.golden.clear_generated();
+  real.golden.set_no_decoding("too large");
+  v1::TestResult result = real.Run();
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(result.case_(0).check(i).outcome(), v1::SKIPPED);
+    EXPECT_EQ(result.case_(0).check(i).reason(), "MISSING_VARIANT");
+    EXPECT_EQ(result.case_(0).check(i).message(), "too large");
+  }
+  real = Decoded();
+  for (v1::Generated& row : *real.golden.mutable_generated()) {
+    row.mutable_token()->Truncate(1);
+    row.mutable_largest()->Truncate(1);
+    row.mutable_runner_up()->Truncate(1);
+  }
+  result = real.Run();
+  EXPECT_EQ(result.case_(0).check(0).outcome(), v1::FAILED);
+  EXPECT_THAT(result.case_(0).check(0).message(), HasSubstr("no row has two tokens"));
 }
 
 TEST(Generate, FailsForAWrongToken) {

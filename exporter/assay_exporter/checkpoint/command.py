@@ -20,7 +20,7 @@ from google.protobuf import text_format
 
 from .. import export
 from ..proto import catalogue_pb2, program_pb2
-from . import answers, architecture, compare, loading, memory, program, questions, record, run, shapes
+from . import answers, architecture, compare, decoding, loading, memory, program, questions, record, run, shapes
 from .verdict import OutOfMemory, Refused, Unsupported, one_line
 
 PROGRAM, GOLDEN = "program.assay", "golden.assay"
@@ -206,6 +206,9 @@ class Work:
                 why = str(error)
                 self.log(f"no golden: {why}")
                 self.compare_seeded(arch, bucket, made)
+        if loaded is not None and self.request.program is None:
+            self.log(decoding.add(made, bucket, loaded, compare.bind(made, loaded)))
+            data = export.pack(made)
         asked = questions.ask(arch, bucket, prepared, loaded.model if loaded else None)
         for note in asked.notes:
             self.log(note)
@@ -258,6 +261,7 @@ class Work:
             record.fill(kept, outputs, rounded, traced.trace, said)
         except loading.NoGolden as error:
             return str(error)
+        self.log(decoding.fill(kept, made, bucket, loaded, bound, asked, outputs))
         if not kept.weights_digest:
             return "the digest of the weights was not given"
         return ""

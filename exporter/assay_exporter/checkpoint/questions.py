@@ -35,6 +35,9 @@ class Asked:
     inputs: dict[str, torch.Tensor]
     answers: list[program_pb2.Answer]  # without labels and expected texts
     notes: list[str]
+    # Of a decoder, row by row: how many tokens its prompt has, and what greedy decoding writes after it.
+    prompts: list[int] = dataclasses.field(default_factory=list)
+    written: list[list[int]] = dataclasses.field(default_factory=list)
 
 
 def _continues(arch: Architecture) -> bool:
@@ -112,6 +115,8 @@ def _continued(arch, model, prepared: Prepared, rows: list[samples.Row], asked: 
     longer = []
     for number, row in enumerate(rows):
         ids = list(row.ids)
+        asked.prompts.append(len(ids))
+        asked.written.append([])
         if row.answer:
             question = row.question or prepared.texts.text(ids)
             asked.answers.append(_top(row.answer, question, "logits", [number, len(ids) - 1]))
@@ -131,6 +136,7 @@ def _continued(arch, model, prepared: Prepared, rows: list[samples.Row], asked: 
                 program_pb2.Answer(name=f"{row.answer}_text", question=question, greedy=greedy)
             )
             ids += written
+            asked.written[-1] = written
         longer.append(ids)
     return longer
 
@@ -164,6 +170,9 @@ def _text(arch, bucket, prepared: Prepared, model) -> Asked:
                 asked.answers.append(_nearest(rows, number, "last_hidden_state", "attention_mask"))
     while len(ids) < bucket.rows:  # tokens alone, without a tokenizer for more
         ids.append(ids[0])
+        if asked.prompts:
+            asked.prompts.append(asked.prompts[0])
+            asked.written.append(asked.written[0])
     _fill(asked.inputs, ("input_ids", "attention_mask"), ids, texts.pad_id)
     return asked
 

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable
 
 from ..proto import program_pb2
-from . import decoding, sdpa, shapes
+from . import decoding, generation, sdpa, shapes
 from .graph import Missing, NotApplicable, one_line
 
 
@@ -17,7 +17,7 @@ from .graph import Missing, NotApplicable, one_line
 class Recorded:
     """What eager gave for each variant that takes eager's word, or why there is none."""
 
-    decoding: decoding.Recording | Exception
+    decoding: generation.Recording | Exception
     shapes: shapes.Recording | Exception
 
 
@@ -29,7 +29,7 @@ def _attempt(work: Callable):
 
 
 def record(subject) -> Recorded:
-    return Recorded(_attempt(lambda: decoding.record(subject)), _attempt(lambda: shapes.record(subject)))
+    return Recorded(_attempt(lambda: generation.record(subject)), _attempt(lambda: shapes.record(subject)))
 
 
 def _write(program: program_pb2.Program, name: str, work: Callable) -> None:
@@ -58,7 +58,7 @@ def add(program: program_pb2.Program, entry, subject, recorded: Recorded) -> Non
     _write(program, "dynamic_shapes", lambda v: shapes.fill(v, program, subject, _given(recorded.shapes)))
     _write(program, "kv_cache", lambda v: decoding.fill(v, program, subject, _given(recorded.decoding)))
     cache = program.variant[-1]
-    _write(program, "generate", lambda v: decoding.fill_generated(v, program, cache, recorded.decoding))
+    _write(program, "generate", lambda v: decoding.fill_generated(v, program, subject, cache, recorded.decoding))
 
 
 def state(variant: program_pb2.Variant) -> str:

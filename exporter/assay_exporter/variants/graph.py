@@ -56,8 +56,12 @@ def write(
     dynamic: dict[str, list[int]],
     output_names: list[str],
     subject,
+    traced: dict[str, torch.Tensor] | None = None,
 ) -> program_pb2.VariantProgram:
-    """`module` has the model as its attribute `model`. Dimensions in `dynamic` must really be free in the graph."""
+    """`module` has the model as its attribute `model`. Dimensions in `dynamic` must really be free in the graph.
+
+    `traced`: the inputs of the run whose values are recorded.
+    """
     from .. import export
 
     free = {key: {dim: Dim.AUTO for dim in dynamic.get(key, [])} for key in arguments}
@@ -91,9 +95,12 @@ def write(
             shape=[int(size) if isinstance(size, int) else size.node.hint for size in value.shape],
         )
     made.constants.extend(signature.constants)
-    made.graph.CopyFrom(
-        transcribe.transcribe(exported.graph_module, signature.kinds, export.ROOT).graph
-    )
+    written = transcribe.transcribe(exported.graph_module, signature.kinds, export.ROOT)
+    made.graph.CopyFrom(written.graph)
+    if traced is not None:
+        recorder = golden.Recorder(exported.graph_module)
+        recorder.run(*export.arguments_of(exported, signature, traced))
+        made.trace.extend(golden.trace(written.nodes, recorder.results))
     return made
 
 

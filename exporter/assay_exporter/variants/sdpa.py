@@ -28,7 +28,8 @@ def _set(config, configure) -> None:
 
 def fill(variant: program_pb2.Variant, program: program_pb2.Program, entry, subject) -> None:
     if any(operator.name == OPERATOR for operator in program.graph.operators):
-        raise Missing("the main program has sdpa attention itself: there is nothing to compare")
+        # Eager attention was asked for: transformers has none for this model.
+        raise NotApplicable("transformers runs sdpa attention where eager is asked for: there is one way alone")
     if not isinstance(subject.built.config, PretrainedConfig):
         raise NotApplicable("the model is not transformers'")
     try:
@@ -45,8 +46,10 @@ def fill(variant: program_pb2.Variant, program: program_pb2.Program, entry, subj
     try:
         graph.near("it", subject.samples[0].outputs, eager, _SHARE)
     except Missing as error:
-        raise Missing(f"transformers' sdpa attention gives other numbers than its eager attention: {error}") from None
-    made = graph.write("sdpa", module, arguments, {}, subject.output_names, subject)
+        raise NotApplicable(
+            f"transformers' own sdpa attention gives other numbers than its eager attention: {error}"
+        ) from None
+    made = graph.write("sdpa", module, arguments, {}, subject.output_names, subject, arguments)
     if not any(operator.name == OPERATOR for operator in made.graph.operators):
         raise NotApplicable("transformers' code of this model has no sdpa attention: the graph has no such operator")
     runner = graph.runner(program, made)

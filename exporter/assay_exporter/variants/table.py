@@ -40,7 +40,23 @@ def render(programs: dict[str, program_pb2.Program]) -> str:
         lines += ["", f"### {title}"]
         for (v, cause), names in sorted(causes.items()):
             lines.append(f"- `{v}` of {', '.join(names)}: {cause.replace('|', '/')}")
+    caches = {name: one["kv_cache"] for name, one in found.items() if "kv_cache" in one}
+    lines += ["", "### Rows padded on the left", *_padded(caches)]
     return "\n".join(lines) + "\n"
+
+
+def _padded(caches: dict[str, program_pb2.Variant]) -> list[str]:
+    """Of the programs with a cache: which ones are tried with such rows, and why the others are not."""
+    there = {name: one for name, one in sorted(caches.items()) if one.program}
+    with_rows = [name for name, one in there.items() if one.HasField("left_padded")]
+    lines = [f"{len(with_rows)} of {len(there)}: {', '.join(with_rows)}."]
+    causes: dict[str, list[str]] = {}
+    for name, one in there.items():
+        if name not in with_rows:
+            causes.setdefault(one.no_left_padding or "exported before they were tried", []).append(name)
+    for cause, names in sorted(causes.items()):
+        lines.append(f"- not of {', '.join(names)}: {cause.replace('|', '/')}")
+    return lines
 
 
 def command(argv: list[str]) -> int:

@@ -276,6 +276,24 @@ TEST(PaddingInvariance, HidesABeginningToo) {
   ExpectHolds(bert, kLeft);
   ArgumentOf(bert, NodeRunning(bert, "aten::rsub") + 1, "other").set_real(0.0);
   ExpectFails(bert, kLeft, "after a change of what is masked");
+  // A decoder's mask of what is not yet written does not hide what comes before.
+  v1::Program llama = RealProgram("llama");
+  ExpectHolds(llama, kLeft);
+  const int both = NodeCalled(llama, "and_2");
+  ArgumentOf(llama, both, "other") = ArgumentOf(llama, both, "self");
+  ExpectFails(llama, kLeft, "after a change of what is masked");
+}
+
+TEST(PaddingInvariance, HoldsForTheTextTowerOfADualEncoderWhoseGoldenHasNoPadding) {
+  constexpr char kTower[] =
+      "check { name: 'c' padding_invariance { input: 'input_ids' mask: 'attention_mask' "
+      "output: 'logits_per_text' masked: 2 } }";
+  v1::Program clip = RealProgram("clip");
+  ExpectHolds(clip, kTower);
+  // What the mask fills in where it hides: all tokens are seen, which the golden's inputs ask for anyway.
+  ArgumentOf(clip, NodeCalled(clip, "masked_fill_1"), "value").set_real(0.0);
+  ExpectFails(clip, kTower, "after a change of what is masked");
+  ExpectHolds(clip, "check { name: 'c' golden {} }");
 }
 
 }  // namespace

@@ -323,7 +323,8 @@ def export(entry: catalogue_pb2.CatalogueEntry, with_variants: bool = True) -> p
             if patches.repairs(patch):
                 stack.enter_context(patch.apply())
         subject = prepare(entry)
-        recorded = variants.record(subject) if with_variants else None
+        # One that is made like another version's is for `assay gate`, which runs no variant.
+        recorded = variants.record(subject) if with_variants and builders.like is None else None
         differences: dict[str, float | None] = dict.fromkeys(entry.patch)
         for name, patch in found.items():
             if patches.repairs(patch):

@@ -114,6 +114,70 @@ class Scripts(Folder):
         self.assertIn("of transformers alone cannot build it", refused.stderr)
 
 
+class Checkpoint(unittest.TestCase):
+    """A job with trained weights, exported as a worker does it."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.temporary = tempfile.TemporaryDirectory(prefix="assay_repro_")
+        cls.folder = pathlib.Path(cls.temporary.name)
+        environment = dict(os.environ, PYTHONPATH=f"{SOURCE / 'exporter'}:{SOURCE / 'exporter' / 'tests'}")
+        make = (
+            "import sys, json, pathlib, checkpoints\n"
+            "from assay_exporter import tensors\n"
+            "from assay_exporter.checkpoint import record\n"
+            "folder = pathlib.Path(sys.argv[1])\n"
+            "task = checkpoints.save(folder / 'model', 'gpt2')\n"
+            "checkpoints.export(folder / 'model', folder / 'out', task)\n"
+            "golden = record.unpack((folder / 'out' / 'golden.assay').read_bytes())\n"
+            "output = golden.golden.outputs[0].tensor\n"
+            "value = tensors.from_proto(output)\n"
+            "flat, count = value.reshape(-1), min(64, value.numel())\n"
+            "places = [(2 * k + 1) * flat.numel() // (2 * count) for k in range(count)]\n"
+            "said = {'name': output.name, 'shape': list(value.shape), 'samples': flat[places].tolist()}\n"
+            "(folder / 'output.json').write_text(json.dumps(said | {'weights': golden.weights_digest}))\n"
+        )
+        subprocess.run(
+            [PYTHON, "-c", make, cls.folder], check=True, capture_output=True, env=environment, timeout=300
+        )
+        cls.output = json.loads((cls.folder / 'output.json').read_text())
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.temporary.cleanup()
+
+    def run_script(self, change):
+        folder = self.folder / f"job-{change}"
+        folder.mkdir()
+        digests = {}
+        for name in ("program", "golden"):
+            shutil.copy(self.folder / "out" / f"{name}.assay", folder)
+            digests[name] = hashlib.sha256((folder / f"{name}.assay").read_bytes()).hexdigest()
+        samples = [self.output["samples"][0] + change, *self.output["samples"][1:]]
+        (folder / "job.textproto").write_text(
+            'job_id: "job-1" state: DONE model { name: "test" } result { outcome: FAILED\n'
+            'case { name: "test_model_loading" weights: REAL outcome: FAILED message: "off"\n'
+            f'output {{ name: "{self.output["name"]}" shape: {self.output["shape"]} samples: {samples} }} }}\n'
+            f'provenance {{ checkpoint_program_digest: "{digests["program"]}" golden_digest: "{digests["golden"]}" dtype: FLOAT32\n'
+            f'weights_digest: "{self.output["weights"]}" device {{ kind: "cpu" }}\n'
+            'checkpoint { id: "nobody/has-this" commit: "c0ffee" } } }\n'
+        )
+        script = folder / "repro.py"
+        written = assay("repro", folder, "--output", script)
+        self.assertEqual(written.returncode, 0, written.stderr)
+        return subprocess.run(
+            [PYTHON, "-I", script, self.folder / "model"], check=False, capture_output=True, text=True,
+            cwd=self.folder, timeout=300, env=dict(os.environ, HF_HUB_OFFLINE="1"),
+        )  # fmt: skip
+
+    def test_the_script_runs_on_the_checkpoints_folder(self):
+        right = self.run_script(0.0)
+        self.assertEqual(right.returncode, 0, right.stdout + right.stderr)
+        wrong = self.run_script(1.0)
+        self.assertEqual(wrong.returncode, 1, wrong.stdout + wrong.stderr)
+        self.assertIn("eager here", wrong.stdout)
+
+
 class Reduction(Folder):
     MODELS = ("olmo",)
 

@@ -19,7 +19,10 @@ def apply():
         {
             "if not torch.jit.is_tracing() and not tracing:": "if True:",
             "SqrtBoundDerivative.apply(1 - a_square)": "torch.sqrt(1 - a_square)",
-            "self.recurrent_states = recurrent_states": "pass",
+            # Where a cache was set up, there is one to keep.
+            "self.recurrent_states = recurrent_states": (
+                "self.recurrent_states = None if self.recurrent_states is None else recurrent_states"
+            ),
         },
     )
     with replaced(RecurrentGemmaRglru, forward=forward):

@@ -6,7 +6,6 @@ import torch
 from assay_exporter import kernels, replay, rounding
 from assay_exporter.proto import program_pb2
 
-
 _OVERLOADS = {"aten::softmax": "int"}
 
 

@@ -313,6 +313,9 @@ absl::StatusOr<PostgresRows> PostgresConnection::Collect() {
       fatal_ = true;
       return absl::InternalError("database: libpq answered a statement twice");
     }
+    if (!std::exchange(asked_, false)) continue;
+    if (error.ok()) answer_ = std::move(last);
+    last.reset();
   }
   PGresult* sync = PQgetResult(handle_);
   const bool synchronised = PQresultStatus(sync) == PGRES_PIPELINE_SYNC;
@@ -322,7 +325,40 @@ absl::StatusOr<PostgresRows> PostgresConnection::Collect() {
     return error.ok() ? ConnectionError() : error;
   }
   if (!error.ok()) return error;
-  return *std::move(last);
+  return last ? *std::move(last) : PostgresRows(nullptr);
+}
+
+absl::Status PostgresConnection::Ask(const char* sql, const PostgresParameters& parameters) {
+  ASSAY_RETURN_IF_ERROR(Flush());
+  answer_.reset();
+  ASSAY_RETURN_IF_ERROR(Send(sql, parameters));
+  if (PQsendFlushRequest(handle_) == 0 || PQflush(handle_) < 0) return ConnectionError();
+  asked_ = true;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<PostgresRows> PostgresConnection::Answer() {
+  if (answer_) {
+    PostgresRows rows = *std::move(answer_);
+    answer_.reset();
+    return rows;
+  }
+  if (!std::exchange(asked_, false)) return absl::InternalError("database: nothing was asked");
+  if (lost()) return ConnectionError();
+  PGresult* result = PQgetResult(handle_);
+  if (result == nullptr) {
+    fatal_ = true;
+    return ConnectionError();
+  }
+  PostgresRows rows(result);
+  pending_.pop_front();
+  if (PQresultStatus(result) != PGRES_TUPLES_OK) return ResultError(result);
+  if (PGresult* more = PQgetResult(handle_); more != nullptr) {
+    PQclear(more);
+    fatal_ = true;
+    return absl::InternalError("database: libpq answered a statement twice");
+  }
+  return rows;
 }
 
 absl::StatusOr<PostgresRows> PostgresConnection::Read(const char* sql, const PostgresParameters& parameters) {
@@ -338,6 +374,8 @@ absl::Status PostgresConnection::Write(const char* sql, const PostgresParameters
   size_t bytes = 0;
   for (const std::string& value : parameters.values_) bytes += value.size();
   if (bytes > kWorthSending && PQflush(handle_) < 0) return ConnectionError();
+  // Nor does it wait with its answer for us.
+  if (asked_ && PQconsumeInput(handle_) == 0) return ConnectionError();
   return pending_.size() < kMaxPending ? absl::OkStatus() : Flush();
 }
 

@@ -6,6 +6,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,7 +24,15 @@ namespace assay::coordinator {
 class PostgresArray {
  public:
   // As PostgresParameters has them; `kText` and `kBytes` are told apart here.
-  enum class Type : uint32_t { kBool = 16, kBytes = 17, kInt = 20, kText = 25, kDouble = 701, kTime = 1184 };
+  enum class Type : uint32_t {
+    kBool = 16,
+    kBytes = 17,
+    kInt = 20,
+    kText = 25,
+    kXid = 28,
+    kDouble = 701,
+    kTime = 1184
+  };
 
   explicit PostgresArray(Type type) : type_(type) {}
   static PostgresArray Texts(const std::vector<std::string>& values);
@@ -32,7 +41,7 @@ class PostgresArray {
   void Int(int64_t value);
   void Bool(bool value);
   void Double(double value);
-  void Bytes(absl::string_view value);  // kText or kBytes
+  void Bytes(absl::string_view value);  // kText or kBytes; of kXid the four that were read
   void Time(absl::Time value);
 
  private:
@@ -114,6 +123,11 @@ class PostgresConnection {
   absl::StatusOr<PostgresRows> Read(const char* sql, const PostgresParameters& parameters = {});
   absl::Status Write(const char* sql, const PostgresParameters& parameters = {}, int64_t rows = kAnyRows);
   bool expects() const { return expects_; }
+  // As Read, in two steps: the rows come while the caller does something else, and Answer waits for what is
+  // left of them. One at a time, and only where nothing else waits for its answer. INTERNAL: nothing was
+  // asked.
+  absl::Status Ask(const char* sql, const PostgresParameters& parameters);
+  absl::StatusOr<PostgresRows> Answer();
   // Until everything that was written is answered.
   absl::Status Flush();
 
@@ -137,9 +151,11 @@ class PostgresConnection {
 
   pg_conn* handle_;
   std::map<const char*, std::string> prepared_;
-  std::deque<int64_t> pending_;  // statements that are not answered: the rows that each must affect
-  bool expects_ = false;         // some of them
-  bool fatal_ = false;           // the server said goodbye
+  std::deque<int64_t> pending_;         // statements that are not answered: the rows that each must affect
+  bool expects_ = false;                // some of them
+  bool asked_ = false;                  // the first of them, by Ask
+  std::optional<PostgresRows> answer_;  // to Ask, where it came before it was called for
+  bool fatal_ = false;                  // the server said goodbye
 };
 
 }  // namespace assay::coordinator

@@ -1,4 +1,6 @@
 // The PostgreSQL store's jobs: how they are found, locked and written.
+#include <map>
+#include <tuple>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -9,6 +11,12 @@
 #include "google/protobuf/util/time_util.h"
 
 namespace assay::coordinator {
+namespace {
+
+// As the version of a row that nobody else can have changed; no transaction has this number.
+constexpr char kLocked[4] = {0, 0, 0, 0};
+
+}  // namespace
 
 absl::StatusOr<std::vector<JobRecord>> PostgresStore::LockJobs(const Touches& touches) {
   if (touches.holders.empty() && touches.batches.empty()) {
@@ -40,7 +48,7 @@ absl::StatusOr<std::vector<std::string>> PostgresStore::LockUnchanged(
   }
   ASSAY_ASSIGN_OR_RETURN(
       PostgresRows rows,
-      session_->Read("SELECT job_id, xmin::text FROM assay.jobs WHERE job_id = ANY($1) AND state = 1"
+      session_->Read("SELECT job_id, xmin FROM assay.jobs WHERE job_id = ANY($1) AND state = 1"
                      " FOR UPDATE SKIP LOCKED",
                      Parameters().Array(ids)));
   std::vector<std::string> locked;
@@ -104,42 +112,49 @@ absl::Status PostgresStore::WriteJobs(const std::vector<JobWrite>& jobs) {
   return WriteLeases(leased);
 }
 
-// They are written before anything happens to them: the rest is as in every QUEUED job.
+// They are written before anything happens to them: the rest is as in every QUEUED job. What those of one
+// batch have in common is sent once.
 absl::Status PostgresStore::InsertJobs(const std::vector<const JobWrite*>& jobs) {
-  if (jobs.empty()) return absl::OkStatus();
-  Array ids(Array::Type::kText), batches(Array::Type::kText), submitters(Array::Type::kText);
-  Array priorities(Array::Type::kInt), numbers(Array::Type::kInt), ordinals(Array::Type::kInt);
-  Array exporters(Array::Type::kBool), devices(Array::Type::kInt), routes(Array::Type::kText);
-  Array expected(Array::Type::kDouble), bytes(Array::Type::kBytes), dtypes(Array::Type::kInt);
+  struct Alike {
+    Array ids{Array::Type::kText}, ordinals{Array::Type::kInt}, expected{Array::Type::kDouble};
+    Array bytes{Array::Type::kBytes};
+    const JobRecord* first = nullptr;
+  };
+  std::map<std::tuple<absl::string_view, Priority, bool, v1::DeviceChoice, std::string, v1::Dtype>, Alike>
+      kinds;
   for (const JobWrite* write : jobs) {
     const JobRecord& record = *write->record;
     const v1::Job& job = record.job;
     if (job.state() != v1::QUEUED || job.attempt() != 0) {
       return absl::InternalError(absl::StrCat("store: job '", job.job_id(), "' is not new"));
     }
-    ids.Bytes(job.job_id());
-    batches.Bytes(job.batch_id());
-    submitters.Bytes(record.submitter);
-    priorities.Int(static_cast<int64_t>(record.priority));
-    numbers.Int(static_cast<int64_t>(record.batch_number));
-    ordinals.Int(record.ordinal);
-    exporters.Bool(StageOf(job) == v1::STAGE_EXPORT);
-    devices.Int(DeviceOf(job));
-    routes.Bytes(RouteOf(job));
-    expected.Double(record.expected_seconds);
-    bytes.Bytes(job.SerializeAsString());
-    dtypes.Int(job.target().dtype());
+    Alike& kind = kinds[{job.batch_id(), record.priority, StageOf(job) == v1::STAGE_EXPORT, DeviceOf(job),
+                         RouteOf(job), job.target().dtype()}];
+    if (kind.first == nullptr) kind.first = &record;
+    kind.ids.Bytes(job.job_id());
+    kind.ordinals.Int(record.ordinal);
+    kind.expected.Double(record.expected_seconds);
+    kind.bytes.Bytes(job.SerializeAsString());
   }
-  Parameters values;
-  values.Array(ids).Array(batches).Array(submitters).Array(priorities).Array(numbers).Array(ordinals);
-  values.Array(exporters).Array(devices).Array(routes).Array(expected).Array(bytes).Array(dtypes);
-  return session_->Write(
-      "INSERT INTO assay.jobs (job_id, batch_id, submitter, priority, batch_number, ordinal, needs_exporter,"
-      " device, route, expected_seconds, job, dtype, state, lease_until, setbacks, assigned)"
-      " SELECT u.*, 1, '-infinity', 0, '' FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[],"
-      " $5::bigint[], $6::bigint[], $7::boolean[], $8::bigint[], $9::text[], $10::double precision[],"
-      " $11::bytea[], $12::bigint[]) u",
-      values);
+  for (const auto& [key, kind] : kinds) {
+    const auto& [batch_id, priority, exports, device, route, dtype] = key;
+    Parameters values;
+    values.Array(kind.ids).Array(kind.ordinals).Array(kind.expected).Array(kind.bytes).Bytes(batch_id);
+    values.Bytes(kind.first->submitter).Int(static_cast<int64_t>(priority));
+    values.Int(static_cast<int64_t>(kind.first->batch_number))
+        .Bool(exports)
+        .Int(device)
+        .Bytes(route)
+        .Int(dtype);
+    ASSAY_RETURN_IF_ERROR(session_->Write(
+        "INSERT INTO assay.jobs (job_id, ordinal, expected_seconds, job, batch_id, submitter, priority,"
+        " batch_number, needs_exporter, device, route, dtype, state, lease_until, setbacks, assigned)"
+        " SELECT u.*, $5::text, $6::text, $7::bigint, $8::bigint, $9::boolean, $10::bigint, $11::text,"
+        " $12::bigint, 1, '-infinity', 0, '' FROM unnest($1::text[], $2::bigint[], $3::double precision[],"
+        " $4::bytea[]) u",
+        values));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status PostgresStore::WriteWhole(const std::vector<const JobWrite*>& jobs) {
@@ -187,25 +202,41 @@ absl::Status PostgresStore::WriteEnded(const std::vector<const JobWrite*>& jobs)
       beliefs.AddTo(values), static_cast<int64_t>(jobs.size()));
 }
 
+// Those of one transaction started at one time, most often.
 absl::Status PostgresStore::WriteStarted(const std::vector<const JobWrite*>& jobs) {
-  if (jobs.empty()) return absl::OkStatus();
-  Array ids(Array::Type::kText), attempts(Array::Type::kInt), workers(Array::Type::kText);
-  Array times(Array::Type::kInt), until(Array::Type::kTime), assigned(Array::Type::kBytes);
+  struct Alike {
+    Array ids{Array::Type::kText}, attempts{Array::Type::kInt}, workers{Array::Type::kText};
+    Array assigned{Array::Type::kBytes}, versions{Array::Type::kXid};
+    int64_t size = 0;
+  };
+  std::map<std::pair<int64_t, absl::Time>, Alike> times;
   for (const JobWrite* job : jobs) {
     const JobRecord& record = *job->record;
-    ids.Bytes(record.job.job_id());
-    attempts.Int(static_cast<int64_t>(record.job.attempt()));
-    workers.Bytes(record.job.worker());
-    times.Int(StartedNanos(record.job));
-    until.Time(record.lease_until);
-    assigned.Bytes(record.assigned.SerializeAsString());
+    Alike& alike = times[{StartedNanos(record.job), record.lease_until}];
+    alike.ids.Bytes(record.job.job_id());
+    alike.attempts.Int(static_cast<int64_t>(record.job.attempt()));
+    alike.workers.Bytes(record.job.worker());
+    alike.assigned.Bytes(record.assigned.SerializeAsString());
+    alike.versions.Bytes(job->version.empty() ? absl::string_view(kLocked, sizeof(kLocked)) : job->version);
+    ++alike.size;
   }
-  return session_->Write(
-      "UPDATE assay.jobs j SET state = 2, attempt = u.attempt, worker = u.worker, started = u.started,"
-      " lease_until = u.lease_until, assigned = u.assigned FROM unnest($1::text[], $2::bigint[], $3::text[],"
-      " $4::bigint[], $5::timestamptz[], $6::bytea[]) AS u (job_id, attempt, worker, started, lease_until,"
-      " assigned) WHERE j.job_id = u.job_id",
-      Parameters().Array(ids).Array(attempts).Array(workers).Array(times).Array(until).Array(assigned));
+  for (const auto& [time, alike] : times) {
+    ASSAY_RETURN_IF_ERROR(session_->Write(
+        "UPDATE assay.jobs j SET state = 2, attempt = u.attempt, worker = u.worker, started = $6,"
+        " lease_until = $7, assigned = u.assigned FROM unnest($1::text[], $2::bigint[], $3::text[],"
+        " $4::bytea[], $5::xid[]) AS u (job_id, attempt, worker, assigned, version) WHERE j.job_id = u.job_id"
+        " AND (u.version = '0'::xid OR (j.state = 1 AND j.xmin = u.version))",
+        Parameters()
+            .Array(alike.ids)
+            .Array(alike.attempts)
+            .Array(alike.workers)
+            .Array(alike.assigned)
+            .Array(alike.versions)
+            .Int(time.first)
+            .Time(time.second),
+        alike.size));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status PostgresStore::WriteLeases(const std::vector<const JobWrite*>& jobs) {
@@ -244,33 +275,77 @@ absl::StatusOr<std::map<std::string, uint32_t>> PostgresStore::ReadRunningBySubm
   return counts;
 }
 
+namespace {
+
+// So many are worth to be read ahead.
+constexpr size_t kWorthReadingAhead = 128;
+
 // Walks the index from one (priority, needs_exporter, device, route, submitter) to the next instead of
 // reading every queued job.
-absl::StatusOr<std::vector<RecordStore::QueuedRecord>> PostgresStore::ReadQueued(size_t limit) {
-  ASSAY_ASSIGN_OR_RETURN(
-      PostgresRows rows,
-      session_->Read(
-          "WITH RECURSIVE queue AS ("
-          "(SELECT priority, needs_exporter, device, route, submitter FROM assay.jobs WHERE state = 1"
-          " ORDER BY priority, needs_exporter, device, route, submitter LIMIT 1)"
-          " UNION ALL SELECT next.* FROM queue CROSS JOIN LATERAL"
-          " (SELECT priority, needs_exporter, device, route, submitter FROM assay.jobs WHERE state = 1"
-          " AND (priority, needs_exporter, device, route, submitter)"
-          " > (queue.priority, queue.needs_exporter, queue.device, queue.route, queue.submitter)"
-          " ORDER BY priority, needs_exporter, device, route, submitter LIMIT 1) next)"
-          " SELECT longest.* FROM queue CROSS JOIN LATERAL"
-          " (SELECT " ASSAY_JOB_COLUMNS ", xmin::text FROM assay.jobs"
-          " WHERE state = 1 AND priority = queue.priority AND needs_exporter = queue.needs_exporter"
-          " AND device = queue.device AND route = queue.route AND submitter = queue.submitter"
-          " ORDER BY expected_seconds DESC, batch_number, ordinal LIMIT $1) longest",
-          Parameters().Int(Clamped(limit))));
+constexpr char kQueued[] =
+    "WITH RECURSIVE queue AS ("
+    "(SELECT priority, needs_exporter, device, route, submitter FROM assay.jobs WHERE state = 1"
+    " ORDER BY priority, needs_exporter, device, route, submitter LIMIT 1)"
+    " UNION ALL SELECT next.* FROM queue CROSS JOIN LATERAL"
+    " (SELECT priority, needs_exporter, device, route, submitter FROM assay.jobs WHERE state = 1"
+    " AND (priority, needs_exporter, device, route, submitter)"
+    " > (queue.priority, queue.needs_exporter, queue.device, queue.route, queue.submitter)"
+    " ORDER BY priority, needs_exporter, device, route, submitter LIMIT 1) next)"
+    " SELECT longest.*, (SELECT count(*) FROM (SELECT FROM assay.jobs WHERE state = 1 LIMIT $2) waits)"
+    " FROM queue CROSS JOIN LATERAL"
+    " (SELECT " ASSAY_JOB_COLUMNS
+    ", xmin FROM assay.jobs"
+    " WHERE state = 1 AND priority = queue.priority AND needs_exporter = queue.needs_exporter"
+    " AND device = queue.device AND route = queue.route AND submitter = queue.submitter"
+    " ORDER BY expected_seconds DESC, batch_number, ordinal LIMIT $1) longest";
+
+}  // namespace
+
+// Where much waited the last time, much is going to be wanted: it comes while results are counted.
+absl::Status PostgresStore::BeginMedium() {
+  ASSAY_RETURN_IF_ERROR(session_->Begin());
+  if (std::exchange(queue_asked_, 0) != 0) queue_wanted_[0] = 0;  // nobody looked
+  if (queue_wanted_[0] == 0) return absl::OkStatus();
+  queue_asked_ = std::max(queue_wanted_[0], queue_wanted_[1]);
+  queue_asked_ += queue_asked_ / 8;
+  absl::Status asked =
+      session_->Ask(kQueued, Parameters().Int(Clamped(queue_asked_)).Int(Clamped(2 * queue_asked_)));
+  if (!asked.ok()) session_->Rollback();
+  return asked;
+}
+
+absl::StatusOr<std::optional<RecordStore::QueueHead>> PostgresStore::QueuedAtBegin(size_t limit) {
+  const size_t asked = std::exchange(queue_asked_, 0);
+  if (asked == 0) return std::nullopt;
+  ASSAY_ASSIGN_OR_RETURN(PostgresRows rows, session_->Answer());
+  // Fewer than were asked for are all of them, whatever is wanted.
+  if (limit > asked && static_cast<size_t>(rows.size()) >= asked) return std::nullopt;
+  NoteWanted(limit, static_cast<size_t>(rows.size()));
+  ASSAY_ASSIGN_OR_RETURN(QueueHead head, HeadOf(rows));
+  return head;
+}
+
+absl::StatusOr<RecordStore::QueueHead> PostgresStore::ReadQueued(size_t limit) {
+  ASSAY_ASSIGN_OR_RETURN(PostgresRows rows,
+                         session_->Read(kQueued, Parameters().Int(Clamped(limit)).Int(Clamped(2 * limit))));
+  NoteWanted(limit, static_cast<size_t>(rows.size()));
+  return HeadOf(rows);
+}
+
+void PostgresStore::NoteWanted(size_t limit, size_t found) {
+  queue_wanted_[1] = queue_wanted_[0];
+  queue_wanted_[0] = found >= kWorthReadingAhead ? limit : 0;
+}
+
+absl::StatusOr<RecordStore::QueueHead> PostgresStore::HeadOf(const PostgresRows& rows) {
   ASSAY_ASSIGN_OR_RETURN(std::vector<JobRecord> records, AllJobsOf(rows));
-  std::vector<QueuedRecord> queued;
-  queued.reserve(records.size());
+  QueueHead head;
+  head.records.reserve(records.size());
   for (size_t i = 0; i < records.size(); ++i) {
-    queued.push_back({std::move(records[i]), rows.Bytes(static_cast<int>(i), ASSAY_JOB_COLUMN_COUNT)});
+    head.records.push_back({std::move(records[i]), rows.Bytes(static_cast<int>(i), ASSAY_JOB_COLUMN_COUNT)});
   }
-  return queued;
+  if (rows.size() > 0) head.waits = static_cast<size_t>(rows.Int(0, ASSAY_JOB_COLUMN_COUNT + 1));
+  return head;
 }
 
 absl::StatusOr<std::vector<JobCount>> PostgresStore::CountJobs() {

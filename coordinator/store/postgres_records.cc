@@ -15,7 +15,7 @@ absl::StatusOr<BatchRecord> ReadBatch(const PostgresRows& rows, int row) {
   record.number = static_cast<uint64_t>(rows.Int(row, 0));
   record.request_id = rows.Bytes(row, 1);
   record.request_digest = rows.Bytes(row, 2);
-  record.last_sequence = static_cast<uint64_t>(rows.Int(row, 3));
+  record.last_sequence = record.stored_sequence = static_cast<uint64_t>(rows.Int(row, 3));
   ASSAY_RETURN_IF_ERROR(ParseRecord(rows.Bytes(row, 4), record.batch));
   return record;
 }

@@ -164,8 +164,15 @@ absl::Status PostgresSession::LeasesStoodStill(PostgresConnection& connection, b
 
 absl::Status PostgresSession::BeginOnce() {
   ASSAY_RETURN_IF_ERROR(connection_->Write("BEGIN"));
-  ASSAY_ASSIGN_OR_RETURN(PostgresRows now, connection_->Read("SELECT clock_timestamp()"));
+  ASSAY_ASSIGN_OR_RETURN(
+      PostgresRows now,
+      connection_->Read("SELECT clock_timestamp(), EXISTS (SELECT FROM assay.failed_inputs),"
+                        " EXISTS (SELECT FROM assay.writers WHERE writer <> $1"
+                        " AND since > now() - interval '1 minute')",
+                        PostgresParameters().Bytes(name_)));
   begun_ = now.Time(0, 0);
+  some_inputs_failed_ = now.Bool(0, 1);
+  others_write_ = now.Bool(0, 2);
   return absl::OkStatus();
 }
 
@@ -229,6 +236,16 @@ void PostgresSession::Rollback() {
 absl::StatusOr<PostgresRows> PostgresSession::Read(const char* sql, const PostgresParameters& parameters) {
   if (connection_ == nullptr) return absl::UnavailableError("database: there is no connection");
   return connection_->Read(sql, parameters);
+}
+
+absl::Status PostgresSession::Ask(const char* sql, const PostgresParameters& parameters) {
+  if (connection_ == nullptr) return absl::UnavailableError("database: there is no connection");
+  return connection_->Ask(sql, parameters);
+}
+
+absl::StatusOr<PostgresRows> PostgresSession::Answer() {
+  if (connection_ == nullptr) return absl::UnavailableError("database: there is no connection");
+  return connection_->Answer();
 }
 
 absl::Status PostgresSession::CountThisTransaction() {

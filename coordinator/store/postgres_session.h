@@ -30,8 +30,15 @@ class PostgresSession {
   void Rollback();
   // The server's time when the transaction began.
   absl::Time begun() const { return begun_; }
+  // Whether assay.failed_inputs had any rows then.
+  bool some_inputs_failed() const { return some_inputs_failed_; }
+  // Whether another coordinator has written lately. One that was silent for long may yet begin to.
+  bool others_write() const { return others_write_; }
 
   absl::StatusOr<PostgresRows> Read(const char* sql, const PostgresParameters& parameters = {});
+  // As PostgresConnection's, right after Begin alone.
+  absl::Status Ask(const char* sql, const PostgresParameters& parameters);
+  absl::StatusOr<PostgresRows> Answer();
   // Within a transaction alone. Write does not wait; see PostgresConnection.
   absl::Status Write(const char* sql, const PostgresParameters& parameters,
                      int64_t rows = PostgresConnection::kAnyRows);
@@ -63,6 +70,8 @@ class PostgresSession {
   std::unique_ptr<PostgresConnection> connection_;
   bool in_transaction_ = false;
   absl::Time begun_;
+  bool some_inputs_failed_ = true;
+  bool others_write_ = true;
   int64_t transaction_ = 0;  // the newest that wrote
   bool wrote_ = false;
   std::optional<Unknown> unknown_;

@@ -53,16 +53,19 @@ absl::StatusOr<std::vector<BatchRecord>> PostgresStore::LockBatches(
 absl::Status PostgresStore::WriteBatches(const std::vector<const BatchRecord*>& batches,
                                          const std::vector<EventRow>& events) {
   Array numbers(Array::Type::kInt), last(Array::Type::kInt), bytes(Array::Type::kBytes);
+  Array before(Array::Type::kInt);
   for (const BatchRecord* record : batches) {
     numbers.Int(static_cast<int64_t>(record->number));
     last.Int(static_cast<int64_t>(record->last_sequence));
     bytes.Bytes(record->batch.SerializeAsString());
+    before.Int(static_cast<int64_t>(record->stored_sequence));
   }
-  ASSAY_RETURN_IF_ERROR(
-      session_->Write("UPDATE assay.batches b SET last_sequence = u.last, batch = u.batch"
-                      " FROM unnest($1::bigint[], $2::bigint[], $3::bytea[]) AS u (number, last, batch)"
-                      " WHERE b.number = u.number",
-                      Parameters().Array(numbers).Array(last).Array(bytes)));
+  ASSAY_RETURN_IF_ERROR(session_->Write(
+      "UPDATE assay.batches b SET last_sequence = u.last, batch = u.batch"
+      " FROM unnest($1::bigint[], $2::bigint[], $3::bytea[], $4::bigint[]) AS u (number, last, batch, before)"
+      " WHERE b.number = u.number AND b.last_sequence = u.before",
+      Parameters().Array(numbers).Array(last).Array(bytes).Array(before),
+      static_cast<int64_t>(batches.size())));
   if (events.empty()) return absl::OkStatus();
   Array ids(Array::Type::kText), sequences(Array::Type::kInt), groups(Array::Type::kBytes);
   for (const EventRow& row : events) {

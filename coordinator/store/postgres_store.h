@@ -1,6 +1,10 @@
 // The store on a PostgreSQL server, 15 or later, in the schema `assay` of a database. What Commit returned OK
 // for survives whatever the server's own commit survives.
 //
+// A transaction of many jobs waits for the server as little as it can: where much is queued the queue is read
+// while results are counted, writes are sent as they come up, and where no other coordinator has written for a
+// minute nothing is locked that the write itself can compare.
+//
 // Any number of coordinators hold a database at a time, each by a store of its own; a pooler between them
 // must keep sessions whole. Jobs are locked before batches, each in the order of their ids, or passed over
 // where another one has them; where two wait for each other all the same, the server takes one back, which is

@@ -53,7 +53,7 @@ class PostgresStore final : public RecordStore {
   absl::Status DropAudit(absl::Time before) override;
 
  protected:
-  absl::Status BeginMedium() override { return session_->Begin(); }
+  absl::Status BeginMedium() override;
   absl::Status CommitMedium() override {
     const std::set<std::string> touched = TakeTouched();
     ASSAY_ASSIGN_OR_RETURN(std::set<std::string> committed, session_->Commit(touched));
@@ -67,7 +67,9 @@ class PostgresStore final : public RecordStore {
   absl::StatusOr<std::vector<std::string>> LockUnchanged(
       const std::vector<const QueuedRecord*>& jobs) override;
   absl::StatusOr<std::vector<JobRecord>> LockExpired(absl::Time now) override;
-  absl::StatusOr<std::vector<QueuedRecord>> ReadQueued(size_t limit) override;
+  absl::StatusOr<QueueHead> ReadQueued(size_t limit) override;
+  absl::StatusOr<std::optional<QueueHead>> QueuedAtBegin(size_t limit) override;
+  bool OthersWrite() override { return session_->others_write(); }
   absl::StatusOr<size_t> ReadQueuedCount(size_t most) override;
   absl::StatusOr<std::map<std::string, uint32_t>> ReadRunningBySubmitter() override;
   absl::StatusOr<std::vector<JobRecord>> ReadRunning() override;
@@ -89,6 +91,7 @@ class PostgresStore final : public RecordStore {
   absl::Status WriteFigures(const FiguresByModel& figures) override;
   absl::StatusOr<std::set<std::string>> ReadFailed(const std::vector<std::string>& digests) override;
   absl::Status WriteFailed(const std::set<std::string>& digests) override;
+  absl::StatusOr<bool> HasFailed() override { return session_->some_inputs_failed(); }
   absl::Status EraseBatch(absl::string_view batch_id) override;
   absl::StatusOr<std::optional<TokenRecord>> LockToken(absl::string_view id, absl::string_view hash) override;
   absl::Status PutToken(const TokenRecord& token) override;
@@ -117,7 +120,14 @@ class PostgresStore final : public RecordStore {
     Array newest_{Array::Type::kInt}, believed_{Array::Type::kTime};
   };
 
+  static absl::StatusOr<QueueHead> HeadOf(const PostgresRows& rows);
+
   std::unique_ptr<PostgresSession> session_;
+  void NoteWanted(size_t limit, size_t found);
+
+  // Of each line, by the last two transactions that looked; the newest is 0 where little waits.
+  size_t queue_wanted_[2] = {0, 0};
+  size_t queue_asked_ = 0;  // of each line, in this transaction; 0: it was not, or was answered
 };
 
 }  // namespace assay::coordinator

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -38,6 +40,31 @@ bool QueueIsAsWritten(const Entries& changed) {
     return (entry->belief && state == v1::DONE) ||
            (entry->change == JobChange::kLease && state == v1::RUNNING);
   });
+}
+
+// Of each (priority, exports or tests, device, route, submitter) the `limit` that go first, of those that
+// wait.
+template <typename Entries>
+std::vector<QueuedJob> FirstOf(const Entries& entries, size_t limit) {
+  std::map<std::tuple<Priority, bool, v1::DeviceChoice, std::string, std::string>, std::vector<QueuedJob>>
+      lines;
+  for (const auto* entry : entries) {
+    const JobRecord& record = entry->record;
+    if (record.job.state() != v1::QUEUED) continue;
+    QueuedJob job = QueuedJobOf(record.job, record.submitter, record.priority, record.expected_seconds,
+                                record.batch_number, record.ordinal);
+    auto& line = lines[{job.priority, job.needs_exporter, job.device, job.route, job.submitter}];
+    line.push_back(std::move(job));
+  }
+  std::vector<QueuedJob> first;
+  for (auto& [key, line] : lines) {
+    const auto end = line.begin() + static_cast<std::ptrdiff_t>(std::min(limit, line.size()));
+    std::partial_sort(line.begin(), end, line.end(), [](const QueuedJob& a, const QueuedJob& b) {
+      return std::make_pair(-a.expected_seconds, a.order) < std::make_pair(-b.expected_seconds, b.order);
+    });
+    first.insert(first.end(), std::make_move_iterator(line.begin()), std::make_move_iterator(end));
+  }
+  return first;
 }
 
 absl::StatusOr<v1::Batch> FirstAnswer(const BatchSubmission& submission, BatchRecord known) {
@@ -94,7 +121,11 @@ absl::StatusOr<v1::Batch> RecordStore::SubmitBatch(const BatchSubmission& submis
   if (!alone()) ASSAY_RETURN_IF_ERROR(FlushJobs());  // they are written while others are dealt with
   v1::Batch batch = record.batch;
   if (jobs.empty()) work_[submission.batch_id].now = now;  // ends at once
-  if (alone()) batches_[submission.batch_id] = std::make_unique<BatchRecord>(std::move(record));
+  if (alone()) {
+    batches_[submission.batch_id] = std::make_unique<BatchRecord>(std::move(record));
+  } else {
+    remembered_batches_.insert_or_assign(submission.batch_id, std::move(record));
+  }
   if (!jobs.empty()) return batch;
   ASSAY_ASSIGN_OR_RETURN(known, PeekBatch(submission.batch_id));
   return known ? std::move(known->batch) : std::move(batch);
@@ -245,6 +276,7 @@ absl::StatusOr<AdoptedAttempts> RecordStore::AdoptAttempts(absl::string_view wor
 absl::StatusOr<std::vector<LostAttempt>> RecordStore::ExpireLeases(absl::Time now) {
   ASSAY_RETURN_IF_ERROR(Load());
   if (!alone()) {
+    ASSAY_RETURN_IF_ERROR(FlushJobs());  // what was started on what was only seen is checked by being written
     ASSAY_ASSIGN_OR_RETURN(std::vector<JobRecord> expired, LockExpired(now));
     for (JobRecord& record : expired) Keep(std::move(record));
   }
@@ -451,16 +483,27 @@ absl::Status RecordStore::LearnFigures(const v1::TestResult& result, v1::Job& jo
 absl::StatusOr<std::vector<QueuedJob>> RecordStore::Queued(size_t limit) {
   ASSAY_RETURN_IF_ERROR(Load());
   if (alone()) return live_->Queued(limit);
-  if (!QueueIsAsWritten(changed_)) ASSAY_RETURN_IF_ERROR(FlushJobs());
-  ASSAY_ASSIGN_OR_RETURN(std::vector<QueuedRecord> rows, ReadQueued(limit));
   std::vector<QueuedJob> queued;
+  std::optional<QueueHead> head;
+  if (queue_is_as_begun_) {
+    ASSAY_ASSIGN_OR_RETURN(head, QueuedAtBegin(limit));
+    if (head) queued = FirstOf(fresh_, limit);
+  }
+  if (head) {
+    waits_ = head->waits + fresh_.size();
+  } else {
+    if (!QueueIsAsWritten(changed_)) ASSAY_RETURN_IF_ERROR(FlushJobs());
+    ASSAY_ASSIGN_OR_RETURN(head, ReadQueued(limit));
+    waits_ = head->waits;
+  }
+  queued.reserve(queued.size() + head->records.size());
   seen_queued_.clear();
-  for (QueuedRecord& row : rows) {
+  for (QueuedRecord& row : head->records) {
     const JobRecord& record = row.record;
     queued.push_back(QueuedJobOf(record.job, record.submitter, record.priority, record.expected_seconds,
                                  record.batch_number, record.ordinal));
-    const std::string job_id = record.job.job_id();
-    seen_queued_.emplace(job_id, std::move(row));
+    const std::string& job_id = queued.back().job_id;
+    seen_queued_.insert_or_assign(job_id, std::move(row));
   }
   return queued;
 }
@@ -468,6 +511,8 @@ absl::StatusOr<std::vector<QueuedJob>> RecordStore::Queued(size_t limit) {
 absl::StatusOr<size_t> RecordStore::CountQueued(size_t most) {
   ASSAY_RETURN_IF_ERROR(Load());
   if (alone()) return std::min(most, live_->queued());
+  // What the transaction has started since is no matter here: it is told as waiting to no one.
+  if (waits_ >= most) return most;
   if (!QueueIsAsWritten(changed_)) ASSAY_RETURN_IF_ERROR(FlushJobs());
   return ReadQueuedCount(most);
 }

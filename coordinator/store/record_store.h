@@ -35,6 +35,7 @@ struct BatchRecord {
   std::string request_id;
   std::string request_digest;
   uint64_t last_sequence = 0;
+  uint64_t stored_sequence = 0;  // last_sequence as the medium has it
 };
 
 struct JobRecord {
@@ -131,10 +132,17 @@ class RecordStore : public Store {
     // kShared: the record was remembered, not read. ABORTED where the job does not run with this attempt and
     // lease any more.
     std::optional<Belief> belief;
+    // kShared, of a start: the row is not locked. Where its version is another one by now, ABORTED. Else
+    // empty.
+    absl::string_view version;
   };
   struct QueuedRecord {
     JobRecord record;
-    std::string version;  // another one whenever the record was written
+    std::string version;  // another one whenever the record was written; never empty
+  };
+  struct QueueHead {
+    std::vector<QueuedRecord> records;
+    size_t waits = 0;  // at least so many were QUEUED
   };
   // Events of one batch; `sequence` is the last one's.
   struct EventRow {
@@ -160,7 +168,12 @@ class RecordStore : public Store {
       const std::vector<const QueuedRecord*>& jobs);
   virtual absl::StatusOr<std::vector<JobRecord>> LockQueued(const std::vector<std::string>& job_ids);
   virtual absl::StatusOr<std::vector<JobRecord>> LockExpired(absl::Time now);
-  virtual absl::StatusOr<std::vector<QueuedRecord>> ReadQueued(size_t limit);
+  virtual absl::StatusOr<QueueHead> ReadQueued(size_t limit);
+  // kShared: as the queue was when the transaction began, where the medium has read so much of it ahead.
+  virtual absl::StatusOr<std::optional<QueueHead>> QueuedAtBegin(size_t limit);
+  // kShared: whether others have written lately. Where not, what was read or written before is taken to be so
+  // still; what is written on it is written only where it is so (JobWrite, WriteBatches).
+  virtual bool OthersWrite() { return true; }
   virtual absl::StatusOr<size_t> ReadQueuedCount(size_t most);
   virtual absl::StatusOr<std::map<std::string, uint32_t>> ReadRunningBySubmitter();
   virtual absl::StatusOr<std::vector<JobRecord>> ReadRunning();
@@ -180,6 +193,7 @@ class RecordStore : public Store {
   virtual absl::StatusOr<bool> InsertBatch(BatchRecord& record) = 0;
   // Locked in the order of their ids where the medium is shared.
   virtual absl::StatusOr<std::vector<BatchRecord>> LockBatches(const std::vector<std::string>& batch_ids) = 0;
+  // kShared: ABORTED where one's last_sequence is not its stored_sequence any more.
   virtual absl::Status WriteBatches(const std::vector<const BatchRecord*>& batches,
                                     const std::vector<EventRow>& events) = 0;
   // Rows whose `sequence` is greater, in order, at most `limit`.
@@ -194,7 +208,7 @@ class RecordStore : public Store {
   // Digests of inputs at which some attempt failed.
   virtual absl::StatusOr<std::set<std::string>> ReadFailed(const std::vector<std::string>& digests) = 0;
   virtual absl::Status WriteFailed(const std::set<std::string>& digests) = 0;
-  // kAlone: whether there are any.
+  // Whether there are any. kShared: when the transaction began, at least.
   virtual absl::StatusOr<bool> HasFailed() { return true; }
 
   // With all that belongs to it.
@@ -216,6 +230,7 @@ class RecordStore : public Store {
     JobRecord record;
     JobChange change = JobChange::kNone;
     std::optional<Belief> belief;  // remembered, and not written since
+    std::string version;           // seen in the queue, and neither locked nor written since
   };
   // What this transaction does to a batch.
   struct BatchWork {
@@ -288,6 +303,9 @@ class RecordStore : public Store {
   std::set<std::string> skipped_;                              // that TakeQueued did not get
   std::set<std::string> held_by_;                              // workers whose attempts were taken
   std::unordered_map<std::string, QueuedRecord> seen_queued_;  // by ReadQueued, and not changed here since
+  bool queue_is_as_begun_ = true;                              // but for what was leased, and fresh_
+  std::vector<Entry*> fresh_;                                  // jobs that were submitted
+  size_t waits_ = 0;                                           // at least so many were QUEUED
   std::vector<Entry*> changed_;
   std::vector<Entry*> ended_;          // not yet learned from
   std::vector<std::string> passing_;   // DONE jobs in memory, to be dropped when it is committed
@@ -297,13 +315,17 @@ class RecordStore : public Store {
   FiguresByModel learned_;  // to be written
   absl::flat_hash_map<std::string, Figures>
       figures_;                     // known of models, of this transaction and those before it
-  std::optional<bool> has_failed_;  // kAlone: what HasFailed said
+  std::optional<bool> has_failed_;  // what HasFailed said; kShared: of the transaction
 
   // Jobs that ended lately, for those who watch them: they do not change any more. The oldest are forgotten.
   std::unordered_map<std::string, v1::Job> recently_ended_;
   std::deque<std::string> ended_order_;
   // kShared: RUNNING jobs as this store last saw or wrote them, so that most need not be read again.
   std::unordered_map<std::string, JobRecord> remembered_;
+  // kShared: batches as this store last read and wrote them, for as long as nobody else writes.
+  std::map<std::string, BatchRecord> remembered_batches_;
+  // kShared: what the transaction before left behind. It is destroyed while the medium works.
+  std::unordered_map<std::string, std::unique_ptr<Entry>> litter_;
   // kAlone: renewals, which are not written, of what ran before a transaction was taken back.
   std::unordered_map<std::string, absl::Time> renewed_;
 };

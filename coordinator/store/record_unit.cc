@@ -18,6 +18,8 @@ constexpr size_t kMaxTimings = 100'000;
 constexpr size_t kMaxRecentlyEnded = 1024;
 // RUNNING jobs that are remembered.
 constexpr size_t kMaxRemembered = 50'000;
+// Batches that are.
+constexpr size_t kMaxRememberedBatches = 1000;
 
 }  // namespace
 
@@ -33,6 +35,7 @@ absl::Status RecordStore::Begin() {
 
 absl::Status RecordStore::Commit() {
   ASSAY_RETURN_IF_ERROR(Flush());
+  litter_.clear();
   for (const auto& [job_id, entry] : jobs_) {
     if (entry->belief) return absl::AbortedError("store: a job was remembered and not written");
   }
@@ -41,6 +44,7 @@ absl::Status RecordStore::Commit() {
   KeepEnded();
   if (!alone()) {
     Remember();
+    litter_.swap(jobs_);
     Forget();
     return absl::OkStatus();
   }
@@ -87,6 +91,7 @@ void RecordStore::Rollback() {
   Forget();
   figures_.clear();
   remembered_.clear();
+  remembered_batches_.clear();
   has_failed_.reset();
   touched_.clear();
   RollbackMedium();
@@ -100,6 +105,9 @@ void RecordStore::Forget() {
   skipped_.clear();
   held_by_.clear();
   seen_queued_.clear();
+  queue_is_as_begun_ = true;
+  fresh_.clear();
+  waits_ = 0;
   changed_.clear();
   ended_.clear();
   passing_.clear();
@@ -107,6 +115,7 @@ void RecordStore::Forget() {
   work_.clear();
   answers_.clear();
   learned_.clear();
+  if (!alone()) has_failed_.reset();  // others write to it, too
   loaded_ = false;
   if (figures_.size() > kMaxTimings) figures_.clear();
 }
@@ -131,7 +140,8 @@ absl::Status RecordStore::Load() {
 
 RecordStore::Entry& RecordStore::Keep(JobRecord record) {
   std::unique_ptr<Entry>& entry = jobs_[record.job.job_id()];
-  if (entry != nullptr && entry->belief && entry->change == JobChange::kNone) entry = nullptr;
+  const bool unchecked = entry != nullptr && (entry->belief || !entry->version.empty());
+  if (unchecked && entry->change == JobChange::kNone) entry = nullptr;
   if (entry != nullptr) return *entry;  // with what was changed of it
   entry = std::make_unique<Entry>();
   entry->record = std::move(record);
@@ -203,7 +213,13 @@ absl::Status RecordStore::TakeQueued(const std::vector<std::string>& job_ids) {
       seen.push_back(&known->second);
     }
   }
-  if (!seen.empty()) {
+  if (!seen.empty() && !OthersWrite()) {
+    for (const QueuedRecord* queued : seen) {
+      auto& row = seen_queued_.at(queued->record.job.job_id());
+      Keep(std::move(row.record)).version = std::move(row.version);
+    }
+    seen_queued_.clear();
+  } else if (!seen.empty()) {
     ASSAY_ASSIGN_OR_RETURN(std::vector<std::string> locked, LockUnchanged(seen));
     for (const QueuedRecord* queued : seen) skipped_.insert(queued->record.job.job_id());
     for (const std::string& job_id : locked) {
@@ -225,7 +241,16 @@ absl::Status RecordStore::TakeQueued(const std::vector<std::string>& job_ids) {
 absl::StatusOr<RecordStore::Entry*> RecordStore::FindJob(absl::string_view job_id) {
   ASSAY_RETURN_IF_ERROR(Load());
   const std::string id(job_id);
-  if (auto found = jobs_.find(id); found != jobs_.end()) return found->second.get();
+  if (auto found = jobs_.find(id); found != jobs_.end()) {
+    Entry& entry = *found->second;
+    if (entry.version.empty()) return &entry;
+    // Seen in the queue alone: to be changed otherwise than by a start, it has to be ours first.
+    if (entry.change != JobChange::kNone) {
+      ASSAY_RETURN_IF_ERROR(FlushJobs());
+      return &entry;
+    }
+    jobs_.erase(found);
+  }
   if (absent_.count(id) > 0) return nullptr;
   Touches one;
   one.jobs.push_back(id);
@@ -274,6 +299,15 @@ void RecordStore::Changed(Entry& entry, JobChange change) {
   if (alone() && change == JobChange::kLease) return;
   if (entry.change == JobChange::kNone) changed_.push_back(&entry);
   entry.change = std::max(entry.change, change);
+  const v1::JobState state = entry.record.job.state();
+  const bool kept_out_of_it = state == v1::DONE ? entry.belief.has_value()
+                                                : state == v1::RUNNING && entry.change <= JobChange::kStarted;
+  if (change == JobChange::kNew) {
+    fresh_.push_back(&entry);
+  } else if (!kept_out_of_it) {
+    queue_is_as_begun_ = false;
+  }
+  if (state != v1::DONE || !kept_out_of_it) waits_ = 0;
 }
 
 void RecordStore::StateChanged(Entry& entry, JobChange change, absl::Time now) {
@@ -312,26 +346,32 @@ absl::Status RecordStore::FlushJobs() {
   }
   std::vector<JobWrite> writes;
   writes.reserve(changed_.size());
+  for (Entry* entry : changed_) {
+    if (!entry->version.empty() && entry->change != JobChange::kStarted) {
+      return absl::AbortedError("store: a job was seen in the queue alone, and is to be changed");
+    }
+  }
   for (Entry* entry : changed_)
     writes.push_back({&entry->record, std::exchange(entry->change, JobChange::kNone),
-                      std::exchange(entry->belief, std::nullopt)});
+                      std::exchange(entry->belief, std::nullopt), entry->version});
+  absl::Status written = WriteJobs(writes);
+  for (Entry* entry : changed_) entry->version.clear();
   changed_.clear();
-  return WriteJobs(writes);
+  return written;
 }
 
 absl::Status RecordStore::Learn() {
-  if (alone()) {
-    // Most often nothing has failed that what passed could have failed at before.
-    if (!has_failed_) {
-      ASSAY_ASSIGN_OR_RETURN(has_failed_, HasFailed());
-    }
-    const bool fails = std::any_of(ended_.begin(), ended_.end(), [](const Entry* entry) {
-      return IsFailureOfTheModel(entry->record.job.result().outcome());
-    });
-    if (!*has_failed_ && !fails) {
-      ended_.clear();
-      return absl::OkStatus();
-    }
+  if (ended_.empty()) return absl::OkStatus();
+  // Most often nothing has failed that what passed could have failed at before.
+  if (!has_failed_) {
+    ASSAY_ASSIGN_OR_RETURN(has_failed_, HasFailed());
+  }
+  const bool fails = std::any_of(ended_.begin(), ended_.end(), [](const Entry* entry) {
+    return IsFailureOfTheModel(entry->record.job.result().outcome());
+  });
+  if (!*has_failed_ && !fails) {
+    ended_.clear();
+    return absl::OkStatus();
   }
   std::vector<std::pair<Entry*, std::string>> learned;
   std::vector<std::string> digests;
@@ -396,13 +436,20 @@ absl::Status RecordStore::Flush() {
 
 absl::Status RecordStore::FlushBatches() {
   std::vector<std::string> missing;
+  const bool believe = !alone() && !OthersWrite();
   for (const auto& [batch_id, work] : work_) {
-    if (batches_.count(batch_id) == 0) missing.push_back(batch_id);
+    if (batches_.count(batch_id) > 0 || (believe && remembered_batches_.count(batch_id) > 0)) continue;
+    missing.push_back(batch_id);
   }
-  std::map<std::string, BatchRecord> locked;
+  // kAlone: of one that ended, and is written again.
+  std::map<std::string, BatchRecord> ended;
+  std::map<std::string, BatchRecord>& locked = alone() ? ended : remembered_batches_;
   if (!missing.empty()) {
     ASSAY_ASSIGN_OR_RETURN(std::vector<BatchRecord> records, LockBatches(missing));
-    for (BatchRecord& record : records) locked.emplace(record.batch.batch_id(), std::move(record));
+    for (BatchRecord& record : records) {
+      const std::string id = record.batch.batch_id();
+      locked.insert_or_assign(id, std::move(record));
+    }
   }
   std::vector<const BatchRecord*> batches;
   std::vector<EventRow> rows;
@@ -428,6 +475,13 @@ absl::Status RecordStore::FlushBatches() {
     batches.push_back(&record);
   }
   absl::Status written = WriteBatches(batches, rows);
+  for (auto& [batch_id, work] : work_) {
+    auto read = remembered_batches_.find(batch_id);
+    if (read == remembered_batches_.end()) continue;
+    read->second.stored_sequence = read->second.last_sequence;
+    if (read->second.batch.has_end_time()) remembered_batches_.erase(read);
+  }
+  if (remembered_batches_.size() > kMaxRememberedBatches) remembered_batches_.clear();
   work_.clear();
   return written;
 }
@@ -438,8 +492,11 @@ absl::StatusOr<std::vector<JobRecord>> RecordStore::LockQueued(const std::vector
 absl::StatusOr<std::vector<JobRecord>> RecordStore::LockExpired(absl::Time) {
   return absl::InternalError("store: is not shared");
 }
-absl::StatusOr<std::vector<RecordStore::QueuedRecord>> RecordStore::ReadQueued(size_t) {
+absl::StatusOr<RecordStore::QueueHead> RecordStore::ReadQueued(size_t) {
   return absl::InternalError("store: is not shared");
+}
+absl::StatusOr<std::optional<RecordStore::QueueHead>> RecordStore::QueuedAtBegin(size_t) {
+  return std::nullopt;
 }
 absl::StatusOr<std::vector<std::string>> RecordStore::LockUnchanged(const std::vector<const QueuedRecord*>&) {
   return absl::InternalError("store: is not shared");

@@ -1,5 +1,8 @@
 // What a store remembers of jobs that run is believed only where the database still has it so; and databases
 // of earlier releases are brought forward with all that they hold.
+#include <algorithm>
+#include <set>
+
 #include "coordinator/store/postgres.h"
 #include "coordinator/store/postgres_schema.h"
 #include "coordinator/store/postgres_store.h"
@@ -11,6 +14,7 @@ namespace assay::coordinator {
 namespace {
 
 using ::testing::SizeIs;
+using ::testing::UnorderedElementsAre;
 
 class BeliefTest : public ::testing::Test {
  protected:
@@ -135,6 +139,179 @@ TEST_F(BeliefTest, AJobThatChangedSinceItWasSeenInTheQueueIsPassedOver) {
   EXPECT_THAT(LeaseTo(*one_, "w1"), StatusIs(absl::StatusCode::kFailedPrecondition));
   one_->Rollback();
   EXPECT_EQ(Job().attempt(), 2);
+}
+
+// A coordinator that has heard of no other for a minute does not lock what it has seen waiting, and does not
+// read a batch again that it wrote itself.
+class AloneTest : public BeliefTest {
+ protected:
+  void SetUp() override {
+    BeliefTest::SetUp();
+    ASSERT_THAT(Transact(*one_,
+                         [](Store& s) {
+                           return s.SubmitBatch(Submission("c", {"gpt2", "vit"}), s.Now()).status();
+                         }),
+                IsOk());
+    Silence();
+  }
+  // Nobody has written for long.
+  void Silence() {
+    ASSERT_THAT(PostgresServer::Get().Run(url_, "UPDATE assay.writers SET since = now() - interval '1 hour'"),
+                IsOk());
+  }
+  static absl::Status StartAll(Store& s, const std::string& worker) {
+    auto queued = s.Queued(10);
+    if (!queued.ok()) return queued.status();
+    std::vector<std::string> ids;
+    for (const QueuedJob& job : *queued) ids.push_back(job.job_id);
+    if (absl::Status taken = s.TakeQueued(ids); !taken.ok()) return taken;
+    for (const std::string& id : ids) {
+      auto started = s.Lease(id, worker, s.Now(), s.Now() + absl::Minutes(1), Given);
+      if (!started.ok()) return started.status();
+    }
+    return absl::OkStatus();
+  }
+  static absl::Status EndOne(Store& s, const std::string& job, uint64_t attempt, const std::string& worker) {
+    return s.CommitResult(Result(job, attempt, v1::PASSED), s.Now(), worker).status();
+  }
+  std::vector<std::string> Running() {
+    EXPECT_THAT(other_->Begin(), IsOk());
+    auto running = other_->Running();
+    EXPECT_THAT(running, IsOk());
+    other_->Rollback();
+    std::vector<std::string> held;
+    for (const RunningAttempt& attempt : *running) {
+      held.push_back(
+          absl::StrCat(attempt.attempt.job_id(), " ", attempt.attempt.attempt(), " ", attempt.worker));
+    }
+    return held;
+  }
+};
+
+TEST_F(AloneTest, WhatWasSeenWaitingIsStarted) {
+  ASSERT_THAT(Transact(*one_, [](Store& s) { return StartAll(s, "w1"); }), IsOk());
+  EXPECT_THAT(Running(), UnorderedElementsAre("b.bert 1 w1", "c.gpt2 1 w1", "c.vit 1 w1"));
+}
+
+TEST_F(AloneTest, AJobThatSomebodyElseStartedMeanwhileIsNotStartedTwice) {
+  ASSERT_THAT(one_->Begin(), IsOk());
+  EXPECT_THAT(one_->Queued(10), IsOkAndHolds(SizeIs(2)));
+  ASSERT_THAT(Transact(*other_, [](Store& s) { return StartAll(s, "w2"); }), IsOk());
+  ASSERT_THAT(one_->TakeQueued({"c.gpt2", "c.vit"}), IsOk());
+  ASSERT_THAT(one_->Lease("c.vit", "w1", one_->Now(), one_->Now() + absl::Minutes(1), Given), IsOk());
+  EXPECT_THAT(one_->Commit(), StatusIs(absl::StatusCode::kAborted));
+  one_->Rollback();
+  EXPECT_THAT(Running(), UnorderedElementsAre("b.bert 1 w1", "c.gpt2 1 w2", "c.vit 1 w2"));
+}
+
+TEST_F(AloneTest, AJobThatWasQueuedAgainMeanwhileIsNotTakenForWhatItWas) {
+  ASSERT_THAT(one_->Begin(), IsOk());
+  EXPECT_THAT(one_->Queued(10), IsOkAndHolds(SizeIs(2)));
+  ASSERT_THAT(Transact(*other_, [](Store& s) { return StartAll(s, "w2"); }), IsOk());
+  ASSERT_THAT(
+      Transact(*other_, [](Store& s) { return s.ExpireLeases(s.Now() + absl::Seconds(90)).status(); }),
+      IsOk());
+  EXPECT_THAT(StartAll(*one_, "w1"), IsOk());  // as it saw the queue before
+  EXPECT_THAT(one_->Commit(), StatusIs(absl::StatusCode::kAborted));
+  one_->Rollback();
+  ASSERT_THAT(Transact(*one_, [](Store& s) { return StartAll(s, "w1"); }), IsOk());
+  EXPECT_THAT(Running(), UnorderedElementsAre("b.bert 2 w1", "c.gpt2 2 w1", "c.vit 2 w1"));
+}
+
+TEST_F(AloneTest, WhatWasOnlySeenIsNotCancelledWhereItHasEndedMeanwhile) {
+  ASSERT_THAT(one_->Begin(), IsOk());
+  EXPECT_THAT(one_->Queued(10), IsOkAndHolds(SizeIs(2)));
+  ASSERT_THAT(Transact(*other_, [](Store& s) { return StartAll(s, "w2"); }), IsOk());
+  ASSERT_THAT(Transact(*other_, [](Store& s) { return EndOne(s, "c.vit", 1, "w2"); }), IsOk());
+  ASSERT_THAT(one_->TakeQueued({"c.gpt2", "c.vit"}), IsOk());
+  EXPECT_THAT(one_->CancelBatch("c", one_->Now()), IsOk());
+  EXPECT_THAT(one_->Commit(), StatusIs(absl::StatusCode::kAborted));
+  one_->Rollback();
+  EXPECT_THAT(Running(), UnorderedElementsAre("b.bert 1 w1", "c.gpt2 1 w2"));
+}
+
+TEST_F(AloneTest, AStartThatIsUndoneInItsOwnTransactionLeavesTheJobWaiting) {
+  ASSERT_THAT(Transact(*one_,
+                       [](Store& s) -> absl::Status {
+                         if (absl::Status started = StartAll(s, "w1"); !started.ok()) return started;
+                         return s.ExpireLeases(s.Now() + absl::Hours(1)).status();
+                       }),
+              IsOk());
+  EXPECT_THAT(Running(), ::testing::IsEmpty());
+}
+
+TEST_F(AloneTest, EventsAreNumberedOnWhereSomebodyElseWroteOfTheBatchMeanwhile) {
+  ASSERT_THAT(Transact(*one_, [](Store& s) { return StartAll(s, "w1"); }), IsOk());
+  Silence();
+  ASSERT_THAT(Transact(*other_, [](Store& s) { return EndOne(s, "c.vit", 1, "w1"); }), IsOk());
+  Silence();
+  const auto end = [](Store& s) { return EndOne(s, "c.gpt2", 1, "w1"); };
+  EXPECT_THAT(Transact(*one_, end), StatusIs(absl::StatusCode::kAborted));
+  EXPECT_THAT(Transact(*one_, end), IsOk());
+  ASSERT_THAT(other_->Begin(), IsOk());
+  ASSERT_OK_AND_ASSIGN(v1::Batch batch, other_->GetBatch("c"));
+  EXPECT_EQ(batch.done(), 2u);
+  EXPECT_TRUE(batch.has_end_time());
+  ASSERT_OK_AND_ASSIGN(std::vector<v1::BatchEvent> events, other_->EventsAfter("c", 0, 100));
+  other_->Rollback();
+  ASSERT_THAT(events, SizeIs(5));  // two starts, two ends, the batch's
+  for (size_t i = 0; i < events.size(); ++i) EXPECT_EQ(events[i].sequence(), i + 1);
+}
+
+// Where much waits, the queue is read at the beginning of a transaction.
+class ReadAheadTest : public BeliefTest {
+ protected:
+  void SetUp() override {
+    BeliefTest::SetUp();
+    std::vector<std::string> models;
+    for (int i = 0; i < 300; ++i) models.push_back(absl::StrCat("m", 1000 + i));
+    ASSERT_THAT(
+        Transact(*one_, [&](Store& s) { return s.SubmitBatch(Submission("c", models), s.Now()).status(); }),
+        IsOk());
+    ASSERT_THAT(Transact(*one_, [](Store& s) { return s.Queued(150).status(); }), IsOk());
+  }
+};
+
+TEST_F(ReadAheadTest, WhatThisTransactionQueuesIsSeen) {
+  ASSERT_THAT(one_->Begin(), IsOk());
+  BatchSubmission urgent = Submission("d", {"urgent"});
+  urgent.jobs.front().priority = Priority::kCritical;
+  ASSERT_THAT(one_->SubmitBatch(urgent, one_->Now()), IsOk());
+  ASSERT_OK_AND_ASSIGN(std::vector<QueuedJob> queued, one_->Queued(150));
+  EXPECT_TRUE(std::any_of(queued.begin(), queued.end(),
+                          [](const QueuedJob& job) { return job.job_id == "d.urgent"; }));
+  one_->Rollback();
+}
+
+TEST_F(ReadAheadTest, WhatThisTransactionTakesOutOfTheQueueIsNotSeen) {
+  ASSERT_THAT(one_->Begin(), IsOk());
+  ASSERT_THAT(one_->CancelBatch("c", one_->Now()), IsOk());
+  EXPECT_THAT(one_->Queued(150), IsOkAndHolds(SizeIs(0)));
+  one_->Rollback();
+}
+
+TEST_F(ReadAheadTest, WhatWasStartedIsNotSeenAgain) {
+  std::set<std::string> started;
+  for (int round = 0; round < 3; ++round) {
+    ASSERT_THAT(one_->Begin(), IsOk());
+    ASSERT_OK_AND_ASSIGN(std::vector<QueuedJob> queued, one_->Queued(150));
+    ASSERT_GE(queued.size(), 100u);
+    for (size_t i = 0; i < 100; ++i) {
+      EXPECT_TRUE(started.insert(queued[i].job_id).second) << queued[i].job_id;
+      ASSERT_THAT(one_->Lease(queued[i].job_id, "w1", one_->Now(), one_->Now() + absl::Minutes(1), Given),
+                  IsOk());
+    }
+    ASSERT_THAT(one_->Commit(), IsOk());
+  }
+  ASSERT_THAT(one_->Begin(), IsOk());
+  EXPECT_THAT(one_->Queued(150), IsOkAndHolds(SizeIs(0)));
+  one_->Rollback();
+}
+
+TEST_F(ReadAheadTest, WhatIsAskedForAndNotLookedAtIsInNobodysWay) {
+  ASSERT_THAT(Transact(*one_, [](Store& s) { return End(s, 1, "w1"); }), IsOk());
+  EXPECT_EQ(Job().state(), v1::DONE);
+  ASSERT_THAT(Transact(*one_, [](Store& s) { return s.Queued(200).status(); }), IsOk());
 }
 
 // What each table held before is in the rows that it has now, column by column.

@@ -25,6 +25,8 @@ constexpr int kMaxAbandonsAMessage = 1024;
 constexpr size_t kLookahead = 64;
 // How often slots are offered again where other coordinators took what was to fill them.
 constexpr int kRounds = 4;
+// So many jobs are worth a transaction of their own, beside those that start and end others.
+constexpr size_t kLargeBatch = 256;
 // Of the worker protocol; the first is served, too.
 constexpr uint32_t kNewestProtocol = 2;
 
@@ -529,23 +531,45 @@ void Dispatcher::Disconnected(std::shared_ptr<WorkerLink> link) {
       [](absl::StatusOr<bool>) {}, {{}, {}, {link->worker()}, {}});
 }
 
-void Dispatcher::Submit(BatchSubmission submission, v1::AuditEntry change,
-                        std::function<void(absl::StatusOr<v1::Batch>)> done) {
+absl::StatusOr<BatchSubmission> Dispatcher::WithDefaultCheckpoints(BatchSubmission submission,
+                                                                   Store& store) const {
+  std::optional<bool> exports;
+  for (NewJob& job : submission.jobs) {
+    if (job.model.has_checkpoint()) continue;
+    job.default_checkpoint = options_.content->DefaultCheckpointOf(job.model.name());
+    if (!job.default_checkpoint) continue;
+    if (!exports) {
+      ASSAY_ASSIGN_OR_RETURN(exports, SomeoneExportsAnywhere(store));
+    }
+    if (!*exports) job.default_checkpoint.reset();
+  }
+  return submission;
+}
+
+bool Dispatcher::HasDefaultCheckpoints(const BatchSubmission& submission) const {
+  return std::any_of(submission.jobs.begin(), submission.jobs.end(), [&](const NewJob& job) {
+    return !job.model.has_checkpoint() && options_.content->DefaultCheckpointOf(job.model.name());
+  });
+}
+
+void Dispatcher::Submit(BatchSubmission submission, v1::AuditEntry change, BatchDone done) {
   auto shared = std::make_shared<const BatchSubmission>(std::move(submission));
+  const size_t jobs = shared->jobs.size() * std::max<size_t>(1, shared->targets.size());
+  if (options_.submissions != nullptr && jobs >= kLargeBatch) {
+    if (!HasDefaultCheckpoints(*shared)) return SubmitBeside(shared, std::move(change), std::move(done));
+    // Who could export is known here.
+    writer_->Read<BatchSubmission>(
+        [this, shared](Store& store) { return WithDefaultCheckpoints(*shared, store); },
+        [this, change = std::move(change), done = std::move(done)](absl::StatusOr<BatchSubmission> resolved) {
+          if (!resolved.ok()) return done(resolved.status());
+          SubmitBeside(std::make_shared<const BatchSubmission>(*std::move(resolved)), change, done);
+        });
+    return;
+  }
   writer_->Ask<v1::Batch>(
       [this, shared, change = std::move(change)](Store& store) -> absl::StatusOr<v1::Batch> {
         wake_ = true;
-        BatchSubmission resolved = *shared;
-        std::optional<bool> exports;
-        for (NewJob& job : resolved.jobs) {
-          if (job.model.has_checkpoint()) continue;
-          job.default_checkpoint = options_.content->DefaultCheckpointOf(job.model.name());
-          if (!job.default_checkpoint) continue;
-          if (!exports) {
-            ASSAY_ASSIGN_OR_RETURN(exports, SomeoneExportsAnywhere(store));
-          }
-          if (!*exports) job.default_checkpoint.reset();
-        }
+        ASSAY_ASSIGN_OR_RETURN(const BatchSubmission resolved, WithDefaultCheckpoints(*shared, store));
         ASSAY_ASSIGN_OR_RETURN(v1::Batch batch, store.SubmitBatch(resolved, store.Now()));
         ASSAY_RETURN_IF_ERROR(RecordChange(store, change, batch.batch_id()));
         return batch;
@@ -553,6 +577,26 @@ void Dispatcher::Submit(BatchSubmission submission, v1::AuditEntry change,
       [this, done = std::move(done)](absl::StatusOr<v1::Batch> batch) {
         // A new batch has no event yet, but others may have free slots for it.
         if (batch.ok()) on_events_({batch->batch_id()});
+        done(std::move(batch));
+      });
+}
+
+// To the dispatcher's own writer such a batch is one that another coordinator stored.
+void Dispatcher::SubmitBeside(std::shared_ptr<const BatchSubmission> resolved, v1::AuditEntry change,
+                              BatchDone done) {
+  options_.submissions->Ask<v1::Batch>(
+      [resolved = std::move(resolved),
+       change = std::move(change)](Store& store) -> absl::StatusOr<v1::Batch> {
+        ASSAY_ASSIGN_OR_RETURN(v1::Batch batch, store.SubmitBatch(*resolved, store.Now()));
+        ASSAY_RETURN_IF_ERROR(RecordChange(store, change, batch.batch_id()));
+        return batch;
+      },
+      [this, done = std::move(done)](absl::StatusOr<v1::Batch> batch) {
+        if (batch.ok()) {
+          on_events_({batch->batch_id()});
+          writer_->Ask<bool>([this](Store&) -> absl::StatusOr<bool> { return wake_ = true; },
+                             [](absl::StatusOr<bool>) {});
+        }
         done(std::move(batch));
       });
 }

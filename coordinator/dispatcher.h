@@ -52,6 +52,9 @@ class Dispatcher {
     const Content* content = nullptr;
     const BlobStore* blobs = nullptr;
     CoordinatorMetrics* metrics = nullptr;  // may stay null
+    // Of a store of its own, in the same database: large batches are stored by it, so that results do not
+    // wait for them. Null: all are stored by the dispatcher's own writer.
+    Writer* submissions = nullptr;
   };
   // Takes the writer's hooks. `on_events`: batches that got events, after each commit.
   Dispatcher(Writer* writer, Options options, std::function<void(const std::set<std::string>&)> on_events);
@@ -111,6 +114,11 @@ class Dispatcher {
   void Results(std::shared_ptr<WorkerLink> link, std::vector<v1::AttemptResult> results, bool together,
                std::function<void()> done);
   void Acceptance(std::shared_ptr<WorkerLink> link, v1::AcceptanceReport report, std::function<void()> done);
+  using BatchDone = std::function<void(absl::StatusOr<v1::Batch>)>;
+  // Of models that name no checkpoint. In a transaction of the dispatcher's own writer.
+  absl::StatusOr<BatchSubmission> WithDefaultCheckpoints(BatchSubmission submission, Store& store) const;
+  bool HasDefaultCheckpoints(const BatchSubmission& submission) const;
+  void SubmitBeside(std::shared_ptr<const BatchSubmission> resolved, v1::AuditEntry change, BatchDone done);
   v1::Assignment AssignmentOf(const v1::Job& job) const;
   // As it came, or an INFRASTRUCTURE_ERROR where it names products of an export that were not uploaded.
   v1::AttemptResult WithItsProducts(v1::AttemptResult result) const;

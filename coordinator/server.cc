@@ -94,7 +94,7 @@ struct Server::State {
   std::unique_ptr<BlobStore> blobs;
   CoordinatorMetrics metrics;
   WatchBoard board;
-  std::unique_ptr<Writer> writer;
+  std::unique_ptr<Writer> writer, submissions;  // see Dispatcher::Options
   std::unique_ptr<AuditLog> audit;
   std::unique_ptr<Access> access;
   std::unique_ptr<Dispatcher> dispatcher;
@@ -157,9 +157,17 @@ absl::Status Server::State::OpenStore() {
     ASSAY_ASSIGN_OR_RETURN(blobs, OpenFolderBlobStore(options.blobs, /*shared=*/true));
   }
   writer = std::make_unique<Writer>(std::move(store));
-  writer->ObserveGroups([this](size_t requests, absl::Duration took, bool committed) {
-    committed ? metrics.GroupCommitted(requests, took) : metrics.GroupFailed();
-  });
+  if (!options.database.empty()) {
+    ASSAY_ASSIGN_OR_RETURN(
+        store, OpenPostgresStore(options.database, options.max_attempts, {}, PostgresUse::kSubmissions));
+    submissions = std::make_unique<Writer>(std::move(store));
+  }
+  for (Writer* each : {writer.get(), submissions.get()}) {
+    if (each == nullptr) continue;
+    each->ObserveGroups([this](size_t requests, absl::Duration took, bool committed) {
+      committed ? metrics.GroupCommitted(requests, took) : metrics.GroupFailed();
+    });
+  }
   Dispatcher::Options dispatch;
   dispatch.lease = options.lease;
   dispatch.ahead_per_slot = options.ahead_per_slot;
@@ -173,6 +181,7 @@ absl::Status Server::State::OpenStore() {
   dispatch.content = content.get();
   dispatch.blobs = blobs.get();
   dispatch.metrics = &metrics;
+  dispatch.submissions = submissions.get();
   board.Measure(&metrics);
   dispatcher =
       std::make_unique<Dispatcher>(writer.get(), dispatch, [this](const std::set<std::string>& batches) {
@@ -399,8 +408,9 @@ void Server::State::Stop() {
   background.reset();
   caretaker.reset();
   if (audit != nullptr) audit->Flush();
+  if (submissions != nullptr) submissions->Stop();
   if (writer != nullptr) writer->Stop();
-  bell.reset();  // the writer's thread rings it
+  bell.reset();  // the writers' threads ring it
 }
 
 Server::Server(std::unique_ptr<State> state) : state_(std::move(state)) {}

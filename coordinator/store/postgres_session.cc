@@ -28,12 +28,16 @@ constexpr double kServedSeconds = 2;
 
 }  // namespace
 
-PostgresSession::PostgresSession(std::string url, const PostgresPatience& patience)
-    : url_(std::move(url)), patience_(patience), name_(absl::StrCat("assay-coordinator ", NewUuid())) {}
+PostgresSession::PostgresSession(std::string url, const PostgresPatience& patience, PostgresUse use)
+    : url_(std::move(url)),
+      patience_(patience),
+      name_(absl::StrCat(use == PostgresUse::kSubmissions ? "assay-submissions " : "assay-coordinator ",
+                         NewUuid())) {}
 
 absl::StatusOr<std::unique_ptr<PostgresSession>> PostgresSession::Open(const std::string& url,
-                                                                       const PostgresPatience& patience) {
-  std::unique_ptr<PostgresSession> session(new PostgresSession(url, patience));
+                                                                       const PostgresPatience& patience,
+                                                                       PostgresUse use) {
+  std::unique_ptr<PostgresSession> session(new PostgresSession(url, patience, use));
   ASSAY_RETURN_IF_ERROR(session->Connect(/*first=*/true));
   return session;
 }
@@ -168,6 +172,8 @@ absl::Status PostgresSession::BeginOnce() {
       PostgresRows now,
       connection_->Read("SELECT clock_timestamp(), EXISTS (SELECT FROM assay.failed_inputs),"
                         " EXISTS (SELECT FROM assay.writers WHERE writer <> $1"
+                        // They write nothing of what was there before.
+                        " AND NOT starts_with(writer, 'assay-submissions ')"
                         " AND since > now() - interval '1 minute')",
                         PostgresParameters().Bytes(name_)));
   begun_ = now.Time(0, 0);

@@ -20,7 +20,8 @@ class PostgresSession {
  public:
   // As OpenPostgresStore.
   static absl::StatusOr<std::unique_ptr<PostgresSession>> Open(const std::string& url,
-                                                               const PostgresPatience& patience);
+                                                               const PostgresPatience& patience,
+                                                               PostgresUse use);
 
   // UNAVAILABLE: there is no server.
   absl::Status Begin();
@@ -51,7 +52,7 @@ class PostgresSession {
     std::set<std::string> touched;
   };
 
-  PostgresSession(std::string url, const PostgresPatience& patience);
+  PostgresSession(std::string url, const PostgresPatience& patience, PostgresUse use);
   // A new connection. Domain errors (store.h) only where it is the first.
   absl::Status Connect(bool first);
   absl::Status Reconnect();

@@ -347,8 +347,8 @@ absl::Status PostgresStore::DropAudit(absl::Time before) {
 }
 
 absl::StatusOr<std::unique_ptr<Store>> OpenPostgresStore(const std::string& url, uint32_t max_attempts,
-                                                         const PostgresPatience& patience) {
-  ASSAY_ASSIGN_OR_RETURN(std::unique_ptr<PostgresSession> session, PostgresSession::Open(url, patience));
+                                                         const PostgresPatience& patience, PostgresUse use) {
+  ASSAY_ASSIGN_OR_RETURN(std::unique_ptr<PostgresSession> session, PostgresSession::Open(url, patience, use));
   return std::make_unique<PostgresStore>(std::move(session), max_attempts);
 }
 

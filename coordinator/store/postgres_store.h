@@ -2,8 +2,8 @@
 // for survives whatever the server's own commit survives.
 //
 // A transaction of many jobs waits for the server as little as it can: where much is queued the queue is read
-// while results are counted, writes are sent as they come up, and where no other coordinator has written for a
-// minute nothing is locked that the write itself can compare.
+// while results are counted, writes are sent as they come up, and where no other coordinator has written for
+// a minute nothing is locked that the write itself can compare.
 //
 // Any number of coordinators hold a database at a time, each by a store of its own; a pooler between them
 // must keep sessions whole. Jobs are locked before batches, each in the order of their ids, or passed over
@@ -42,10 +42,17 @@ struct PostgresPatience {
   absl::Duration outcome = absl::Seconds(10);
 };
 
+// What a store is opened for.
+enum class PostgresUse {
+  kEverything,
+  kSubmissions,  // SubmitBatch and what goes with it alone, beside the same coordinator's other store
+};
+
 // INVALID_ARGUMENT: see CheckPostgresUrl (postgres.h). FAILED_PRECONDITION: a newer Assay wrote the
 // database, its encoding is not UTF8, or the server is older than 15. UNAVAILABLE: it
 // cannot be reached.
 absl::StatusOr<std::unique_ptr<Store>> OpenPostgresStore(const std::string& url, uint32_t max_attempts,
-                                                         const PostgresPatience& patience = {});
+                                                         const PostgresPatience& patience = {},
+                                                         PostgresUse use = PostgresUse::kEverything);
 
 }  // namespace assay::coordinator

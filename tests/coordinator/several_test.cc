@@ -1,4 +1,5 @@
 // Several coordinators on one PostgreSQL: what one commits, the others' watchers, workers and queues hear of.
+#include <set>
 #include <thread>
 
 #include "assay/v1/admin.grpc.pb.h"
@@ -85,6 +86,52 @@ TEST_F(SeveralTest, ABatchSubmittedToOneGoesToTheFreeSlotsOfAnother) {
   auto start = worker.AwaitStart();
   ASSERT_TRUE(start.has_value());
   EXPECT_EQ(start->batch_id(), batch);
+}
+
+// It is stored beside what goes on, by a session of its own; nothing but that wakes the free slots here.
+TEST_F(SeveralTest, ALargeBatchIsStoredOnceAndFillsFreeSlotsEverywhere) {
+  constexpr int kJobs = 300;
+  std::vector<std::string> models;
+  for (int i = 0; i < kJobs; ++i) models.push_back(absl::StrCat("m", i));
+  FakeWorker worker(channel_, HelloOf("w", "i", 100)), other(other_channel_, HelloOf("v", "i", 100));
+  ASSERT_TRUE(worker.AwaitWelcome().has_value());
+  ASSERT_TRUE(other.AwaitWelcome().has_value());
+  v1::SubmitBatchRequest request;
+  request.set_request_id("large");
+  request.set_name("test.json");
+  request.set_content(BatchContent(models));
+  request.mutable_target()->set_device(v1::CPU);
+  v1::Batch batch, again;
+  grpc::Status status = Submit(request, &batch);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  ASSERT_TRUE(Submit(request, &again).ok());
+  EXPECT_EQ(again.batch_id(), batch.batch_id());
+  request.set_content(BatchContent({"bert"}));
+  EXPECT_EQ(Submit(request, &again).error_code(), grpc::StatusCode::ALREADY_EXISTS);
+
+  auto first = worker.AwaitStart();
+  ASSERT_TRUE(first.has_value());
+  auto far = other.AwaitStart();
+  ASSERT_TRUE(far.has_value());
+  std::set<std::string> ended;
+  const auto end = [&](FakeWorker& one, const v1::Assignment& start) {
+    EXPECT_TRUE(one.SendResult(start, v1::PASSED));
+    auto ack = one.AwaitAck();
+    EXPECT_TRUE(ack.has_value() && ack->counted());
+    EXPECT_TRUE(ended.insert(start.attempt().job_id()).second);
+  };
+  end(worker, *first);
+  end(other, *far);
+  // Neither has room for all of it: what the one is not given the other has.
+  const auto running = [&] {
+    int count = 0;
+    const v1::GetBatchResponse now = Get(batch.batch_id());
+    for (const v1::Job& job : now.job()) count += job.state() != v1::QUEUED ? 1 : 0;
+    return count;
+  };
+  for (int look = 0; running() < kJobs; ++look) ASSERT_LT(look, 10'000);
+  EXPECT_THAT(Get(batch.batch_id()).job(), SizeIs(kJobs));
+  EXPECT_EQ(Get(batch.batch_id()).batch().done(), 2u);
 }
 
 TEST_F(SeveralTest, ACancelAtOneStopsWhatRunsAtAnother) {

@@ -333,6 +333,7 @@ class PostgresServerTest : public ServerTest {
   ServerOptions Options() const override {
     ServerOptions options = ServerTest::Options();
     options.database = url_;
+    options.disconnect_grace = absl::Minutes(1);  // however long a restart takes on a busy machine
     return options;
   }
   std::string url_ = PostgresServer::Get().NewStore();

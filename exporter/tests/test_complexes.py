@@ -32,5 +32,5 @@ def test_a_complex_constant_becomes_a_real_one_and_an_operator():
     signature = export.read_signature(graph, subject)
     assert [tuple(constant.shape) for constant in signature.constants] == [(3, 2, 2)]
     for sample in subject.samples:
-        given = export._arguments(graph, signature, subject, sample.arguments)
+        given = export.arguments_of(graph, signature, sample.arguments)
         export.agree("the graph", sample.outputs, list(torch.fx.Interpreter(graph.graph_module).run(*given)))

@@ -204,6 +204,70 @@ def test_placeholders_are_counted_from_what_the_library_says():
     assert candidates.counted_features("something else") is None
 
 
+class Takes(torch.nn.Module):
+    """Only a signature."""
+
+    main_input_name = "pixel_values"
+
+    def forward(self, pixel_values=None, input_ids=None, image_embeds_position_mask=None, image_sizes=None):
+        raise AssertionError("is not run here")
+
+
+def thought(model: torch.nn.Module, **config) -> list[candidates.Candidate]:
+    return list(candidates.Thinker(model, types.SimpleNamespace(vocab_size=99, **config)).candidates())
+
+
+def test_the_first_of_several_main_inputs_is_the_main_one():
+    several = Takes()
+    several.main_input_name = ["pixel_values", "input_ids"]
+    assert [list(one.inputs) for one in thought(several)] == [list(one.inputs) for one in thought(Takes())]
+
+
+def test_the_places_of_a_picture_may_be_a_mask_of_their_own():
+    richest = thought(Takes(), latent_query_num=3)[-1]
+    mask = richest.draw()["image_embeds_position_mask"]
+    assert mask.dtype is torch.bool and mask.sum(1).tolist() == [3, 3]
+
+
+def test_a_picture_of_several_tiles_goes_with_its_size():
+    tiled = thought(Takes(), image_grid_pinpoints=[[32, 64]], image_size=32)
+    pixels = [one.inputs["pixel_values"].shape for one in tiled if "image_sizes" in one.constants]
+    assert (2, 3, 3, 32, 32) in pixels
+
+
+def test_ids_may_have_a_column_for_each_codebook():
+    class Codes(Takes):
+        main_input_name = "input_ids"
+
+        def forward(self, input_ids=None):
+            raise AssertionError("is not run here")
+
+    shapes = [one.inputs["input_ids"].shape for one in thought(Codes(), num_codebooks=4)]
+    assert shapes[0] == (2, 8) and shapes[-2:] == [(2, 8, 4), (2, 8, 5)]
+
+
+def test_layers_that_share_keys_come_after_layers_of_the_same_kinds():
+    text = library.lookup("Gemma3nTextConfig", "gemma3n")
+    small = text(**shrinking.arguments(text, "tiny"))
+    own = small.num_hidden_layers - small.num_kv_shared_layers
+    assert 0 < own < small.num_hidden_layers
+    assert set(small.layer_types[:own]) == set(small.layer_types[own:]) == set(text().layer_types)
+
+
+def test_heads_of_which_a_part_turns_are_wider_and_as_many_for_keys():
+    phi = library.lookup("PhiConfig", "phi")
+    small = phi(**shrinking.arguments(phi, "tiny"))
+    assert small.num_attention_heads == small.num_key_value_heads == 2
+    assert small.hidden_size // small.num_attention_heads * small.partial_rotary_factor == 8
+
+
+def test_tiles_are_as_large_as_the_small_picture():
+    llava = library.lookup("LlavaNextConfig", "llava_next")
+    small = llava(**shrinking.arguments(llava, "tiny"))
+    size = small.vision_config.image_size
+    assert [size, 2 * size] in small.image_grid_pinpoints
+
+
 def test_an_architecture_is_known_by_the_name_of_its_configuration():
     known = library.architectures()
     assert not known["gpt2"].skipped and not known["llama"].skipped

@@ -459,7 +459,9 @@ class _Attempt:
             }
             if not optional or self._late(0.8):
                 raise
-            whole = {n: torch.ones(candidate.inputs[n].shape, dtype=candidate.inputs[n].dtype) for n in optional}
+            whole = {
+                n: torch.ones(candidate.inputs[n].shape, dtype=candidate.inputs[n].dtype) for n in optional
+            }
             # Left out, or else, where the model cannot do without them, constants that mask nothing.
             for constants in ({}, whole):
                 bare = candidate.without(optional)

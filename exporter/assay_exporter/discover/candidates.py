@@ -6,6 +6,7 @@ Whether an idea is right is found by running it.
 
 import dataclasses
 import inspect
+import itertools
 import re
 from collections.abc import Iterator
 
@@ -138,7 +139,8 @@ class Thinker:
             for name, p in self.signature.items()
             if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
         ]
-        self.main = getattr(model, "main_input_name", None) or "input_ids"
+        main = getattr(model, "main_input_name", None) or "input_ids"
+        self.main = main[0] if isinstance(main, (list, tuple)) else main
         try:
             self.text = config.get_text_config()
         except Exception:  # noqa: BLE001
@@ -456,6 +458,7 @@ class Thinker:
     def placeholder(self, media: str) -> int | None:
         pattern = {
             "pixel_values": r"^(image|img|media|vision)\w*_token(_id|_index|_idx)$|^image_token_ids?$|^im_patch",
+            "pixel_values of frames": r"^video\w*_token(_id|_index)$",
             "pixel_values_videos": r"^video\w*_token(_id|_index)$",
         }.get(media, r"^(audio|speech)\w*_token(_id|_index|_idx)$")
         for config in _configurations(self.config):
@@ -468,7 +471,8 @@ class Thinker:
                 value = _get(config, name)
                 if isinstance(value, int):
                     return value
-        return None
+        # A model of films alone may name its frames as others name a picture.
+        return self.placeholder("pixel_values of frames") if media == "pixel_values" else None
 
     def with_placeholders(self, candidate: Candidate, total: int) -> Candidate | None:
         """The candidate with `total` places for features among its ids; None where that cannot be."""
@@ -496,9 +500,10 @@ class Thinker:
 
     def features(self, candidate: Candidate) -> int | None:
         """How many rows of features the model makes of the picture or sound; None where it does not say."""
-        getter = "get_image_features" if candidate.media == "pixel_values" else "get_audio_features"
+        pictures = ("get_image_features", "get_video_features")
+        getters = pictures if candidate.media == "pixel_values" else ("get_audio_features",)
         given = {**candidate.draw(), **candidate.constants}
-        for owner in self.model.modules():
+        for owner, getter in itertools.product(self.model.modules(), getters):
             function = getattr(owner, getter, None)
             if function is None:
                 continue

@@ -112,7 +112,9 @@ def _agreements(config: PretrainedConfig, numbers: tuple[int, int]) -> Iterator[
 
 def _missing(config: PretrainedConfig, error: BaseException) -> Iterator[Edit]:
     """Fields that are None and that the line of the library at which it ended reads, or the function around it."""
-    frames = [f for f in traceback.walk_tb(error.__traceback__) if "/transformers/" in f[0].f_code.co_filename]
+    frames = [
+        f for f in traceback.walk_tb(error.__traceback__) if "/transformers/" in f[0].f_code.co_filename
+    ]
     read: list[str] = []
     for frame, line in reversed(frames[-3:]):
         here = linecache.getline(frame.f_code.co_filename, line)

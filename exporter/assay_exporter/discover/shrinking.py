@@ -70,7 +70,7 @@ _TINY = {
 _FILLED: dict[str, Any] = {
     "num_experts_per_tok": 2, "moe_topk": 2, "norm_topk_prob": True, "n_group": 1, "topk_group": 1,
     "vocab_size": _VOCAB, "pad_token_id": 0, "clip_qkv": 8.0, "n_routed_experts": 4, "mask_token_id": _VOCAB - 1,
-    "initializer_range": 0.02, "prediction_length": 4, "head_dim": _WIDTH // _HEADS,
+    "initializer_range": 0.02, "prediction_length": 4,
 }  # fmt: skip
 
 
@@ -117,6 +117,9 @@ class _Shrinker:
         if backbone and self.layers and not _get(config, "depths"):
             self.kept = min(self.layers, max(2, len(_get(config, "out_indices") or [1])))
         self.factor = self._factor()
+        # Where a part of a head turns, wider heads, so that the part has room for every axis.
+        part = _get(config, "partial_rotary_factor")
+        self.heads = _HEADS // 2 if isinstance(part, float) and part < 1 else _HEADS
         # Numbers of stages: as long as the lists that say something of each stage.
         self.stages = {
             len(value)
@@ -224,17 +227,15 @@ class _Shrinker:
         if name in _TINY:
             return _TINY[name]
         if name in _HEAD_DIMS:
-            return min(value, _WIDTH // _HEADS)
+            return min(value, _WIDTH // self.heads)
         if name in ("q_lora_rank", "kv_lora_rank"):
             return min(value, 16)
         if re.search(r"(intermediate_size|ffn_dim|_ff$|n_inner|ffn_hidden_size)", name):
             return min(value, _FFN)
         if name in ("num_key_value_heads", "resampler_n_heads", "num_kv_heads"):
-            return _HEADS if _get(self.config, "num_attention_heads") == value else min(value, _KV_HEADS)
+            return self.heads if _get(self.config, "num_attention_heads") == value else min(value, _KV_HEADS)
         if re.search(r"(_heads|^n_heads?|num_heads)$", name):
-            # Where a part of a head turns, wider heads, so that the part has room for every axis.
-            part = _get(self.config, "partial_rotary_factor")
-            return min(value, _HEADS // 2 if isinstance(part, float) and part < 1 else _HEADS)
+            return min(value, self.heads)
         if _TINY_WIDTH.search(name):
             heads = _get(self.config, "num_heads")
             return 8 * heads[0] if isinstance(heads, (list, tuple)) else min(value, _WIDTH)
@@ -348,10 +349,12 @@ def _rope_of(given: dict, half: int) -> dict:
     return made
 
 
-def _none(name: str, filled: bool, tokens: _SpecialTokens):
+def _none(name: str, filled: bool, tokens: _SpecialTokens, heads: int):
     """What stands for a None; None to leave it."""
     if name == "num_key_value_heads":
-        return _HEADS
+        return heads
+    if filled and name == "head_dim":
+        return _WIDTH // heads
     if name == "prediction_length":
         return 4
     if found := re.search(r"^(image|video|audio)_token_(id|index)$", name):
@@ -405,7 +408,7 @@ def arguments(
         elif name == "backbone" and isinstance(value, str):
             made[name] = None
         elif value is None:
-            filled = _none(name, shrinker.filled, tokens)
+            filled = _none(name, shrinker.filled, tokens, shrinker.heads)
             if filled is not None and (name != "num_key_value_heads" or shrinker.strength == "tiny"):
                 made[name] = filled
         elif name in ("out_features", "stage_names") or (name == "out_indices" and not backbone):

@@ -33,22 +33,6 @@ def _tensor(what: str, fresh: program_pb2.Tensor, old: program_pb2.Tensor, same_
     _near(f"{what} {old.name}", a, b)
 
 
-def _without_what_is_newer(fresh: program_pb2.Program, old: program_pb2.Program) -> program_pb2.Program:
-    """`fresh` without what variants did not have yet when `old` was made: traces, and rows padded on the left."""
-    made = program_pb2.Program()
-    made.CopyFrom(fresh)
-    before = {one.name: one for one in old.variant}
-    for variant in made.variant:
-        one = before.get(variant.name, program_pb2.Variant())
-        if not any(part.trace for part in one.program):
-            for part in variant.program:
-                del part.trace[:]
-        if one.program and not one.HasField("left_padded") and not one.no_left_padding:
-            variant.ClearField("left_padded")
-            variant.ClearField("no_left_padding")
-    return made
-
-
 def compare(path: pathlib.Path, fresh: program_pb2.Program) -> str:
     """A note where they agree; Drift, saying what differs, where not.
 
@@ -58,7 +42,6 @@ def compare(path: pathlib.Path, fresh: program_pb2.Program) -> str:
     if not path.exists():
         raise Drift(f"{path} does not exist")
     old = export.unpack(path.read_bytes())
-    fresh = _without_what_is_newer(fresh, old)
     if fresh.graph.SerializeToString(deterministic=True) != old.graph.SerializeToString(deterministic=True):
         raise Drift("the graph differs")
     if fresh.manifest.SerializeToString(deterministic=True) != old.manifest.SerializeToString(

@@ -24,6 +24,20 @@ def test_the_page_says_of_every_program_what_it_has():
         assert len({one.name for one in made.variant}) == len(made.variant) <= len(table.NAMES), name
 
 
+def test_a_cause_names_no_file_of_the_machine_that_it_was_found_on():
+    class Fails(torch.nn.Module):
+        def forward(self, x):
+            return x.view(7, -1)
+
+    traced = torch.fx.symbolic_trace(Fails())
+    with pytest.raises(RuntimeError, match="While executing") as raised:
+        torch.fx.Interpreter(traced).run(torch.zeros(4))
+    assert graph.one_line(raised.value) == "shape '[7, -1]' is invalid for input of size 4"
+    for name in catalogue.names():
+        for one in program(name).variant:
+            assert "site-packages" not in one.missing + one.partial + one.not_applicable, name
+
+
 def test_what_a_program_does_not_speak_of_is_counted_as_missing():
     silent = program("llama")
     del silent.variant[:]

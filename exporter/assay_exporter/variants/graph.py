@@ -16,7 +16,8 @@ class Missing(ValueError):
 
 
 def one_line(error: Exception, most: int = 300) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    # What torch.fx adds to an error says where on this machine its source lies.
+    text = " ".join(str(error).partition("While executing %")[0].split()) or type(error).__name__
     text = "".join(c if c.isprintable() else "?" for c in text)
     return text if len(text) <= most else f"{text[: most - 1]}…"
 

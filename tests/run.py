@@ -23,6 +23,7 @@ def main():
                "--output-junit", str(results / "ctest.xml")]
     # What tests leave behind goes with this folder; its path is short because sockets' paths must be.
     with tempfile.TemporaryDirectory(prefix="assay_", ignore_cleanup_errors=True) as folder:
+        os.chmod(folder, 0o755)  # PostgreSQL's server, started as another user where root runs the tests, has its data there
         ran = subprocess.run(command + sys.argv[2:], env=dict(
             os.environ, GTEST_OUTPUT=f"xml:{results}/", TMPDIR=folder, TEST_TMPDIR=f"{folder}/"))
 

@@ -38,6 +38,14 @@ def test_a_cause_names_no_file_of_the_machine_that_it_was_found_on():
             assert "site-packages" not in one.missing + one.partial + one.not_applicable, name
 
 
+def test_padded_rows_are_of_several_lengths_or_there_are_none():
+    for name in catalogue.names():
+        for one in program(name).variant:
+            if one.HasField("left_padded"):
+                assert len({row.padding for row in one.left_padded.row}) > 1, name
+    assert "one row" in variant(program("qwen2_vl"), "kv_cache").no_left_padding
+
+
 def test_what_a_program_does_not_speak_of_is_counted_as_missing():
     silent = program("llama")
     del silent.variant[:]

@@ -249,6 +249,9 @@ def _record_padding(recording: Recording, subject) -> None:
     if "attention_mask" not in inspect.signature(recording.model.forward).parameters:
         recording.no_padding = "the model takes no attention mask in transformers"
         return
+    if recording.runs[0].arguments[recording.tokens].shape[0] < len(_PADDING):
+        recording.no_padding = "its batch has one row, and rows of several lengths are what is compared"
+        return
     try:
         recording.padded = _pad(recording, subject)
     except Missing as error:

@@ -248,8 +248,8 @@ class Store {
   // For a coordinator that was away and heard no heartbeats: no lease ends before `until`.
   virtual absl::Status ExtendAllLeases(absl::Time until) = 0;
 
-  // For a clock that was set back: no lease ends after `until`. Where several coordinators hold the store it is
-  // the database's clock, and this does nothing.
+  // For a clock that was set back: no lease ends after `until`. Where several coordinators hold the store it
+  // is the database's clock, and this does nothing.
   virtual absl::Status ShortenAllLeases(absl::Time until) = 0;
 
   // Of both that follow, `worker`: who says so; FAILED_PRECONDITION where the attempt is another one's.

@@ -92,13 +92,10 @@ def add(program: program_pb2.Program, bucket: Bucket, loaded: Loaded, bound: dic
 def _padded_run(recording, bucket: Bucket, asked: questions.Asked) -> generation.Run:
     tokens = asked.inputs[_TOKENS]
     padding = [recording.prompt - length for length in asked.prompts]
-    prompts = torch.full((tokens.shape[0], recording.prompt), generation.PAD, dtype=tokens.dtype)
-    mask = torch.zeros_like(prompts)
     for row, pads in enumerate(padding):
         if pads < 0:
             raise Missing(f"row {row} has a prompt of {asked.prompts[row]} tokens, the program takes {recording.prompt}")
-        prompts[row, pads:] = tokens[row, : recording.prompt - pads]
-        mask[row, pads:] = 1
+    prompts, mask = generation.padded_on_the_left(tokens, recording.prompt, padding)
     given = bucket.constants | {_TOKENS: prompts, "attention_mask": mask}
     calls, written = generation.generate(recording.model, given, 0)
     return generation.Run(asked.inputs, given, calls, written, padding)

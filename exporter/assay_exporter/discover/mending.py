@@ -141,10 +141,6 @@ def edits(config: PretrainedConfig, error: BaseException) -> list[Edit]:
     return list(_missing(config, error)) if "None" in str(error) else []
 
 
-def _same(a: BaseException, b: BaseException) -> bool:
-    return str(a) == str(b)
-
-
 Trial = Callable[[dict], tuple[PretrainedConfig | None, BaseException | None]]
 
 
@@ -171,7 +167,7 @@ def mended(trial: Trial, overrides: dict, late: Callable[[], bool]) -> dict | No
             if left is None:
                 return tried
             # The first that comes to another error may be right, and have more to be changed.
-            if made is not None and further is None and not _same(error, left) and edits(made, left):
+            if made is not None and further is None and str(left) != str(error) and edits(made, left):
                 further = tried, made, left
         if further is None:
             return None

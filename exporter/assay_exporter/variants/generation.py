@@ -213,17 +213,23 @@ def _compare_with_no_cache(recording: Recording, constants: dict) -> str:
     return ""
 
 
+def padded_on_the_left(tokens: torch.Tensor, prompt: int, padding: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """[rows, prompt]: `padding` places, then each row's first tokens; and the mask that says which are which."""
+    prompts = torch.full((tokens.shape[0], prompt), PAD, dtype=tokens.dtype)
+    mask = torch.zeros_like(prompts)
+    for row, pads in enumerate(padding):
+        prompts[row, pads:] = tokens[row, : prompt - pads]
+        mask[row, pads:] = 1
+    return prompts, mask
+
+
 def _pad(recording: Recording, subject) -> Run:
     """The golden's prompts as rows of different lengths, each of them what it is alone; Missing where it is not."""
     first = recording.runs[0].arguments
     tokens = first[recording.tokens]
     padding = [_PADDING[row % len(_PADDING)] for row in range(tokens.shape[0])]
     others = {k: v for k, v in cut(first, recording.tokens, recording.prompt).items()}
-    mask = torch.ones_like(tokens[:, : recording.prompt])
-    prompts = tokens[:, : recording.prompt].clone()
-    for row, pads in enumerate(padding):
-        prompts[row, pads:] = tokens[row, : recording.prompt - pads]
-        prompts[row, :pads], mask[row, :pads] = PAD, 0
+    prompts, mask = padded_on_the_left(tokens, recording.prompt, padding)
     given = subject.constants | others | {recording.tokens: prompts, "attention_mask": mask}
     given.pop("position_ids", None)
     calls, written = generate(recording.model, given, 0)

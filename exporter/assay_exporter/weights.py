@@ -32,7 +32,7 @@ def buffer_rule(owner: torch.nn.Module, leaf: str, value: torch.Tensor) -> progr
         return mock.uniform(0.01, 1.0)
     if _is_constant(value):
         return mock.constant(float(value.reshape(-1)[0]))
-    if value.dim() and not value.is_floating_point():
+    if value.dim() and not value.is_floating_point() and value.dtype is not torch.bool:
         last = torch.arange(value.shape[-1], dtype=value.dtype).expand_as(value)
         if torch.equal(last, value):
             return mock.ramp(0, 1)

@@ -9,6 +9,7 @@ import types
 
 import pytest
 import torch
+import transformers
 from assay_exporter import builders, catalogue, export, golden, inputs, mock, weights, wrapper
 from assay_exporter.discover import attempt, candidates, command, library, report, shrinking
 from assay_exporter.patches import dense_experts, recorded_values
@@ -244,6 +245,84 @@ def test_ids_may_have_a_column_for_each_codebook():
 
     shapes = [one.inputs["input_ids"].shape for one in thought(Codes(), num_codebooks=4)]
     assert shapes[0] == (2, 8) and shapes[-2:] == [(2, 8, 4), (2, 8, 5)]
+
+
+def test_a_model_with_a_picture_is_not_run_without_it():
+    """Whatever the picture is called; where nothing is known of it, its text alone is marked as such."""
+
+    class Pictured(torch.nn.Module):
+        main_input_name = "input_ids"
+
+        def forward(self, input_ids, attention_mask=None, pixel_values_images=None):
+            return input_ids
+
+    made = thought(Pictured(), image_size=32)
+    assert made[0].media == "pixel_values_images" and not made[0].text_only
+    assert made[0].inputs["pixel_values_images"].name == "pixel_values_images"
+    assert made[-1].text_only
+
+    class Patched(torch.nn.Module):
+        main_input_name = "input_ids"
+
+        def forward(self, input_ids, image_patches=None):
+            return input_ids
+
+    assert all(one.text_only for one in thought(Patched()))
+    assert not any(one.text_only for one in thought(Takes()))
+
+
+def test_ids_of_several_texts_are_ids():
+    class Asked(torch.nn.Module):
+        def forward(self, input_ids_query, attention_mask_query, input_ids_doc):
+            return input_ids_query
+
+    made = thought(Asked())[0].inputs
+    assert list(made) == ["input_ids_query", "attention_mask_query", "input_ids_doc"]
+    assert made["input_ids_doc"].ids == made["input_ids_query"].ids and made["input_ids_doc"].ids[1] <= 99
+    assert isinstance(made["attention_mask_query"], candidates.Mask)
+
+
+def test_a_class_that_only_holds_others_is_run_by_the_first_of_them():
+    architecture = library.architectures()["bark"]
+    config_class = library.lookup(architecture.config_class, architecture.module)
+    made, head, own = attempt._head(architecture, config_class, "")
+    assert library.runs(made) and (made.__name__, own.__name__) == (head.model_class, "BarkSemanticConfig")
+    assert attempt._head(architecture, config_class, "transformers.BarkFineModel")[2] is config_class
+
+
+def test_a_model_in_no_auto_mapping_is_run_by_the_class_that_was_written_for_it():
+    found = library.written_for(transformers.VitPoseConfig)
+    assert [head.model_class for head in found] == ["VitPoseForPoseEstimation"]
+
+
+def test_a_model_whose_first_weights_fail_is_built_without_them():
+    class Config(transformers.PretrainedConfig):
+        model_type = "failing"
+
+    class Failing(transformers.PreTrainedModel):
+        config_class = Config
+
+        def __init__(self, config, wrong=False):
+            super().__init__(config)
+            self.linear = torch.nn.Linear(2, 2)
+            self.post_init()
+
+        def _init_weights(self, module):
+            raise AttributeError("no weight")
+
+    assert attempt._made(Failing, Config()).linear.weight.shape == (2, 2)
+
+    class Wrong(Failing):
+        def __init__(self, config):
+            raise ValueError("a wrong size")
+
+    with pytest.raises(ValueError, match="a wrong size"):
+        attempt._made(Wrong, Config())
+
+
+def test_lists_of_stages_keep_their_length():
+    config = transformers.HieraConfig(**shrinking.arguments(transformers.HieraConfig, "tiny"))
+    assert len(config.masked_unit_attention) == len(config.depths) == 4
 
 
 def test_layers_that_share_keys_come_after_layers_of_the_same_kinds():

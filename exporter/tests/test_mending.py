@@ -128,3 +128,70 @@ def test_a_field_that_is_none_is_found_by_the_function_that_reads_it():
     with torch.no_grad():
         assert "must not be None" in str(one({})[1])
         assert mending.mended(one, {}, lambda: False) == {"attn_config": {"clip_qkv": 1.0}}
+
+
+class Lacking(Whole):
+    sub_configs = {"tower": Tower}
+
+
+def test_a_field_that_the_configuration_lacks_is_given_to_it():
+    def read(config):
+        return config.tower.rope_theta, config.type_vocab_size
+
+    found = mending.mended(trial(read, []), {}, lambda: False)
+    assert found == {"tower": {"rope_theta": 10000.0}, "type_vocab_size": shrinking._VOCAB}
+
+
+def test_a_configuration_that_is_none_is_made_of_its_class():
+    config = Lacking()
+    config.tower = None
+    found = mending.edits(config, AttributeError("'NoneType' object has no attribute 'width'"))
+    assert found[0].path == ("tower",)
+    assert Tower(**found[0].value).width <= 8
+    whole = mending.edits(Lacking(), AttributeError("'NoneType' object has no attribute 'width'"))
+    assert ("tower",) not in [edit.path for edit in whole]
+
+
+def test_sections_of_a_head_are_cut_to_its_size():
+    with pytest.raises(RuntimeError) as error:
+        torch.ones(2, 4).split([8, 12, 12], dim=-1)
+    config = Whole(rope_parameters={"rope_theta": 1.0})
+    found = mending.edits(config, error.value)
+    assert found[0].overrides() == {"rope_parameters": {"rope_theta": 1.0, "mrope_section": [2, 1, 1]}}
+    with pytest.raises(RuntimeError) as error:
+        torch.ones(2, 2).split([8, 12, 12], dim=-1)  # no room for one each
+    assert mending.edits(config, error.value) == []
+
+
+def test_a_width_that_the_library_divides_to_nothing_is_widened():
+    def heads(config):
+        torch.nn.MultiheadAttention(config.width, config.width // 64)
+
+    assert mending.mended(trial(heads, []), {}, lambda: False) == {"width": 64}
+
+
+def test_a_pattern_of_layers_gets_more_of_them():
+    class Deep(Whole):
+        def __init__(self, num_hidden_layers=2, **more):
+            self.num_hidden_layers = num_hidden_layers
+            super().__init__(**more)
+
+    found = [edit.overrides() for edit in mending.edits(Deep(), IndexError("list index out of range"))]
+    assert found == [{"num_hidden_layers": 4}]
+    assert mending.edits(Deep(), ValueError("something else")) == []
+
+
+def test_what_the_library_says_of_a_field_before_there_is_a_configuration_is_believed():
+    def one(overrides: dict):
+        wide = overrides.get("adaptor_config", {}).get("intermediate_size", 64)
+        index = overrides.get("merge_index", 2)
+        if wide != 8:
+            return None, ValueError(
+                f"`adaptor_config.intermediate_size` ({wide}) must equal `text_config.hidden_size // 4` (8)."
+            )
+        if index != 0:
+            return None, ValueError(f"Merge index must be less, but got merge_index={index} and indices=[1]")
+        return Whole(), None
+
+    assert mending.mended(one, {}, lambda: False) == {"adaptor_config": {"intermediate_size": 8}, "merge_index": 0}
+    assert mending.mended(lambda overrides: (None, ValueError("something else")), {}, lambda: False) is None

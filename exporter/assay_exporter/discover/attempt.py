@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 
 import torch
+import transformers
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from transformers import PretrainedConfig
 
@@ -90,26 +91,38 @@ def _where(error: BaseException) -> str:
     return f"{frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno} {frames[-1].name}" if frames else ""
 
 
-def _head(architecture: library.Architecture, config_class: type, wished: str) -> tuple[type, library.Head]:
-    """The first class that was written for the configuration's class."""
+def _head(
+    architecture: library.Architecture, config_class: type, wished: str
+) -> tuple[type, library.Head, type]:
+    """The first class that was written for the configuration's class, its task, and that configuration's class.
+
+    Where it only holds others that generate in turn, and has no `forward`: the class of the first of them, with the
+    configuration of that one.
+    """
     if wished:
         made = builders.resolve(wished)
         task = next((h for h in architecture.heads if h.model_class == made.__name__), None)
-        return made, task or library.Head(made.__name__, "feature-extraction", "other")
-    if not architecture.heads:
+        return made, task or library.Head(made.__name__, "feature-extraction", "other"), config_class
+    heads = architecture.heads or library.written_for(config_class)
+    if not heads:
         raise Failed("class", "the library's auto mappings have no class for it")
-    missing = ""
-    for head in architecture.heads:
+    missing, none_fits = "", None
+    for head in heads:
         made = library.lookup(head.model_class, architecture.module)
         if type(made).__name__ == "DummyObject":
             missing = f"missing package {', '.join(made._backends)}"
             continue
         own = getattr(made, "config_class", None)
         if own in (None, config_class) or (isinstance(own, type) and issubclass(config_class, own)):
-            return made, head
-    if missing:
+            if library.runs(made):
+                return made, head, config_class
+            for part in library.parts(config_class):
+                for inner in library.written_for(part):
+                    return library.lookup(inner.model_class, architecture.module), inner, part
+        none_fits = none_fits or (made, head, config_class)
+    if none_fits is None:
         raise Failed("class", missing)
-    return library.lookup(architecture.heads[0].model_class, architecture.module), architecture.heads[0]
+    return none_fits
 
 
 def _buffer_rule(owner: torch.nn.Module, leaf: str, value: torch.Tensor) -> program_pb2.MockRule:
@@ -142,12 +155,47 @@ class _Model:
 
 def _configuration(config_class: type[PretrainedConfig], strength: str, overrides: dict) -> PretrainedConfig:
     try:
-        keywords = shrinking.merged(shrinking.arguments(config_class, strength), overrides)
+        keywords = shrinking.merged(
+            shrinking.arguments(config_class, strength, default=_default(config_class, overrides)), overrides
+        )
         config = config_class(**keywords)
         builders.configure(config)
         return config
     except Exception as error:  # whatever the library's constructors raise
         raise Failed("configuration", _text(error), _where(error)) from error
+
+
+def _default(config_class: type[PretrainedConfig], overrides: dict) -> PretrainedConfig:
+    """As the library makes it, or where it makes none without a word, with the words."""
+    try:
+        return config_class()
+    except Exception:
+        if not overrides:
+            raise
+        return config_class(**overrides)
+
+
+def _made(model_class: type, config: PretrainedConfig) -> torch.nn.Module:
+    """The model; without the library's own first weights where those fail: others take their place anyway."""
+    try:
+        return model_class(config)
+    except Exception as error:
+        names = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+        if not any(name.startswith("_init_weights") for name in names):
+            raise
+    with _no_first_weights():
+        return model_class(config)
+
+
+@contextlib.contextmanager
+def _no_first_weights() -> Iterator[None]:
+    base = transformers.PreTrainedModel
+    before = base.initialize_weights
+    base.initialize_weights = lambda model: None
+    try:
+        yield
+    finally:
+        base.initialize_weights = before
 
 
 def _build(
@@ -161,7 +209,7 @@ def _build(
             if count > _MOST_PARAMETERS:
                 raise Failed("build", f"{count / 1e6:.0f} million parameters")
         torch.manual_seed(0)
-        built = builders.finish(model_class(config), config)
+        built = builders.finish(_made(model_class, config), config)
         if _parameters(built.model) > _MOST_PARAMETERS:
             raise Failed("build", f"{_parameters(built.model) / 1e6:.0f} million parameters")
         return _Model(built, *(weights.bind_mock(built.model, _buffer_rule) if bind else ([], [])))
@@ -189,8 +237,8 @@ class _Attempt:
         )
         self.found = Found(architecture.name, "class")
         self.failures: list[Failed] = []
-        # Of each strength: the numbers of the ideas for inputs that did not run, and why.
-        self.errors: dict[str, list[tuple[int, BaseException]]] = collections.defaultdict(list)
+        # Of each strength: the numbers of the ideas for inputs that did not run, why, and with which overrides.
+        self.errors: dict[str, list[tuple[int, BaseException, dict]]] = collections.defaultdict(list)
 
     def _stage(self, stage: str) -> None:
         if STAGES.index(stage) > STAGES.index(self.found.stage):
@@ -213,7 +261,7 @@ class _Attempt:
 
     def _run(self) -> program_pb2.Program:
         config_class = library.lookup(self.architecture.config_class, self.architecture.module)
-        model_class, head = _head(self.architecture, config_class, self.entry.model_class)
+        model_class, head, config_class = _head(self.architecture, config_class, self.entry.model_class)
         self.found.model_class = f"{model_class.__module__}.{model_class.__name__}"
         entry = self.entry
         entry.model_class = self.found.model_class
@@ -227,7 +275,7 @@ class _Attempt:
                 model = _build(model_class, config_class, strength, overrides)
                 self._stage("eager")
                 self.found.parameters = _parameters(model.built.model)
-                for candidate, subject in self._subjects(model, strength):
+                for candidate, subject in self._subjects(model, strength, overrides):
                     self.found.strength, self.found.library = (strength, model.built.library)
                     self.found.mended = json.dumps(overrides) if overrides != given else ""
                     self._stage("export")
@@ -252,23 +300,24 @@ class _Attempt:
             yield strength, given
             if (
                 self.failures
-                and self.failures[-1].stage == "build"
+                and self.failures[-1].stage in ("configuration", "build")
                 and self.failures[-1].__cause__ is not None
             ):
-                self.errors[strength].insert(0, (-1, self.failures[-1].__cause__))
+                self.errors[strength].insert(0, (-1, self.failures[-1].__cause__, given))
         seen = set()
         for strength in shrinking.STRENGTHS[:3]:
-            for number, error in self.errors[strength]:
+            # What a mended one comes to is appended meanwhile.
+            for number, error, before in self.errors[strength]:
                 if self._late(0.5) or len(seen) > 8:
                     return
                 if str(error) in seen:
                     continue
                 seen.add(str(error))
                 overrides = mending.mended(
-                    functools.partial(self._trial, model_class, config_class, strength, number), given,
+                    functools.partial(self._trial, model_class, config_class, strength, number), before,
                     lambda: self._late(0.5),
                 )  # fmt: skip
-                if overrides is not None and overrides != given:
+                if overrides is not None and overrides != before:
                     yield strength, overrides
 
     def _trial(self, model_class, config_class, strength: str, number: int, overrides: dict):
@@ -294,11 +343,11 @@ class _Attempt:
     # Inputs.
 
     def _subjects(
-        self, model: _Model, strength: str
+        self, model: _Model, strength: str, overrides: dict
     ) -> Iterator[tuple[candidates.Candidate, exporting.Subject]]:
         """Candidates that run and whose every input moves the outputs."""
         studies, first = 0, None
-        for candidate in self._running(model, strength):
+        for candidate in self._running(model, strength, overrides):
             if studies >= _MOST_STUDIES or self._late(0.5):
                 break
             if candidate.text_only:
@@ -317,7 +366,7 @@ class _Attempt:
             yield found
         raise first or Failed("eager", "no inputs were found with which it runs")
 
-    def _running(self, model: _Model, strength: str) -> Iterator[candidates.Candidate]:
+    def _running(self, model: _Model, strength: str, overrides: dict) -> Iterator[candidates.Candidate]:
         """Candidates that run in eager."""
         first = None
         trial = model.copy()
@@ -335,7 +384,7 @@ class _Attempt:
                 ran = True
                 yield found
             elif error is not None:
-                self.errors[strength].append((number, error))
+                self.errors[strength].append((number, error, overrides))
                 first = first or Failed("eager", _text(error), _where(error))
         if not ran:
             raise first or Failed("eager", "no idea for its inputs")

@@ -19,8 +19,12 @@ from . import shrinking
 
 LENGTHS = (SEQUENCE, 64, 128)  # of a text alone
 _MEDIA = ("pixel_values", "input_features", "input_values", "audio_values", "past_values", "pixel_values_videos",
-          "flattened_patches")  # fmt: skip
+          "flattened_patches", "visual_embeds")  # fmt: skip
 _AUDIO = ("input_features", "input_values", "audio_values")
+# A picture or sound under any name, e.g. pixel_values_images.
+_A_MEDIUM = re.compile("(pixel_values|input_features|input_values|audio_values)(?!_?(mask|cutoffs|videos|padding))")
+# What a model that takes it is not run without.
+_MODALITY = re.compile(rf"{_A_MEDIUM.pattern}|^(image_patches|flattened_patches|visual_embeds|audio_input_ids)$")
 # Structure of a picture that goes with it wherever the model has a name for it.
 _WITH_MEDIA = {
     "image_grid_thw", "grid_thw", "spatial_shapes", "pixel_attention_mask", "aspect_ratio_ids", "aspect_ratio_mask",
@@ -316,6 +320,7 @@ class Thinker:
             "qformer_input_ids": lambda: self.ids(name, batch, SEQUENCE),
             "qformer_attention_mask": lambda: _mask(name, batch, SEQUENCE),
             "visual_feats": lambda: noise(name, batch, 4, width("visual_feat_dim")),
+            "visual_embeds": lambda: noise(name, batch, 4, width("visual_embedding_dim")),
             "visual_pos": lambda: Input(name, (batch, 4, 4), mock.uniform(0.0, 1.0)),
             "image": lambda: noise(name, batch, 3, 224, 224),
             "encoder_hidden_states": lambda: noise(
@@ -356,7 +361,10 @@ class Thinker:
             ),
             "spectrogram": lambda: noise(name, batch, 32, width("model_in_dim", "num_mel_bins", default=80)),
         }
-        return makers[name]() if name in makers else None
+        if name not in makers:  # of several alike, e.g. a question's and a document's
+            name_of = next((n for n in ("input_ids", "attention_mask") if name.startswith(f"{n}_")), None)
+            return dataclasses.replace(makers[name_of](), name=name) if name_of else None
+        return makers[name]()
 
     def _segments(self, batch: int, length: int) -> Input:
         several = anywhere(self.config, "type_vocab_sizes")
@@ -373,7 +381,8 @@ class Thinker:
         for rich in (0, 1, 2):
             for length in (SEQUENCE,) if media else LENGTHS:
                 for option in options:
-                    yield self._candidate(option, media, texts, length, rich)
+                    made = self._candidate(option, media, texts, length, rich)
+                    yield dataclasses.replace(made, text_only=not media and self.takes_media())
         yield from self._coded(media, options, texts)
         if media and texts and self.main == "input_ids":
             inputs = {"input_ids": self.ids("input_ids", BATCH, SEQUENCE)}
@@ -396,6 +405,9 @@ class Thinker:
                     wide = dataclasses.replace(ids, shape=(*ids.shape, columns))
                     yield dataclasses.replace(plain, inputs={**plain.inputs, name: wide})
 
+    def takes_media(self) -> bool:
+        return any(_MODALITY.search(name) for name in self.signature)
+
     def _media(self) -> tuple[str, list[dict]]:
         for name in [self.main, *(m for m in _MEDIA if m != self.main)]:
             if not self.has(name) or name not in _MEDIA:
@@ -406,8 +418,13 @@ class Thinker:
                 return name, list(self.sounds(name))
             if name == "past_values":
                 return name, list(self.series())
-            if name in self.required or name == self.main:
+            if name in self.required or name in (self.main, "visual_embeds"):
                 return name, [{name: self.named(name, BATCH, SEQUENCE)}]
+        for name in self.signature:
+            if (found := _A_MEDIUM.search(name)) and found[1] in _MEDIA:
+                known = found[1]
+                options = list(self.pictures() if known == "pixel_values" else self.sounds(known))
+                return name, [_renamed(option, known, name) for option in options]
         return "", [{}]
 
     def _candidate(self, option: dict, media: str, texts: bool, length: int, rich: int) -> Candidate:
@@ -456,6 +473,8 @@ class Thinker:
     # Placeholders: ids at which a model puts the features of a picture or sound.
 
     def placeholder(self, media: str) -> int | None:
+        if media not in _MEDIA and (found := _A_MEDIUM.search(media)):
+            media = found[1]
         pattern = {
             "pixel_values": r"^(image|img|media|vision)\w*_token(_id|_index|_idx)$|^image_token_ids?$|^im_patch",
             "pixel_values of frames": r"^video\w*_token(_id|_index)$",
@@ -523,6 +542,12 @@ class Thinker:
                 made = pooled if pooled is not None else next(iter(made.values()))
             return sum(t.numel() // t.shape[-1] for t in flat_tensors(made) if t.is_floating_point())
         return None
+
+
+def _renamed(option: dict, known: str, name: str) -> dict:
+    made = {name if n == known else n: value for n, value in option.items()}
+    made[name] = dataclasses.replace(made[name], name=name)
+    return made
 
 
 def _rows_and_columns(tensor: torch.Tensor) -> None:

@@ -2,7 +2,10 @@
 
 import dataclasses
 import importlib
+import inspect
+import sys
 
+import torch
 import transformers
 from transformers.models.auto import configuration_auto, modeling_auto
 
@@ -120,3 +123,39 @@ def lookup(name: str, module: str):
         except (ImportError, AttributeError):
             continue
     return getattr(transformers, name)
+
+
+def runs(model_class: type) -> bool:
+    """Whether the class has a `forward`; some only hold other models, which generate in turn."""
+    return model_class.forward is not torch.nn.Module.forward
+
+
+def parts(config_class: type) -> list[type]:
+    """The classes of the configurations that one is made of, in the library's order."""
+    named = getattr(config_class, "sub_configs", {})
+    named = named if isinstance(named, dict) else {}
+    return [c for c in named.values() if isinstance(c, type) and issubclass(c, transformers.PretrainedConfig)]
+
+
+def written_for(config_class: type) -> list[Head]:
+    """Classes that were written for a configuration's class and stand in no auto mapping; those for a task first."""
+    path = config_class.__module__.replace(".configuration_", ".modeling_")
+    try:
+        importlib.import_module(path)
+    except ImportError:
+        return []
+    found = [
+        made
+        for name, made in vars(sys.modules[path]).items()
+        if inspect.isclass(made)
+        and issubclass(made, transformers.PreTrainedModel)
+        and made.__module__ == path
+        and getattr(made, "config_class", None) is config_class
+        and not name.endswith("PreTrainedModel")
+        and runs(made)
+    ]
+    # The outermost is the last that the library writes.
+    return [
+        Head(made.__name__, "feature-extraction", "other")
+        for made in sorted(reversed(found), key=lambda made: "For" not in made.__name__)
+    ]

@@ -1,8 +1,8 @@
-"""What an error of a small configuration says of its fields: two sizes that must agree, or a field that is None.
+"""What an error of a small configuration says of its fields: two sizes that must agree, or a field that is missing.
 
 A small configuration is made field by field, so that fields that must agree may come to differ, and a field that
-the library leaves to checkpoints may be missed. The error that follows names the two numbers, or stands at the line
-that reads the field. Each field that may be meant is changed in turn, and what gets the model further is kept.
+the library leaves to checkpoints may be missed. The error that follows names the two numbers or the field, or stands
+at the line that reads it. Each field that may be meant is changed in turn, and what gets the model further is kept.
 Nothing here knows a model; whether a change is right is found by running it.
 """
 
@@ -37,8 +37,14 @@ _DISAGREE = [
         rf"expected tensor \[{_NUMBER}\] and src \[{_NUMBER}\]",
     )
 ]
+# A field that the library itself says the value of: `part.field` (8) must equal another (4).
+_TOLD = re.compile(rf"`([\w.]+)` \({_NUMBER}\) must (?:equal|match|be)\b[^(]*\({_NUMBER}\)")
+_LACKING = re.compile(r"'(\w+)' object has no attribute '(\w+)'")
+_SPLIT = re.compile(rf"split_sizes to sum exactly to {_NUMBER} .*split_sizes=\[([\d, ]+)\]")
 # What stands for a None, by the name of the field; the first that fits.
 _INSTEAD: list[tuple[str, Any]] = [
+    (r"^position_embedding_type$", "absolute"),
+    (r"^rope_theta$", 10000.0),
     (r"layers?(_block)?_types?$", ["mamba", "attention"]),
     (r"^rope_(scaling|parameters)$",
      {"rope_type": "default", "type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}),
@@ -133,12 +139,95 @@ def _missing(config: PretrainedConfig, error: BaseException) -> Iterator[Edit]:
                 break
 
 
-def edits(config: PretrainedConfig, error: BaseException) -> list[Edit]:
-    """What may be meant by an error, the likeliest first."""
-    numbers = disagreeing(str(error))
+def _configurations_of(part: PretrainedConfig) -> dict[str, type[PretrainedConfig]]:
+    named = shrinking._get(type(part), "sub_configs", {})
+    named = named if isinstance(named, dict) else {}
+    return {n: c for n, c in named.items() if isinstance(c, type) and issubclass(c, PretrainedConfig)}
+
+
+def _absent(config: PretrainedConfig, error: BaseException) -> Iterator[Edit]:
+    """A field that the configuration's class does not know and its model reads; a configuration that is None."""
+    message = str(error)
+    if found := _LACKING.search(message):
+        holder, name = found.groups()
+        for path, part in _parts(config):
+            if type(part).__name__ == holder:
+                for pattern, value in _INSTEAD:
+                    if re.search(pattern, name):
+                        yield Edit((*path, name), value)
+                        break
+    if "NoneType" in message:
+        for path, part in _parts(config):
+            for name, kind in _configurations_of(part).items():
+                if getattr(part, name, None) is None:
+                    yield Edit((*path, name), shrinking.arguments(kind, "tiny"))
+
+
+def _sections(config: PretrainedConfig, numbers: tuple[int, list[int]]) -> Iterator[Edit]:
+    """Another way to cut a head into sections, in the shares of the one that does not fit it."""
+    total, sizes = numbers
+    if len(sizes) < 2 or total < len(sizes):
+        return
+    parts = [max(1, size * total // sum(sizes)) for size in sizes]
+    parts[0] += total - sum(parts)
+    if min(parts) < 1:
+        return
+    for path, part in _parts(config):
+        for name in ("rope_parameters", "rope_scaling"):
+            value = shrinking._get(part, name)
+            if isinstance(value, dict):
+                yield Edit((*path, name), {**value, "mrope_section": parts})
+        for name, value in _fields(part):
+            if isinstance(value, (list, tuple)) and list(value) == sizes:
+                yield Edit((*path, name), parts)
+
+
+def _divided(config: PretrainedConfig, error: BaseException) -> Iterator[Edit]:
+    """A field of which the library's line divides by a number that the small one does not reach."""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        here = linecache.getline(frame.f_code.co_filename, line)
+        for name, by in re.findall(r"config\.(\w+) // (\d+)", here):
+            for path, part in reversed(list(_parts(config))):
+                value = shrinking._get(part, name)
+                if shrinking._whole(value) and value < int(by):
+                    yield Edit((*path, name), int(by))
+
+
+def _deeper(config: PretrainedConfig) -> Iterator[Edit]:
+    """More layers, for one that has a pattern of them or picks them by number."""
+    for path, part in _parts(config):
+        for name, value in _fields(part):
+            if shrinking._whole(value) and value == 2 and shrinking._LAYERS.search(name):
+                yield Edit((*path, name), 4)
+
+
+def _told(error: BaseException) -> Iterator[Edit]:
+    """What an error says by name, without a look at the configuration: there may be none yet."""
+    message = str(error)
+    if found := _TOLD.search(message):
+        yield Edit(tuple(found[1].split(".")), int(found[3]))
+    for name, value in re.findall(r"\b([a-z]\w*_\w+)=(\d+)\b", message):
+        if int(value) > 0 and not re.search("token|vocab", name):
+            yield Edit((name,), 0)
+
+
+def edits(config: PretrainedConfig | None, error: BaseException) -> list[Edit]:
+    """What may be meant by an error, the likeliest first. `config` is None where that itself could not be made."""
+    message = " ".join(str(error).split())
+    if config is None or _TOLD.search(message):
+        return list(_told(error))
+    if found := _SPLIT.search(message):
+        return list(_sections(config, (int(found[1]), [int(n) for n in found[2].split(",")])))
+    numbers = disagreeing(message)
     if numbers is not None:
         return list(_agreements(config, numbers))
-    return list(_missing(config, error)) if "None" in str(error) else []
+    made = list(_absent(config, error))
+    if "None" in message:
+        made += _missing(config, error)
+    made += _divided(config, error)
+    if isinstance(error, (IndexError, StopIteration)):
+        made += _deeper(config)
+    return made
 
 
 Trial = Callable[[dict], tuple[PretrainedConfig | None, BaseException | None]]
@@ -155,8 +244,6 @@ def mended(trial: Trial, overrides: dict, late: Callable[[], bool]) -> dict | No
     for _ in range(_MOST_EDITS):
         if error is None:
             return current
-        if config is None:
-            return None
         further = None
         for edit in edits(config, error):
             if tries >= MOST_TRIES or late():
@@ -167,7 +254,7 @@ def mended(trial: Trial, overrides: dict, late: Callable[[], bool]) -> dict | No
             if left is None:
                 return tried
             # The first that comes to another error may be right, and have more to be changed.
-            if made is not None and further is None and str(left) != str(error) and edits(made, left):
+            if further is None and str(left) != str(error) and edits(made, left):
                 further = tried, made, left
         if further is None:
             return None

@@ -16,6 +16,7 @@ from transformers import PretrainedConfig, ResNetConfig
 
 STRENGTHS = ("tiny", "filled", "scaled", "deep")
 _WIDTH, _HEADS, _KV_HEADS, _FFN, _VOCAB, _IMAGE, _POSITIONS = 32, 4, 2, 64, 99, 64, 128
+_MOST_STAGES = 8
 _SPECIAL = 20  # the last ids of the vocabulary are for special tokens, each its own
 
 _LAYERS = re.compile(
@@ -35,7 +36,7 @@ _HEAD_FIELDS = ("num_attention_heads", "num_heads", "n_head", "encoder_attention
 _TINY_WIDTH = re.compile(
     r"(^|_)(hidden_size|d_model|n_embd|emb_dim|embed_dim|embedding_size|projection_dim|lru_width|bottleneck_size"
     r"|codevector_dim|classifier_proj_size|output_dim|lang_embed_dim|spkr_embed_dim|unit_embed_dim|hidden_dim"
-    r"|encoder_hidden_size|word_embed_proj_dim|text_embed_dim|mlp_dim|vision_output_dim)$|^dim$|^width$"
+    r"|encoder_hidden_size|word_embed_proj_dim|text_embed_dim|mlp_dim|vision_output_dim|d_latents)$|^dim$|^width$"
 )
 _ANY_WIDTH = re.compile(
     r"(hidden_size|d_model|n_embd|emb_dim|embedding_size|_dim$|_dims$|^dim$|lru_width|bottleneck_size|_size_?s?$"
@@ -56,7 +57,7 @@ _NOT_TOUCHED = {"self", "kwargs", "id2label", "label2id"}
 _LIMITS = {
     "first_k_dense_replace": 1, "n_group": 2, "topk_group": 1, "chunk_size": 8, "num_queries": 8,
     "num_query_tokens": 8, "resampler_n_latents": 8, "latent_query_num": 4, "num_object_queries": 8, "num_latents": 8,
-    "sliding_window": 4, "attention_window_size": 4, "attention_chunk_size": 4, "local_attention": 4,
+    "num_self_attends_per_block": 2, "sliding_window": 4, "attention_window_size": 4, "attention_chunk_size": 4, "local_attention": 4,
 }  # fmt: skip
 _HEAD_DIMS = {
     "head_dim", "d_kv", "resampler_head_dim", "attention_head_dim", "qk_rope_head_dim", "qk_nope_head_dim",
@@ -119,16 +120,21 @@ class _Shrinker:
         self.factor = self._factor()
         # Where a part of a head turns, wider heads, so that the part has room for every axis.
         part = _get(config, "partial_rotary_factor")
+        rope = _get(config, "rope_parameters")
+        if part is None and isinstance(rope, dict):
+            part = rope.get("partial_rotary_factor")
         self.heads = _HEADS // 2 if isinstance(part, float) and part < 1 else _HEADS
         # Numbers of stages: as long as the lists that say something of each stage.
         self.stages = {
             len(value)
             for name, value in vars(config).items()
             if isinstance(value, (list, tuple))
-            and len(value) > 1
+            and 1 < len(value) <= _MOST_STAGES
             and re.search(r"depth|sizes|dims?$|strides|channels|heads|widths|ratios|blocks", name)
             and not re.search(r"image_size|img_size", name)
         }
+        if self.layers in self.stages:
+            self.kept = self.layers
 
     def _kinds_of_layers(self) -> int:
         most = 1
@@ -196,6 +202,9 @@ class _Shrinker:
         if name.endswith("_groups") and value > 16 and self.strength != "deep":
             return _WIDTH if self.strength == "tiny" else value // self.factor
         if name == "window_size" and value > 0:
+            patch = _get(self.config, "patch_size")
+            if _whole(patch) and patch > 1 and value % patch == 0:  # in dots of a picture
+                return None
             return min(value, max(2, _get(self.config, "downsample_rate") or 2))
         if name == "num_kv_shared_layers":
             return min(value, self.kept // 2)
@@ -244,13 +253,15 @@ class _Shrinker:
     def _rope(self, given: dict) -> dict | None:
         if self.strength == "deep":
             return None
+        if self.filled and "mrope_section" not in given and not any(isinstance(v, dict) for v in given.values()):
+            given = {**given, "mrope_section": [2, 1, 1]}
         half = 4
         if self.strength == "scaled":
             width, heads = (_first(self.config, _WIDTH_FIELDS), _first(self.config, _HEAD_FIELDS))
             head = _get(self.config, "head_dim") or (width or 64) // (heads or 4)
             half = max(3, head // self.factor // 2)
         made = _rope_of(given, half)
-        return made if made != given else None
+        return made
 
     def _per_layer(self, value):
         """One value a layer: the first ones, with every kind among them."""
@@ -289,6 +300,8 @@ class _Shrinker:
                 return sorted({min(v, highest) for v in value}) if min(value) >= 0 else None
         if whole and "token" in name and max(value) >= _VOCAB - _SPECIAL:
             return type(value)(self.tokens(v) for v in value)
+        if whole and name == "cutoffs":  # of the vocabulary
+            return type(value)((i + 1) * _VOCAB // (len(value) + 1) for i in range(len(value)))
         if whole and name in ("depths", "layer_depths", "num_layers_list"):
             return [min(v, 2) for v in value]
         if self.strength == "deep":

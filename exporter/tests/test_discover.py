@@ -271,6 +271,51 @@ def test_a_model_with_a_picture_is_not_run_without_it():
     assert not any(one.text_only for one in thought(Takes()))
 
 
+def test_patches_of_a_picture_go_with_their_places():
+    class Placed(torch.nn.Module):
+        main_input_name = "pixel_values"
+
+        def forward(self, pixel_values, image_position_ids=None):
+            return pixel_values
+
+    first = thought(Placed(), patch_size=2, pooling_kernel_size=3)[0]
+    places = first.constants["image_position_ids"]
+    assert first.inputs["pixel_values"].shape == (2, 36, 12) and places.shape == (2, 36, 2)
+    assert len({tuple(place) for place in places[0].tolist()}) == 36
+
+    class Packed(torch.nn.Module):
+        main_input_name = "pixel_values"
+
+        def forward(self, pixel_values, target_sizes):
+            return pixel_values
+
+    first = thought(Packed(), patch_size=2)[0]
+    assert first.inputs["pixel_values"].shape == (1, 3, 2, 16 * 2)
+    assert first.constants["target_sizes"].tolist() == [[4, 4]]
+
+
+def test_an_example_is_as_large_as_the_picture():
+    class Shown(torch.nn.Module):
+        main_input_name = "pixel_values"
+
+        def forward(self, pixel_values, prompt_pixel_values, prompt_masks):
+            return pixel_values
+
+    for one in thought(Shown(), image_size=[128, 64]):
+        if "pixel_values" in one.inputs:
+            assert one.inputs["prompt_masks"].shape == one.inputs["pixel_values"].shape
+
+
+def test_one_main_input_has_the_place_of_the_ids():
+    class Any(torch.nn.Module):
+        main_input_name = "inputs"
+
+        def forward(self, inputs=None, attention_mask=None, input_ids=None):
+            return inputs
+
+    assert list(thought(Any())[0].inputs) == ["inputs", "attention_mask"]
+
+
 def test_ids_of_several_texts_are_ids():
     class Asked(torch.nn.Module):
         def forward(self, input_ids_query, attention_mask_query, input_ids_doc):
@@ -318,6 +363,22 @@ def test_a_model_whose_first_weights_fail_is_built_without_them():
 
     with pytest.raises(ValueError, match="a wrong size"):
         attempt._made(Wrong, Config())
+
+
+def test_a_picture_that_is_no_square_stays_none():
+    config = transformers.SegGptConfig(**{**shrinking.arguments(transformers.SegGptConfig, "tiny"), "merge_index": 0})
+    assert list(config.image_size) == [128, 64]
+
+
+def test_a_backbone_of_another_library_gets_a_small_one_in_its_place():
+    class Backed(transformers.PretrainedConfig):
+        def __init__(self, backbone_config=None, num_feature_levels=3, **more):
+            self.backbone_config = backbone_config or transformers.TimmBackboneConfig("resnet50")
+            self.num_feature_levels = num_feature_levels
+            super().__init__(**more)
+
+    made = shrinking.arguments(Backed, "tiny")["backbone_config"]
+    assert isinstance(made, transformers.ResNetConfig) and len(made.out_features) == 3
 
 
 def test_lists_of_stages_keep_their_length():

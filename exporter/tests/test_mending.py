@@ -195,3 +195,13 @@ def test_what_the_library_says_of_a_field_before_there_is_a_configuration_is_bel
 
     assert mending.mended(one, {}, lambda: False) == {"adaptor_config": {"intermediate_size": 8}, "merge_index": 0}
     assert mending.mended(lambda overrides: (None, ValueError("something else")), {}, lambda: False) is None
+
+
+def test_sections_that_must_be_alike_are_turned_round():
+    with pytest.raises(RuntimeError) as error:
+        torch.stack([torch.ones(2), torch.ones(1)])
+    config = Whole(rope_parameters={"mrope_section": [2, 1, 1]})
+    assert [edit.overrides() for edit in mending.edits(config, error.value)] == [
+        {"rope_parameters": {"mrope_section": [1, 1, 2]}}
+    ]
+    assert mending.edits(Whole(), error.value) == []

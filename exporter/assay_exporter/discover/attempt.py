@@ -116,7 +116,7 @@ def _head(
         if own in (None, config_class) or (isinstance(own, type) and issubclass(config_class, own)):
             if library.runs(made):
                 return made, head, config_class
-            for part in library.parts(config_class):
+            for part in library.parts(config_class).values():
                 for inner in library.written_for(part):
                     return library.lookup(inner.model_class, architecture.module), inner, part
         none_fits = none_fits or (made, head, config_class)

@@ -28,7 +28,7 @@ _MODALITY = re.compile(rf"{_A_MEDIUM.pattern}|^(image_patches|flattened_patches|
 # Structure of a picture that goes with it wherever the model has a name for it.
 _WITH_MEDIA = {
     "image_grid_thw", "grid_thw", "spatial_shapes", "pixel_attention_mask", "aspect_ratio_ids", "aspect_ratio_mask",
-    "cross_attention_mask", "image_attention_mask", "high_res_pixel_values",
+    "cross_attention_mask", "image_attention_mask", "high_res_pixel_values", "target_sizes", "image_position_ids",
 }  # fmt: skip
 _RICHER = (
     "token_type_ids", "image_sizes", "speaker_embeddings", "visual_feats", "visual_pos", "input_points",
@@ -185,13 +185,15 @@ class Thinker:
         channels = _whole(anywhere(vision, "num_channels", "in_channels", "in_chans", "input_channels"), 3)
         frames = _whole(anywhere(vision, "num_frames", "frames_per_clip"), 2)
         patch = _whole(anywhere(vision, "patch_size", "spatial_patch_size"), 16)
-        in_time = _whole(anywhere(vision, "temporal_patch_size"), 1) or 1
+        in_time = _whole(anywhere(vision, "temporal_patch_size", "patch_temporal"), 1) or 1
         merge = _whole(anywhere(vision, "spatial_merge_size", "merge_size"), 2) or 2
         if self.has("image_grid_thw") or self.has("grid_thw"):
             side = 2 * merge
             grid = torch.tensor([[1, side, side]])
             flat = channels * in_time * patch * patch
-            for shape in ((side * side, flat), (side * side, channels, patch, patch), (1, side * side, flat)):
+            whole = merge * patch  # of the patches that become one
+            for shape in ((side * side, flat), (side * side, channels, patch, patch), (1, side * side, flat),
+                          (4 * in_time, whole, whole, channels)):
                 yield {
                     "pixel_values": noise("pixel_values", *shape, batch_dim=None),
                     "image_grid_thw": grid, "grid_thw": grid,
@@ -202,6 +204,22 @@ class Thinker:
                 "pixel_attention_mask": _ones("pixel_attention_mask", BATCH, 16),
                 "spatial_shapes": torch.tensor([[4, 4]] * BATCH),
             }
+        if self.has("target_sizes"):  # the patches of a picture in one row
+            for side in (4, 8):
+                yield {
+                    "pixel_values": noise("pixel_values", 1, channels, patch, side * side * patch),
+                    "target_sizes": torch.tensor([[side, side]]),
+                }
+        if self.has("image_position_ids"):  # columns and rows of patches
+            side = 2 * (_whole(anywhere(vision, "pooling_kernel_size"), 1) or 1)
+            columns = torch.arange(side).repeat(side)
+            rows = torch.arange(side).repeat_interleave(side)
+            places = torch.stack([columns, rows], -1).expand(BATCH, -1, -1).contiguous()
+            for size in dict.fromkeys((_whole(anywhere(vision, "model_patch_size"), patch), patch)):
+                yield {
+                    "pixel_values": noise("pixel_values", BATCH, side * side, channels * size * size),
+                    "image_position_ids": places,
+                }
         if anywhere(self.config, "image_grid_pinpoints") and (size := self._size()):
             # A picture of two tiles, behind a small one of the whole.
             yield {
@@ -227,6 +245,11 @@ class Thinker:
                     "pixel_attention_mask": _ones("pixel_attention_mask", BATCH, count, height, width, dtype=torch.bool),
                     "image_attention_mask": _ones("image_attention_mask", BATCH, SEQUENCE, count),
                 }  # fmt: skip
+            if self.has("pixel_attention_mask"):  # of tiles
+                yield {
+                    "pixel_values": noise("pixel_values", BATCH, 1, channels, height, width),
+                    "pixel_attention_mask": torch.ones(BATCH, 1, dtype=torch.bool),
+                }
             yield {
                 "pixel_values": noise("pixel_values", BATCH, 1, tiles, channels, height, width),
                 "aspect_ratio_ids": _ones("aspect_ratio_ids", BATCH, 1),
@@ -377,7 +400,7 @@ class Thinker:
     def candidates(self) -> Iterator[Candidate]:
         """The likeliest first; the text path alone of a model with pictures or sounds last, and marked."""
         media, options = self._media()
-        texts = self.has("input_ids") and media != "past_values"
+        texts = self.has("input_ids") and media != "past_values" and self.main != "inputs"
         for rich in (0, 1, 2):
             for length in (SEQUENCE,) if media else LENGTHS:
                 for option in options:
@@ -448,6 +471,8 @@ class Thinker:
             wanted += ["decoder_attention_mask"] if self.has("decoder_attention_mask") else []
         if self.has("bbox"):
             wanted.append("bbox")
+        if self.main == "inputs" and self.has("attention_mask"):
+            wanted.append("attention_mask")
         if rich:
             # Pictures and videos at once only among the richest: each wants places of its own.
             wanted += [
@@ -468,6 +493,9 @@ class Thinker:
             if flat or batch == 1:
                 value.batch_dim = None
             inputs[name] = value
+        for name, value in inputs.items():  # a picture that is an example is as large as the other
+            if name.startswith("prompt_") and media == "pixel_values":
+                value.shape = inputs[media].shape
         return Candidate(inputs, constants, media)
 
     # Placeholders: ids at which a model puts the features of a picture or sound.

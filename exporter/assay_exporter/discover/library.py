@@ -130,11 +130,17 @@ def runs(model_class: type) -> bool:
     return model_class.forward is not torch.nn.Module.forward
 
 
-def parts(config_class: type) -> list[type]:
-    """The classes of the configurations that one is made of, in the library's order."""
+def parts(config_class: type) -> dict[str, type]:
+    """The classes of the configurations that one is made of by the names of their fields, in the library's order."""
     named = getattr(config_class, "sub_configs", {})
     named = named if isinstance(named, dict) else {}
-    return [c for c in named.values() if isinstance(c, type) and issubclass(c, transformers.PretrainedConfig)]
+    # transformers 5 has specifications in the place of classes.
+    classes = {name: getattr(given, "config_class", given) for name, given in named.items()}
+    return {
+        n: c
+        for n, c in classes.items()
+        if isinstance(c, type) and issubclass(c, transformers.PretrainedConfig)
+    }
 
 
 def written_for(config_class: type) -> list[Head]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from . import shrinking
+from . import library, shrinking
 
 MOST_TRIES = 48  # of one small configuration
 _MOST_EDITS = 4  # made together
@@ -34,6 +34,7 @@ _DISAGREE = [
         rf"divisible by [^0-9]*\(got [^0-9]*{_NUMBER}[^0-9]+{_NUMBER}\)",
         rf"running_mean should contain {_NUMBER} elements not {_NUMBER}",
         rf"expanded size of the tensor \({_NUMBER}\) must match the existing size \({_NUMBER}\)",
+        rf"got weight of shape \[{_NUMBER}\] and input of shape \[\d+, {_NUMBER},",
         rf"expected tensor \[{_NUMBER}\] and src \[{_NUMBER}\]",
     )
 ]
@@ -139,12 +140,6 @@ def _missing(config: PretrainedConfig, error: BaseException) -> Iterator[Edit]:
                 break
 
 
-def _configurations_of(part: PretrainedConfig) -> dict[str, type[PretrainedConfig]]:
-    named = shrinking._get(type(part), "sub_configs", {})
-    named = named if isinstance(named, dict) else {}
-    return {n: c for n, c in named.items() if isinstance(c, type) and issubclass(c, PretrainedConfig)}
-
-
 def _absent(config: PretrainedConfig, error: BaseException) -> Iterator[Edit]:
     """A field that the configuration's class does not know and its model reads; a configuration that is None."""
     message = str(error)
@@ -156,10 +151,10 @@ def _absent(config: PretrainedConfig, error: BaseException) -> Iterator[Edit]:
                     if re.search(pattern, name):
                         yield Edit((*path, name), value)
                         break
-    if "NoneType" in message:
+    if "NoneType" in message or "without a " in message:
         for path, part in _parts(config):
-            for name, kind in _configurations_of(part).items():
-                if getattr(part, name, None) is None:
+            for name, kind in library.parts(type(part)).items():
+                if shrinking._get(part, name) is None:
                     yield Edit((*path, name), shrinking.arguments(kind, "tiny"))
 
 
@@ -180,6 +175,15 @@ def _sections(config: PretrainedConfig, numbers: tuple[int, list[int]]) -> Itera
         for name, value in _fields(part):
             if isinstance(value, (list, tuple)) and list(value) == sizes:
                 yield Edit((*path, name), parts)
+
+
+def _turned(config: PretrainedConfig) -> Iterator[Edit]:
+    """Sections of a head in the other order, where it is other ones of them that must be alike."""
+    for path, part in _parts(config):
+        for name in ("rope_parameters", "rope_scaling"):
+            value = shrinking._get(part, name)
+            if isinstance(value, dict) and value.get("mrope_section"):
+                yield Edit((*path, name), {**value, "mrope_section": list(value["mrope_section"])[::-1]})
 
 
 def _divided(config: PretrainedConfig, error: BaseException) -> Iterator[Edit]:
@@ -225,6 +229,8 @@ def edits(config: PretrainedConfig | None, error: BaseException) -> list[Edit]:
     if "None" in message:
         made += _missing(config, error)
     made += _divided(config, error)
+    if "stack expects each tensor to be equal size" in message:
+        made += _turned(config)
     if isinstance(error, (IndexError, StopIteration)):
         made += _deeper(config)
     return made

@@ -309,7 +309,7 @@ class _Shrinker:
         if whole and name == "depth":
             return [min(v, i + 1) for i, v in enumerate(value)]
         if whole and name in ("image_size", "img_size"):
-            return [min(v, _IMAGE) for v in value]
+            return [v * _IMAGE // min(value) for v in value] if min(value) > _IMAGE else [min(v, _IMAGE) for v in value]
         if self.strength == "scaled":
             return self._scaled_list(name, value) if whole else None
         if name in ("conv_dim", "tdnn_dim"):
@@ -412,7 +412,9 @@ def arguments(
     made: dict[str, Any] = {}
     for name in [*nested, *(n for n in names if n not in nested)]:
         value = _get(default, name)
-        if isinstance(value, PretrainedConfig):
+        if type(value).__name__ == "TimmBackboneConfig":
+            made[name] = _small_backbone(default)
+        elif isinstance(value, PretrainedConfig):
             made[name] = _nested_config(value, name, strength, tokens, name in nested)
         elif name in nested:
             continue
@@ -438,16 +440,21 @@ def arguments(
         made["image_grid_pinpoints"] = _pinpoints(made, default)
     if "backbone_config" in names and _get(default, "backbone_config") is None:
         if _get(default, "backbone") or _get(default, "use_timm_backbone", False):
-            several = (_get(default, "num_feature_levels") or 1) > 1
-            made["backbone_config"] = ResNetConfig(
-                embedding_size=8, hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1], layer_type="basic",
-                out_features=["stage2", "stage3", "stage4"] if several else ["stage4"],
-            )  # fmt: skip
+            made["backbone_config"] = _small_backbone(default)
     if backbone:
         for name in ("reshape_hidden_states", "apply_layernorm"):
             if name in names and hasattr(default, name):
                 made[name] = getattr(default, name)
     return made
+
+
+def _small_backbone(config) -> ResNetConfig:
+    """In the place of one that would come from another library."""
+    several = (_get(config, "num_feature_levels") or 1) > 1
+    return ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1], layer_type="basic",
+        out_features=["stage2", "stage3", "stage4"] if several else ["stage4"],
+    )  # fmt: skip
 
 
 def _pinpoints(made: dict, default) -> list[list[int]]:

@@ -14,6 +14,7 @@ from assay_exporter import builders, catalogue, export, golden, inputs, mock, we
 from assay_exporter.discover import attempt, candidates, command, library, report, shrinking
 from assay_exporter.patches import dense_experts, recorded_values
 from assay_exporter.proto import catalogue_pb2, program_pb2
+from transformers import PretrainedConfig
 
 
 class Pair(torch.nn.Module):
@@ -205,6 +206,11 @@ def test_placeholders_are_counted_from_what_the_library_says():
     assert candidates.counted_features("something else") is None
 
 
+def test_placeholders_are_counted_from_what_torch_says_of_features_without_a_place():
+    message = "shape mismatch: value tensor of shape [6, 32] cannot be broadcast to indexing result of shape [0, 32]"
+    assert candidates.counted_features(message) == 6
+
+
 class Takes(torch.nn.Module):
     """Only a signature."""
 
@@ -384,6 +390,101 @@ def test_a_backbone_of_another_library_gets_a_small_one_in_its_place():
 def test_lists_of_stages_keep_their_length():
     config = transformers.HieraConfig(**shrinking.arguments(transformers.HieraConfig, "tiny"))
     assert len(config.masked_unit_attention) == len(config.depths) == 4
+
+
+def test_no_idea_comes_twice():
+    ideas = thought(Takes(), num_codebooks=4)
+    shown = [str(([(n, i.shape) for n, i in one.inputs.items()], one.constants, one.text_only)) for one in ideas]
+    assert len(shown) == len(set(shown))
+
+
+def test_a_sound_may_stand_in_the_place_of_the_ids_of_an_encoder():
+    class Sound(Takes):
+        main_input_name = "input_ids"
+
+        def forward(self, input_ids=None, input_features=None, attention_mask=None, decoder_input_ids=None):
+            raise AssertionError("is not run here")
+
+    ideas = thought(Sound(), hidden_size=48, is_encoder_decoder=True)
+    without = [one for one in ideas if "input_ids" not in one.inputs]
+    assert (2, 32, 48) in [one.inputs["input_features"].shape for one in without]
+    assert all("attention_mask" not in one.inputs for one in without)
+
+
+def test_what_a_model_would_draw_is_an_input_where_it_takes_one():
+    class Draws(Takes):
+        def forward(self, pixel_values=None, noise=None):
+            raise AssertionError("is not run here")
+
+    ideas = thought(Draws(), image_size=32, patch_size=8)
+    noise = [one.inputs["noise"] for one in ideas if "noise" in one.inputs]
+    assert noise and noise[0].shape == (2, 16) and noise[0].moves
+    assert not torch.equal(noise[0].make(0), noise[0].make(1))
+
+
+def two_places_or_more(input_ids, input_features):
+    """Takes features where ids are 98, and tells of their number only when it is asked for some."""
+    places = int((input_ids == 98).sum())
+    if places < 2:
+        raise AttributeError("'NoneType' object has no attribute 'to'")
+    if places != 6:
+        raise ValueError(f"Audio features and audio tokens do not match: tokens: {places}, features 6")
+    return {"logits": input_features.sum() + input_ids.float()}
+
+
+def test_the_number_of_places_is_learnt_from_a_wrong_one():
+    model = torch.nn.Module()
+    model.forward = two_places_or_more
+    thinker = candidates.Thinker(model, PretrainedConfig(vocab_size=99, audio_token_id=98))
+    ids = inputs.Input("input_ids", (2, 8), mock.int_range(6, 79), torch.long)
+    idea = candidates.Candidate(
+        {"input_ids": ids, "input_features": inputs.noise("input_features", 2, 4)}, {}, "input_features"
+    )
+    found, error = prover()._first_run(thinker, idea)
+    assert error is None
+    assert (found.draw()["input_ids"] == 98).sum(1).tolist() == [3, 3]
+
+
+def test_codes_of_a_codebook_that_the_library_leaves_zero_differ():
+    class Codebook(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("embed", torch.zeros(16, 4))
+            self.register_buffer("cluster_size", torch.zeros(16))
+
+    model = Codebook()
+    weights.bind_mock(model)
+    assert len(model.embed.unique(dim=0)) == 16 and not model.cluster_size.any()
+
+
+def small(config: str, module: str, strength: str = "tiny"):
+    made = library.lookup(config, module)
+    return made(**shrinking.arguments(made, strength))
+
+
+def test_widths_of_stages_and_sizes_of_maps_agree_with_the_small_picture():
+    vision = small("Sam2VisionConfig", "sam2")
+    backbone = vision.backbone_config
+    assert backbone.embed_dim_per_stage[0] == backbone.hidden_size == 32
+    assert vision.backbone_channel_list == backbone.embed_dim_per_stage[::-1]
+    # Patches are four dots wide.
+    assert vision.backbone_feature_sizes[0] == [side // 4 for side in backbone.image_size]
+
+
+def test_layers_of_another_part_are_among_those_that_it_keeps():
+    made = small("VipLlavaConfig", "vipllava")
+    states = made.vision_config.num_hidden_layers + 1
+    assert all(-states <= layer < states for layer in made.vision_feature_layers)
+
+
+def test_a_window_in_dots_is_one_token_wide():
+    vision = small("Qwen2_5_VLConfig", "qwen2_5_vl").vision_config
+    assert vision.window_size == vision.patch_size * vision.spatial_merge_size
+
+
+def test_a_series_has_features_of_its_times_and_is_scaled_by_mean_and_deviation():
+    made = small("AutoformerConfig", "autoformer")
+    assert made.num_time_features == 2 and made.scaling == "std"
 
 
 def test_layers_that_share_keys_come_after_layers_of_the_same_kinds():

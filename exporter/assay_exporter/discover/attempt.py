@@ -415,7 +415,7 @@ class _Attempt:
             else:
                 count = thinker.features(candidate)
             candidate = (thinker.with_placeholders(candidate, count) if count else None) or candidate
-        for _ in range(2):
+        for _ in range(3):
             constants = _constants_for(thinker.model, candidate, thinker)
             try:
                 output = thinker.model(**candidate.draw(), **constants)
@@ -424,6 +424,9 @@ class _Attempt:
             except Exception as raised:  # noqa: BLE001
                 error = error or raised
                 count = candidates.counted_features(str(raised))
+                if not count and candidate.media and error is raised and "input_ids" in candidate.inputs:
+                    # Two a row: the error of a wrong number may name the right one.
+                    count = 2 * candidate.inputs["input_ids"].shape[0]
                 repaired = thinker.with_placeholders(candidate, count) if count and candidate.media else None
                 if repaired is None:
                     break

@@ -29,10 +29,11 @@ _MODALITY = re.compile(rf"{_A_MEDIUM.pattern}|^(image_patches|flattened_patches|
 _WITH_MEDIA = {
     "image_grid_thw", "grid_thw", "spatial_shapes", "pixel_attention_mask", "aspect_ratio_ids", "aspect_ratio_mask",
     "cross_attention_mask", "image_attention_mask", "high_res_pixel_values", "target_sizes", "image_position_ids",
+    "feature_attention_mask", "input_values_cutoffs",
 }  # fmt: skip
 _RICHER = (
     "token_type_ids", "image_sizes", "speaker_embeddings", "visual_feats", "visual_pos", "input_points",
-    "pixel_values_videos", "encoder_hidden_states", "audio_codes",
+    "pixel_values_videos", "encoder_hidden_states", "audio_codes", "noise", "noise_sequence",
 )  # fmt: skip
 _NEVER = {
     "hidden_states", "inputs_embeds", "encoder_hidden_states", "attention_mask", "query_embeds", "inputs",
@@ -168,7 +169,7 @@ class Thinker:
     # Media: each option is a dict of inputs (and constants, tensors) that go together.
 
     def _size(self) -> tuple[int, int] | None:
-        size = anywhere(self.vision, "image_size", "img_size", "pretrain_image_size", "input_size")
+        size = anywhere(self.vision, "image_size", "img_size", "pretrain_image_size", "input_size", "crop_size")
         if isinstance(size, dict):
             size = list(size.values())
         if isinstance(size, (list, tuple)):
@@ -278,6 +279,8 @@ class Thinker:
         ]  # fmt: skip
         if isinstance(features, int):
             spectra.append((BATCH, 32, features))
+        if isinstance(hidden := anywhere(self.text, "hidden_size", "d_model"), int):
+            spectra.append((BATCH, 32, hidden))
         for shape in waves + spectra if name in ("input_values", "audio_values") else spectra + waves:
             batch = shape[0]
             frames = shape[1] if len(shape) > 2 and shape[1] not in (1, bands) else shape[-1]
@@ -332,6 +335,11 @@ class Thinker:
             "decoder_attention_mask": lambda: _mask(name, batch, SEQUENCE),
             "attention_mask": lambda: _mask(name, batch, length),
             "audio_mel": lambda: noise(name, batch, 64, 128),
+            "audio_mel_mask": lambda: torch.zeros(batch, 64, dtype=torch.bool),
+            "trajectories": lambda: self.ids(name, batch, length),
+            "noise": lambda: noise(name, batch, self._patches()),
+            "noise_sequence": lambda: noise(name, batch, 32, width("model_in_channels")),
+            "position_ids": lambda: Input(name, (batch, length), mock.ramp(0, 1), torch.long, moves=False),
             "audio_values": lambda: noise(name, batch, 1, 64, 128),
             "bbox": lambda: _integers(name, batch, length, 4, low=1, high=40, place=_ascending),
             "token_type_ids": lambda: self._segments(batch, length),
@@ -389,6 +397,11 @@ class Thinker:
             return dataclasses.replace(makers[name_of](), name=name) if name_of else None
         return makers[name]()
 
+    def _patches(self) -> int:
+        height, width = self._size() or (64, 64)
+        patch = _whole(anywhere(self.vision, "patch_size"), 16)
+        return (height // patch) * (width // patch)
+
     def _segments(self, batch: int, length: int) -> Input:
         several = anywhere(self.config, "type_vocab_sizes")
         kinds = _whole(anywhere(self.config, "type_vocab_size"), 2)
@@ -398,7 +411,17 @@ class Thinker:
         return _integers("token_type_ids", *shape, low=0, high=2)
 
     def candidates(self) -> Iterator[Candidate]:
-        """The likeliest first; the text path alone of a model with pictures or sounds last, and marked."""
+        """Different ones, the likeliest first; the text path alone of a model of more last, and marked."""
+        seen = set()
+        for candidate in self._all():
+            shapes = {name: spec.shape for name, spec in candidate.inputs.items()}
+            constants = {n: str(v) for n, v in candidate.constants.items() if self.has(n)}
+            key = str((sorted(shapes.items()), sorted(constants.items()), candidate.text_only))
+            if key not in seen:
+                seen.add(key)
+                yield candidate
+
+    def _all(self) -> Iterator[Candidate]:
         media, options = self._media()
         texts = self.has("input_ids") and media != "past_values" and self.main != "inputs"
         for rich in (0, 1, 2):
@@ -407,6 +430,15 @@ class Thinker:
                     made = self._candidate(option, media, texts, length, rich)
                     yield dataclasses.replace(made, text_only=not media and self.takes_media())
         yield from self._coded(media, options, texts)
+        if texts and self.has("position_ids"):
+            placed = self._candidate(options[0], media, texts, SEQUENCE, 0)
+            positions = self.named("position_ids", BATCH, SEQUENCE)
+            yield dataclasses.replace(placed, inputs={**placed.inputs, "position_ids": positions})
+        if media and texts and self.has("decoder_input_ids") and "input_ids" not in self.required:
+            # The picture or sound in the place of the encoder's ids.
+            for option in options:
+                candidate = self._candidate(option, media, False, SEQUENCE, 0)
+                yield candidate.without({"input_ids", "attention_mask"})
         if media and texts and self.main == "input_ids":
             inputs = {"input_ids": self.ids("input_ids", BATCH, SEQUENCE)}
             if self.has("attention_mask"):
@@ -600,6 +632,7 @@ def flat_tensors(value) -> list[torch.Tensor]:
 _COUNTED = (
     re.compile(r"tokens?:? *(\d+),? *(?:and|!=|length:)? *features?:? *(?:torch.Size\(\[)?(\d+)"),
     re.compile(r"features?[^0-9]{1,60}?(\d+)[^0-9]+tokens"),
+    re.compile(r"value tensor of shape \[(\d+)(?:, \d+)?\] cannot be broadcast to indexing result of shape \["),
 )
 
 

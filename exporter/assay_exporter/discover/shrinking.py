@@ -14,6 +14,8 @@ from typing import Any
 
 from transformers import PretrainedConfig, ResNetConfig
 
+from ..inputs import SEQUENCE
+
 STRENGTHS = ("tiny", "filled", "scaled", "deep")
 _WIDTH, _HEADS, _KV_HEADS, _FFN, _VOCAB, _IMAGE, _POSITIONS = 32, 4, 2, 64, 99, 64, 128
 _MOST_STAGES = 8
@@ -57,7 +59,8 @@ _NOT_TOUCHED = {"self", "kwargs", "id2label", "label2id"}
 _LIMITS = {
     "first_k_dense_replace": 1, "n_group": 2, "topk_group": 1, "chunk_size": 8, "num_queries": 8,
     "num_query_tokens": 8, "resampler_n_latents": 8, "latent_query_num": 4, "num_object_queries": 8, "num_latents": 8,
-    "num_self_attends_per_block": 2, "sliding_window": 4, "attention_window_size": 4, "attention_chunk_size": 4, "local_attention": 4,
+    "num_self_attends_per_block": 2, "sliding_window": 4, "attention_window_size": 4, "attention_chunk_size": 4,
+    "local_attention": 4, "max_text_len": SEQUENCE, "frames_per_clip": 4,
 }  # fmt: skip
 _HEAD_DIMS = {
     "head_dim", "d_kv", "resampler_head_dim", "attention_head_dim", "qk_rope_head_dim", "qk_nope_head_dim",
@@ -169,6 +172,8 @@ class _Shrinker:
     def field(self, name: str, value):
         """The field's small value; None to leave it."""
         if isinstance(value, bool):
+            if value and name == "scaling":
+                return "std"  # of a series: the mean and the deviation say more than one of them and a constant
             return False if value and re.search(r"kernels?$|use_flash|use_sdpa", name) else None
         if _whole(value):
             return self._integer(name, value)
@@ -202,13 +207,16 @@ class _Shrinker:
         if name.endswith("_groups") and value > 16 and self.strength != "deep":
             return _WIDTH if self.strength == "tiny" else value // self.factor
         if name == "window_size" and value > 0:
-            patch = _get(self.config, "patch_size")
+            patch, merge = _get(self.config, "patch_size"), _get(self.config, "spatial_merge_size")
             if _whole(patch) and patch > 1 and value % patch == 0:  # in dots of a picture
-                return None
+                # Of what becomes one token, where patches are merged, so that there are several windows.
+                return patch * merge if _whole(merge) and value % (patch * merge) == 0 else None
             return min(value, max(2, _get(self.config, "downsample_rate") or 2))
+        if name == "num_time_features":
+            return value or 2  # a series without any has an empty input
         if name == "num_kv_shared_layers":
             return min(value, self.kept // 2)
-        if name in ("image_size", "pretrain_image_size", "img_size", "input_size"):
+        if name in ("image_size", "pretrain_image_size", "img_size", "input_size", "crop_size"):
             patch = _get(self.config, "patch_size")
             if (
                 _whole(patch)
@@ -302,16 +310,22 @@ class _Shrinker:
             return type(value)(self.tokens(v) for v in value)
         if whole and name == "cutoffs":  # of the vocabulary
             return type(value)((i + 1) * _VOCAB // (len(value) + 1) for i in range(len(value)))
+        if whole and name.endswith("_feature_layers") and not self.layers and min(value) < 0:
+            return [max(v, -2) if v < 0 else min(v, 1) for v in value]  # of another part, which keeps two
         if whole and name in ("depths", "layer_depths", "num_layers_list"):
             return [min(v, 2) for v in value]
+        if name.endswith("_feature_sizes") and (side := self._side()) and side > _IMAGE:
+            return self._divided(value, side // _IMAGE)
+        if whole and name in ("image_size", "img_size"):
+            return [v * _IMAGE // min(value) for v in value] if min(value) > _IMAGE else [min(v, _IMAGE) for v in value]
         if self.strength == "deep":
             return [min(v, 2) for v in value] if whole and name == "depth" else None
         if whole and name == "depth":
             return [min(v, i + 1) for i, v in enumerate(value)]
-        if whole and name in ("image_size", "img_size"):
-            return [v * _IMAGE // min(value) for v in value] if min(value) > _IMAGE else [min(v, _IMAGE) for v in value]
         if self.strength == "scaled":
             return self._scaled_list(name, value) if whole else None
+        if whole and re.search("_(dim|size)_per_stage$|_channel_list$", name):
+            return [max(8, v * _WIDTH // min(value)) for v in value] if min(value) > _WIDTH else None
         if name in ("conv_dim", "tdnn_dim"):
             return type(value)(min(v, _WIDTH) for v in value)
         if whole and name in ("hidden_sizes", "embed_dim", "neck_hidden_sizes", "embed_dims"):
@@ -325,6 +339,18 @@ class _Shrinker:
         if isinstance(value, (list, tuple)):
             return [self._nested(v) for v in value]
         return max(1, value * self.kept // self.layers) if _whole(value) and value > 1 else value
+
+    def _side(self) -> int | None:
+        """Of the picture that this part or one inside it takes."""
+        inside = [v for v in vars(self.config).values() if isinstance(v, PretrainedConfig)]
+        sizes = (_get(config, "image_size") for config in (self.config, *inside))
+        sides = (size[0] if isinstance(size, (list, tuple)) and size else size for size in sizes)
+        return next((side for side in sides if _whole(side)), None)
+
+    def _divided(self, value, divisor: int):
+        if isinstance(value, (list, tuple)):
+            return [self._divided(v, divisor) for v in value]
+        return max(1, value // divisor)
 
     def _scaled_list(self, name: str, value):
         wide = (

@@ -387,6 +387,18 @@ def test_a_backbone_of_another_library_gets_a_small_one_in_its_place():
     assert isinstance(made, transformers.ResNetConfig) and len(made.out_features) == 3
 
 
+def test_a_backbone_gives_as_many_stages_as_before():
+    """Also where the configuration's constructor has no word for them, as in transformers 5."""
+    config = transformers.ResNetConfig(out_features=["stage2", "stage3", "stage4"])
+
+    class Unnamed(transformers.ResNetConfig):
+        def __init__(self, depths=(1, 1, 1, 1), **more):
+            super().__init__(depths=list(depths), **more)
+
+    made = shrinking.arguments(Unnamed, "tiny", default=config, backbone=True)
+    assert Unnamed(**made).out_features == ["stage2", "stage3", "stage4"]
+
+
 def test_lists_of_stages_keep_their_length():
     config = transformers.HieraConfig(**shrinking.arguments(transformers.HieraConfig, "tiny"))
     assert len(config.masked_unit_attention) == len(config.depths) == 4

@@ -205,3 +205,33 @@ def test_sections_that_must_be_alike_are_turned_round():
         {"rope_parameters": {"mrope_section": [1, 1, 2]}}
     ]
     assert mending.edits(Whole(), error.value) == []
+
+
+class Kinds(Whole):
+    def __init__(self, layer_types=("full_attention", "linear_attention"), rope_parameters=None, **more):
+        self.layer_types, self.rope_parameters = list(layer_types), rope_parameters or {}
+        super().__init__(**more)
+
+
+def test_kinds_of_layers_get_rotary_embeddings_of_their_own_or_are_other_ones():
+    def rotate(config):
+        return [config.rope_parameters[kind] for kind in config.layer_types]
+
+    def one(overrides: dict):
+        config = Kinds(**overrides)
+        try:
+            rotate(config)
+        except KeyError as error:
+            return config, error
+        return config, None
+
+    found = mending.mended(one, {}, lambda: False)
+    assert set(found["rope_parameters"]) == {"full_attention", "linear_attention"}
+    others = [edit.value for edit in mending.edits(Kinds(), KeyError("linear_attention")) if edit.path[-1] == "layer_types"]
+    assert ["conv", "full_attention"] in others
+    assert mending.edits(Kinds(), KeyError("something else")) == []
+
+
+def test_layers_that_the_library_says_are_not_there_are_picked_anew():
+    error = ValueError("`adapter_config.feature_layer` [24, 18] must index the 2 layers of `vision_config`.")
+    assert [edit.overrides() for edit in mending.edits(None, error)] == [{"adapter_config": {"feature_layer": [1, 0]}}]

@@ -270,7 +270,7 @@ class Thinker:
         positions = anywhere(config, "max_source_positions")
         longest = _whole(anywhere(config, "max_length", "spec_size"), 64)
         longest = longest if longest > 20 else 64
-        features = anywhere(config, "input_dim", "in_channels", default=bands)
+        features = anywhere(config, "input_dim", "in_channels", "input_size", default=bands)
         waves = [(BATCH, 1600), (BATCH, 1, 1600), (1, 1, 3200), (BATCH, 8000)]
         spectra = [(BATCH, bands, 2 * positions)] if isinstance(positions, int) else []
         spectra += [

@@ -42,11 +42,15 @@ _DISAGREE = [
 _TOLD = re.compile(rf"`([\w.]+)` \({_NUMBER}\) must (?:equal|match|be)\b[^(]*\({_NUMBER}\)")
 _LACKING = re.compile(r"'(\w+)' object has no attribute '(\w+)'")
 _SPLIT = re.compile(rf"split_sizes to sum exactly to {_NUMBER} .*split_sizes=\[([\d, ]+)\]")
-# What stands for a None, by the name of the field; the first that fits.
+_OF_LAYERS = re.compile(rf"`([\w.]+)` \[([\d, ]+)\] must index the {_NUMBER} layers")
+# What stands for a None, by the name of the field: what the first that fits says, and others of the same name.
 _INSTEAD: list[tuple[str, Any]] = [
     (r"^position_embedding_type$", "absolute"),
     (r"^rope_theta$", 10000.0),
     (r"layers?(_block)?_types?$", ["mamba", "attention"]),
+    (r"layers?(_block)?_types?$", ["conv", "full_attention"]),
+    (r"layers?(_block)?_types?$", ["linear_attention", "full_attention"]),
+    (r"layers?(_block)?_types?$", ["full_attention", "full_attention"]),
     (r"^rope_(scaling|parameters)$",
      {"rope_type": "default", "type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}),
     (r"token_(id|index)$", shrinking._VOCAB - 1),
@@ -117,6 +121,11 @@ def _agreements(config: PretrainedConfig, numbers: tuple[int, int]) -> Iterator[
                     yield Edit((*path, name), [want if v == have else v for v in value])
 
 
+def _instead(name: str) -> list[Any]:
+    first = next((pattern for pattern, _ in _INSTEAD if re.search(pattern, name)), None)
+    return [value for pattern, value in _INSTEAD if pattern == first]
+
+
 def _missing(config: PretrainedConfig, error: BaseException) -> Iterator[Edit]:
     """Fields that are None and that the line of the library at which it ended reads, or the function around it."""
     frames = [
@@ -134,10 +143,8 @@ def _missing(config: PretrainedConfig, error: BaseException) -> Iterator[Edit]:
     for path, name in sorted(empty, key=lambda one: read.index(one[1]) if one[1] in read else len(read)):
         if name not in read and "NoneType" not in str(error):
             continue
-        for pattern, value in _INSTEAD:
-            if re.search(pattern, name):
-                yield Edit((*path, name), value)
-                break
+        for value in _instead(name):
+            yield Edit((*path, name), value)
 
 
 def _absent(config: PretrainedConfig, error: BaseException) -> Iterator[Edit]:
@@ -147,10 +154,8 @@ def _absent(config: PretrainedConfig, error: BaseException) -> Iterator[Edit]:
         holder, name = found.groups()
         for path, part in _parts(config):
             if type(part).__name__ == holder:
-                for pattern, value in _INSTEAD:
-                    if re.search(pattern, name):
-                        yield Edit((*path, name), value)
-                        break
+                for value in _instead(name):
+                    yield Edit((*path, name), value)
     if "NoneType" in message or "without a " in message:
         for path, part in _parts(config):
             for name, kind in library.parts(type(part)).items():
@@ -175,6 +180,19 @@ def _sections(config: PretrainedConfig, numbers: tuple[int, list[int]]) -> Itera
         for name, value in _fields(part):
             if isinstance(value, (list, tuple)) and list(value) == sizes:
                 yield Edit((*path, name), parts)
+
+
+def _by_kind(config: PretrainedConfig, error: KeyError) -> Iterator[Edit]:
+    """Rotary embeddings by the kind of a layer, where a kind has none."""
+    for path, part in _parts(config):
+        kinds = shrinking._get(part, "layer_types") or []
+        rope = shrinking._get(part, "rope_parameters")
+        if isinstance(rope, dict) and error.args and error.args[0] in kinds:
+            plain = {"rope_type": "default", "rope_theta": 10000.0}
+            yield Edit((*path, "rope_parameters"), {kind: rope.get(kind, plain) for kind in dict.fromkeys(kinds)})
+        if error.args and error.args[0] in kinds:
+            for value in _instead("layer_types"):
+                yield Edit((*path, "layer_types"), value)
 
 
 def _turned(config: PretrainedConfig) -> Iterator[Edit]:
@@ -210,6 +228,10 @@ def _told(error: BaseException) -> Iterator[Edit]:
     message = str(error)
     if found := _TOLD.search(message):
         yield Edit(tuple(found[1].split(".")), int(found[3]))
+    if found := _OF_LAYERS.search(message):
+        last = int(found[3]) - 1
+        count = len(found[2].split(","))
+        yield Edit(tuple(found[1].split(".")), [max(0, last - i) for i in range(count)])
     for name, value in re.findall(r"\b([a-z]\w*_\w+)=(\d+)\b", message):
         if int(value) > 0 and not re.search("token|vocab", name):
             yield Edit((name,), 0)
@@ -218,7 +240,7 @@ def _told(error: BaseException) -> Iterator[Edit]:
 def edits(config: PretrainedConfig | None, error: BaseException) -> list[Edit]:
     """What may be meant by an error, the likeliest first. `config` is None where that itself could not be made."""
     message = " ".join(str(error).split())
-    if config is None or _TOLD.search(message):
+    if config is None or _TOLD.search(message) or _OF_LAYERS.search(message):
         return list(_told(error))
     if found := _SPLIT.search(message):
         return list(_sections(config, (int(found[1]), [int(n) for n in found[2].split(",")])))
@@ -231,6 +253,8 @@ def edits(config: PretrainedConfig | None, error: BaseException) -> list[Edit]:
     made += _divided(config, error)
     if "stack expects each tensor to be equal size" in message:
         made += _turned(config)
+    if isinstance(error, KeyError):
+        made += _by_kind(config, error)
     if isinstance(error, (IndexError, StopIteration)):
         made += _deeper(config)
     return made

@@ -332,6 +332,8 @@ class _Shrinker:
             heads = _get(self.config, "num_heads")
             if isinstance(heads, (list, tuple)):
                 return [8 * h for h in heads]
+            if _get(self.config, "stage_out_channels"):  # that is what the stages make
+                return list(self.config.stage_out_channels)
             return [max(8, v * 8 // value[0]) for v in value]
         return None
 
@@ -467,6 +469,12 @@ def arguments(
     if "backbone_config" in names and _get(default, "backbone_config") is None:
         if _get(default, "backbone") or _get(default, "use_timm_backbone", False):
             made["backbone_config"] = _small_backbone(default)
+    outs = _get(default, "out_indices")
+    if backbone and "out_indices" not in names and isinstance(outs, (list, tuple)) and hasattr(default, "stage_names"):
+        staged = not shrinker.layers or _get(default, "depths")
+        made["out_indices"] = (
+            list(outs) if staged else list(range(shrinker.kept - len(outs) + 1, shrinker.kept + 1))
+        )
     if backbone:
         for name in ("reshape_hidden_states", "apply_layernorm"):
             if name in names and hasattr(default, name):

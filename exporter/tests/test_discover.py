@@ -267,6 +267,10 @@ def test_a_model_with_a_picture_is_not_run_without_it():
     assert made[0].inputs["pixel_values_images"].name == "pixel_values_images"
     assert made[-1].text_only
 
+    # Neither a place for a picture among the ids nor one for frames.
+    thinker = candidates.Thinker(Takes(), transformers.PretrainedConfig())
+    assert thinker.placeholder("pixel_values") is None and thinker.placeholder("pixel_values_images") is None
+
     class Patched(torch.nn.Module):
         main_input_name = "input_ids"
 

@@ -23,6 +23,7 @@ _MEDIA = ("pixel_values", "input_features", "input_values", "audio_values", "pas
 _AUDIO = ("input_features", "input_values", "audio_values")
 # A picture or sound under any name, e.g. pixel_values_images.
 _A_MEDIUM = re.compile("(pixel_values|input_features|input_values|audio_values)(?!_?(mask|cutoffs|videos|padding))")
+_OF_FRAMES = "pixel_values of frames"
 # What a model that takes it is not run without.
 _MODALITY = re.compile(rf"{_A_MEDIUM.pattern}|^(image_patches|flattened_patches|visual_embeds|audio_input_ids)$")
 # Structure of a picture that goes with it wherever the model has a name for it.
@@ -345,6 +346,8 @@ class Thinker:
             "token_type_ids": lambda: self._segments(batch, length),
             "states": lambda: noise(name, batch, length, width("state_dim")),
             "actions": lambda: noise(name, batch, length, width("act_dim")),
+            "state": lambda: noise(name, batch, width("max_state_dim", "state_dim")),
+            "timestep": lambda: Input(name, (batch,), mock.uniform(0.0, 1.0)),
             "rewards": lambda: noise(name, batch, length, 1),
             "returns_to_go": lambda: noise(name, batch, length, 1),
             "timesteps": lambda: Input(name, (batch, length), mock.ramp(0, 1), torch.long, moves=False),
@@ -533,11 +536,11 @@ class Thinker:
     # Placeholders: ids at which a model puts the features of a picture or sound.
 
     def placeholder(self, media: str) -> int | None:
-        if media not in _MEDIA and (found := _A_MEDIUM.search(media)):
+        if media not in (*_MEDIA, _OF_FRAMES) and (found := _A_MEDIUM.search(media)):
             media = found[1]
         pattern = {
             "pixel_values": r"^(image|img|media|vision)\w*_token(_id|_index|_idx)$|^image_token_ids?$|^im_patch",
-            "pixel_values of frames": r"^video\w*_token(_id|_index)$",
+            _OF_FRAMES: r"^video\w*_token(_id|_index)$",
             "pixel_values_videos": r"^video\w*_token(_id|_index)$",
         }.get(media, r"^(audio|speech)\w*_token(_id|_index|_idx)$")
         for config in _configurations(self.config):
@@ -551,7 +554,7 @@ class Thinker:
                 if isinstance(value, int):
                     return value
         # A model of films alone may name its frames as others name a picture.
-        return self.placeholder("pixel_values of frames") if media == "pixel_values" else None
+        return self.placeholder(_OF_FRAMES) if media == "pixel_values" else None
 
     def with_placeholders(self, candidate: Candidate, total: int) -> Candidate | None:
         """The candidate with `total` places for features among its ids; None where that cannot be."""

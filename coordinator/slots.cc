@@ -119,18 +119,30 @@ std::vector<Slots::Shelf*> Slots::ShelvesOf(const Device& device, Shelves& shelv
   return found;
 }
 
+void Slots::Move(Device& device, Shelves& shelves, uint32_t from, uint32_t to) {
+  if (from == to) return;
+  const uint64_t key = device.view->cuda ? device.view->largest : 0;
+  for (Shelf* shelf : ShelvesOf(device, shelves)) {
+    std::set<Entry>& entries = (*shelf)[key];
+    std::set<Entry>::node_type entry;
+    if (from > 0) entry = entries.extract({device.worker->exporter, from, &device});
+    if (to > 0 && entry.empty()) {
+      entries.insert({device.worker->exporter, to, &device});
+    } else if (to > 0) {
+      entry.value().room = to;
+      entries.insert(std::move(entry));
+    }
+    if (entries.empty()) shelf->erase(key);
+  }
+}
+
 void Slots::Shelve(Device& device) {
   if (!device.worker->closed.empty()) return;
   total_ += device.view->slots;
   free_ += device.free();
   ahead_ += device.room_ahead();
-  const uint64_t key = device.view->cuda ? device.view->largest : 0;
-  for (auto [shelves, room] : {std::pair(&now_, device.free()), std::pair(&later_, device.room_ahead())}) {
-    if (room == 0) continue;
-    for (Shelf* shelf : ShelvesOf(device, *shelves)) {
-      (*shelf)[key].insert({device.worker->exporter, room, &device});
-    }
-  }
+  Move(device, now_, 0, device.free());
+  Move(device, later_, 0, device.room_ahead());
 }
 
 void Slots::Unshelve(Device& device) {
@@ -138,15 +150,8 @@ void Slots::Unshelve(Device& device) {
   total_ -= device.view->slots;
   free_ -= device.free();
   ahead_ -= device.room_ahead();
-  const uint64_t key = device.view->cuda ? device.view->largest : 0;
-  for (auto [shelves, room] : {std::pair(&now_, device.free()), std::pair(&later_, device.room_ahead())}) {
-    if (room == 0) continue;
-    for (Shelf* shelf : ShelvesOf(device, *shelves)) {
-      auto entries = shelf->find(key);
-      entries->second.erase({device.worker->exporter, room, &device});
-      if (entries->second.empty()) shelf->erase(entries);
-    }
-  }
+  Move(device, now_, device.free(), 0);
+  Move(device, later_, device.room_ahead(), 0);
 }
 
 void Slots::Put(WorkerView worker) {
@@ -188,10 +193,14 @@ const WorkerView* Slots::Find(const std::string& worker) const {
 
 void Slots::Count(const std::string& worker, size_t index, uint64_t memory, int attempts) {
   Device& device = *devices_.at(worker)[index];
-  Unshelve(device);
+  const uint32_t free = device.free(), ahead = device.room_ahead();
   device.use.attempts += static_cast<uint32_t>(attempts);
   device.use.memory += attempts > 0 ? memory : -memory;
-  Shelve(device);
+  if (!device.worker->closed.empty()) return;
+  free_ = free_ - free + device.free();
+  ahead_ = ahead_ - ahead + device.room_ahead();
+  Move(device, now_, free, device.free());
+  Move(device, later_, ahead, device.room_ahead());
 }
 
 void Slots::Take(const std::string& job_id, const Spot& spot) {

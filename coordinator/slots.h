@@ -128,6 +128,8 @@ class Slots {
     uint64_t memory = 0;
   };
 
+  // Of a device that is open: what it is filed under changes, of which 0 is not at all.
+  void Move(Device& device, Shelves& shelves, uint32_t from, uint32_t to);
   void Shelve(Device& device);
   void Unshelve(Device& device);
   std::vector<Shelf*> ShelvesOf(const Device& device, Shelves& shelves);

@@ -92,10 +92,9 @@ void WatchStream::Advance() {
   if (finished_ || writing_ || reading_) return;
   if (ending_) {
     FinishOnce(grpc::Status(grpc::StatusCode::UNAVAILABLE, "the stream was ended: watch again"));
-  } else if (next_ < page_.events.size()) {
+  } else if (next_ < page_.messages.size()) {
     writing_ = true;
-    outgoing_ = NextMessage();
-    StartWrite(&outgoing_);
+    StartWrite(page_.messages[next_++]);
   } else if (page_.last) {
     FinishOnce(grpc::Status::OK);
   } else if (stale_) {
@@ -103,29 +102,43 @@ void WatchStream::Advance() {
   }
 }
 
-v1::BatchEvent WatchStream::NextMessage() {
-  v1::BatchEvent first = std::move(page_.events[next_++]);
-  if (!grouped_ || next_ == page_.events.size()) return first;
-  v1::BatchEvent message;
-  size_t bytes = first.ByteSizeLong();
-  *message.add_group() = std::move(first);
-  for (; next_ < page_.events.size() && bytes < kMaxGroupBytes; ++next_) {
-    bytes += page_.events[next_].ByteSizeLong();
-    *message.add_group() = std::move(page_.events[next_]);
+absl::StatusOr<WatchStream::Page> WatchStream::ReadPage(Store& store, const std::string& batch_id,
+                                                        uint64_t after, bool grouped) {
+  Page page;
+  page.arena = std::make_unique<google::protobuf::Arena>();
+  ASSAY_ASSIGN_OR_RETURN(v1::Batch batch, store.GetBatch(batch_id));
+  auto* all = google::protobuf::Arena::CreateMessage<v1::BatchEvent>(page.arena.get());
+  ASSAY_RETURN_IF_ERROR(store.ReadEventsAfter(batch_id, after, kPage, *all->mutable_group()));
+  const int count = all->group_size();
+  page.full = static_cast<size_t>(count) >= kPage;
+  page.last = batch.has_end_time() && !page.full;
+  if (count > 0) page.sequence = all->group(count - 1).sequence();
+  for (int next = 0; next < count;) {
+    const int first = next;
+    for (size_t bytes = 0; next < count && (next == first || (grouped && bytes < kMaxGroupBytes)); ++next) {
+      bytes += all->group(next).ByteSizeLong();
+    }
+    if (next == first + 1) {
+      page.messages.push_back(&all->group(first));
+    } else if (next == first + count) {
+      page.messages.push_back(all);
+    } else {
+      auto* group = google::protobuf::Arena::CreateMessage<v1::BatchEvent>(page.arena.get());
+      for (int i = first; i < next; ++i) {
+        group->mutable_group()->UnsafeArenaAddAllocated(all->mutable_group(i));  // both are the arena's
+      }
+      page.messages.push_back(group);
+    }
   }
-  return message;
+  return page;
 }
 
 void WatchStream::Read() {
   reading_ = true;
   stale_ = false;
   writer_->Read<Page>(
-      [batch_id = batch_id_, after = sequence_](Store& store) -> absl::StatusOr<Page> {
-        Page page;
-        ASSAY_ASSIGN_OR_RETURN(v1::Batch batch, store.GetBatch(batch_id));
-        ASSAY_ASSIGN_OR_RETURN(page.events, store.EventsAfter(batch_id, after, kPage));
-        page.last = batch.has_end_time() && page.events.size() < kPage;
-        return page;
+      [batch_id = batch_id_, after = sequence_, grouped = grouped_](Store& store) {
+        return ReadPage(store, batch_id, after, grouped);
       },
       [self = shared_from_this()](absl::StatusOr<Page> page) { self->Take(std::move(page)); });
 }
@@ -136,8 +149,8 @@ void WatchStream::Take(absl::StatusOr<Page> page) {
   if (!page.ok()) return FinishOnce(ToGrpc(page.status()));
   page_ = *std::move(page);
   next_ = 0;
-  if (!page_.events.empty()) sequence_ = page_.events.back().sequence();
-  if (page_.events.size() == kPage) stale_ = true;
+  if (page_.sequence > 0) sequence_ = page_.sequence;
+  if (page_.full) stale_ = true;
   Advance();
 }
 
@@ -146,7 +159,8 @@ void WatchStream::OnWriteDone(bool ok) {
   writing_ = false;
   if (!ok) return FinishOnce(grpc::Status(grpc::StatusCode::CANCELLED, "the watcher is gone"));
   if (board_->metrics_ != nullptr) {
-    board_->metrics_->WatchEventsSent(static_cast<size_t>(std::max(1, outgoing_.group_size())));
+    board_->metrics_->WatchEventsSent(
+        static_cast<size_t>(std::max(1, page_.messages[next_ - 1]->group_size())));
   }
   Advance();
 }

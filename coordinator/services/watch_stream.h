@@ -63,12 +63,15 @@ class WatchStream final : public grpc::ServerWriteReactor<v1::BatchEvent>,
 
  private:
   struct Page {
-    std::vector<v1::BatchEvent> events;
-    bool last = false;  // the batch has ended, and these are its last events
+    std::unique_ptr<google::protobuf::Arena> arena;  // of the messages
+    std::vector<const v1::BatchEvent*> messages;  // each of one event or, where they are wanted, of a group
+    uint64_t sequence = 0;                        // of the last event; 0: there is none
+    bool full = false;                            // more of them may be there
+    bool last = false;                            // the batch has ended, and these are its last events
   };
+  static absl::StatusOr<Page> ReadPage(Store& store, const std::string& batch_id, uint64_t after,
+                                       bool grouped);
   WatchStream(WatchBoard* board, Writer* writer, const v1::WatchBatchRequest& request);
-  // The next message, of one event or a group of them.
-  v1::BatchEvent NextMessage() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Read() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Take(absl::StatusOr<Page> page);
   // Writes, reads or finishes: whatever is next.
@@ -84,8 +87,7 @@ class WatchStream final : public grpc::ServerWriteReactor<v1::BatchEvent>,
   absl::Mutex mutex_;
   uint64_t sequence_ ABSL_GUARDED_BY(mutex_);  // of the last event taken
   Page page_ ABSL_GUARDED_BY(mutex_);
-  size_t next_ ABSL_GUARDED_BY(mutex_) = 0;          // of page_.events
-  v1::BatchEvent outgoing_ ABSL_GUARDED_BY(mutex_);  // being written
+  size_t next_ ABSL_GUARDED_BY(mutex_) = 0;  // of page_.messages; the one before it may be being written
   bool stale_ ABSL_GUARDED_BY(mutex_) = true;
   bool reading_ ABSL_GUARDED_BY(mutex_) = false;
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;

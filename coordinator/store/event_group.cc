@@ -91,13 +91,16 @@ absl::StatusOr<std::vector<EventOutline>> ReadEventGroup(absl::string_view bytes
   return outlines;
 }
 
-v1::BatchEvent EventOf(const EventOutline& outline, const v1::Job& job) {
-  if (outline.whole) return *outline.whole;
-  v1::BatchEvent event;
+void FillEvent(const EventOutline& outline, const v1::Job& job, v1::BatchEvent& event) {
+  if (outline.whole) {
+    event = *outline.whole;
+    return;
+  }
   *event.mutable_time() = ToTimestamp(outline.time);
   if (outline.ended) {
-    *event.mutable_job() = ForEvent(job);
-    return event;
+    *event.mutable_job() = job;
+    TrimForEvent(*event.mutable_job());
+    return;
   }
   v1::Job& started = *event.mutable_job();
   started.set_job_id(job.job_id());
@@ -110,7 +113,6 @@ v1::BatchEvent EventOf(const EventOutline& outline, const v1::Job& job) {
   started.set_traceparent(job.traceparent());
   started.set_stage(FirstStageOf(job));
   BeginAttempt(started, outline.attempt, outline.worker, outline.time);
-  return event;
 }
 
 }  // namespace assay::coordinator

@@ -49,7 +49,7 @@ struct EventOutline {
 // DATA_LOSS: not what EventGroupWriter wrote.
 absl::StatusOr<std::vector<EventOutline>> ReadEventGroup(absl::string_view bytes);
 
-// The event that the outline stands for. `job`: as it is now.
-v1::BatchEvent EventOf(const EventOutline& outline, const v1::Job& job);
+// Makes `event`, which is empty, the one that the outline stands for. `job`: as it is now.
+void FillEvent(const EventOutline& outline, const v1::Job& job, v1::BatchEvent& event);
 
 }  // namespace assay::coordinator

@@ -209,17 +209,16 @@ void Count(v1::Batch& batch, v1::Outcome outcome) {
             [](const v1::OutcomeCount& a, const v1::OutcomeCount& b) { return a.outcome() < b.outcome(); });
 }
 
-v1::CaseResult ForEvent(v1::CaseResult result) {
+void TrimForEvent(v1::CaseResult& result) {
   for (v1::CheckResult& check : *result.mutable_check()) {
     if (check.outcome() == v1::PASSED) check.clear_message();
   }
-  return result;
 }
 
-v1::Job ForEvent(v1::Job job) {
-  for (v1::CaseResult& one : *job.mutable_result()->mutable_case_()) one = ForEvent(std::move(one));
+void TrimForEvent(v1::Job& job) {
   if (job.state() != v1::DONE) job.clear_result();
-  return job;
+  if (!job.has_result()) return;
+  for (v1::CaseResult& one : *job.mutable_result()->mutable_case_()) TrimForEvent(one);
 }
 
 bool IsFailureOfTheModel(v1::Outcome outcome) {

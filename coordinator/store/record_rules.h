@@ -64,8 +64,8 @@ bool LetsGoOn(const v1::Job& job, v1::Outcome outcome);
 void Count(v1::Batch& batch, v1::Outcome outcome);
 
 // Without what would fill a stream for nothing: the messages of checks that passed.
-v1::CaseResult ForEvent(v1::CaseResult result);
-v1::Job ForEvent(v1::Job job);
+void TrimForEvent(v1::CaseResult& result);
+void TrimForEvent(v1::Job& job);
 
 // FAILED, CRASHED, TIMED_OUT, OUT_OF_MEMORY.
 bool IsFailureOfTheModel(v1::Outcome outcome);

@@ -372,7 +372,8 @@ absl::Status RecordStore::RecordProgress(const v1::AttemptRef& attempt, const v1
   progress.set_job_id(attempt.job_id());
   progress.set_attempt(attempt.attempt());
   progress.set_model(job.model().name());
-  *progress.mutable_case_result() = ForEvent(result);
+  *progress.mutable_case_result() = result;
+  TrimForEvent(*progress.mutable_case_result());
   BatchWork& work = work_[job.batch_id()];
   work.now = now;
   work.events.Add(event);
@@ -570,8 +571,8 @@ absl::StatusOr<std::vector<v1::Job>> RecordStore::ListJobs(absl::string_view bat
   return jobs;
 }
 
-absl::StatusOr<std::vector<v1::BatchEvent>> RecordStore::EventsAfter(absl::string_view batch_id,
-                                                                     uint64_t sequence, size_t limit) {
+absl::Status RecordStore::ReadEventsAfter(absl::string_view batch_id, uint64_t sequence, size_t limit,
+                                          google::protobuf::RepeatedPtrField<v1::BatchEvent>& events) {
   if (work_.count(std::string(batch_id)) > 0) ASSAY_RETURN_IF_ERROR(Flush());
   ASSAY_ASSIGN_OR_RETURN(std::vector<EventRow> rows, ReadEvents(batch_id, sequence, limit));
   std::vector<std::pair<uint64_t, EventOutline>> outlines;
@@ -599,11 +600,8 @@ absl::StatusOr<std::vector<v1::BatchEvent>> RecordStore::EventsAfter(absl::strin
     ASSAY_ASSIGN_OR_RETURN(std::vector<JobRecord> records, ReadJobs({named.begin(), named.end()}));
     for (JobRecord& record : records) read.emplace(record.job.job_id(), std::move(record));
   }
-  std::vector<v1::BatchEvent> events;
-  events.reserve(outlines.size());
   for (const auto& [number, outline] : outlines) {
-    v1::Job nothing_known;
-    const v1::Job* job = &nothing_known;
+    const v1::Job* job = &v1::Job::default_instance();
     if (auto kept = jobs_.find(outline.job_id); kept != jobs_.end()) {
       job = &kept->second->record.job;
     } else if (auto ended = recently_ended_.find(outline.job_id); ended != recently_ended_.end()) {
@@ -614,10 +612,11 @@ absl::StatusOr<std::vector<v1::BatchEvent>> RecordStore::EventsAfter(absl::strin
       return absl::DataLossError(
           absl::StrCat("store: an event of job '", outline.job_id, "', which is not there"));
     }
-    events.push_back(EventOf(outline, *job));
-    events.back().set_sequence(number);
+    v1::BatchEvent& event = *events.Add();
+    FillEvent(outline, *job, event);
+    event.set_sequence(number);
   }
-  return events;
+  return absl::OkStatus();
 }
 
 absl::StatusOr<v1::TokenInfo> RecordStore::RevokeToken(absl::string_view id, absl::Time now) {

@@ -112,8 +112,8 @@ class RecordStore : public Store {
   absl::StatusOr<BatchPage> ListBatches(size_t page_size, uint64_t before) final;
   absl::StatusOr<v1::Job> GetJob(absl::string_view job_id) final;
   absl::StatusOr<std::vector<v1::Job>> ListJobs(absl::string_view batch_id) final;
-  absl::StatusOr<std::vector<v1::BatchEvent>> EventsAfter(absl::string_view batch_id, uint64_t sequence,
-                                                          size_t limit) final;
+  absl::Status ReadEventsAfter(absl::string_view batch_id, uint64_t sequence, size_t limit,
+                               google::protobuf::RepeatedPtrField<v1::BatchEvent>& events) final;
   absl::StatusOr<v1::TokenInfo> RevokeToken(absl::string_view id, absl::Time now) final;
   absl::StatusOr<v1::TokenInfo> RedeemToken(absl::string_view hash, absl::Time now) final;
   std::set<std::string> TakeTouched() final;

@@ -327,7 +327,8 @@ void RecordStore::StateChanged(Entry& entry, JobChange change, absl::Time now) {
   } else {
     v1::BatchEvent event;
     *event.mutable_time() = ToTimestamp(now);
-    *event.mutable_job() = ForEvent(job);
+    *event.mutable_job() = job;
+    TrimForEvent(*event.mutable_job());
     work.events.Add(event);
   }
 }

@@ -276,9 +276,17 @@ class Store {
   // In the batch's order. An unknown batch has none.
   virtual absl::StatusOr<std::vector<v1::Job>> ListJobs(absl::string_view batch_id) = 0;
 
-  // Events with a greater sequence number, in order, at most `limit`.
-  virtual absl::StatusOr<std::vector<v1::BatchEvent>> EventsAfter(absl::string_view batch_id,
-                                                                  uint64_t sequence, size_t limit) = 0;
+  // Appends to `events` those with a greater sequence number, in order, at most `limit`. They may be on an
+  // arena.
+  virtual absl::Status ReadEventsAfter(absl::string_view batch_id, uint64_t sequence, size_t limit,
+                                       google::protobuf::RepeatedPtrField<v1::BatchEvent>& events) = 0;
+  absl::StatusOr<std::vector<v1::BatchEvent>> EventsAfter(absl::string_view batch_id, uint64_t sequence,
+                                                          size_t limit) {
+    google::protobuf::RepeatedPtrField<v1::BatchEvent> events;
+    absl::Status read = ReadEventsAfter(batch_id, sequence, limit, events);
+    if (!read.ok()) return read;
+    return std::vector<v1::BatchEvent>(events.begin(), events.end());
+  }
 
   // By summary.name().
   virtual absl::Status PutWorker(const WorkerRecord& worker) = 0;

@@ -14,6 +14,8 @@ namespace {
 constexpr size_t kMaxGroup = 512;
 // Of so many requests a group is one of many.
 constexpr size_t kBusyGroup = 8;
+// How often it is looked whether a group that waits is full.
+const absl::Duration kLook = absl::Milliseconds(4);
 // So many requests that fail alone, one after the other, show that it is not they who are to blame.
 constexpr int kSinglesBeforeAway = 3;
 // Each time one of those that wait for each other has gone on.
@@ -68,7 +70,7 @@ std::vector<Writer::Request> Writer::NextGroup() {
     return stopping_ || (queue_.size() >= kMaxGroup && away_since_ == absl::InfiniteFuture());
   };
   AwaitSteadily(mutex_, absl::Condition(&full),
-                absl::FromChrono(next_group_ - std::chrono::steady_clock::now()), absl::Milliseconds(1));
+                absl::FromChrono(next_group_ - std::chrono::steady_clock::now()), kLook);
   const auto taken = static_cast<std::ptrdiff_t>(std::min(queue_.size(), kMaxGroup));
   std::vector<Request> group(std::make_move_iterator(queue_.begin()),
                              std::make_move_iterator(queue_.begin() + taken));
@@ -81,8 +83,11 @@ void Writer::Loop() {
     std::vector<Request> group = NextGroup();
     if (group.empty()) return;
     next_group_ = std::chrono::steady_clock::now();
-    if (group.size() >= kBusyGroup) next_group_ += absl::ToChronoMicroseconds(options_.pace);
+    expected_ = 0;
     absl::Status status = RunUntilAlone(group);
+    if (std::max(group.size(), expected_) >= kBusyGroup) {
+      next_group_ += absl::ToChronoMicroseconds(options_.pace);
+    }
     if (status.ok()) {
       MediumIsBack();
       continue;

@@ -28,9 +28,9 @@ class Writer {
     // While the medium is away (a full disk, a database that is gone) it is tried again after so long, each
     // time longer and with jitter; what is asked meanwhile waits for the next try.
     absl::Duration first_pause = absl::Milliseconds(10), longest_pause = absl::Milliseconds(500);
-    // A group after one of many requests begins so long after that one began, unless it is full before: fewer
-    // commits, each of more. Nothing waits where little is asked.
-    absl::Duration pace = absl::Milliseconds(4);
+    // A group after one of many requests, or of decisions that many follow from, begins so long after that
+    // one began, unless it is full before: fewer commits, each of more. Nothing waits where little is asked.
+    absl::Duration pace = absl::Milliseconds(8);
   };
   explicit Writer(std::unique_ptr<Store> store) : Writer(std::move(store), Options()) {}
   Writer(std::unique_ptr<Store> store, Options options);
@@ -47,6 +47,9 @@ class Writer {
   void AfterCommit(std::function<void(const std::set<std::string>&)> hook) {
     after_commit_ = std::move(hook);
   }
+
+  // From within AfterCommit: so many requests are about to follow from what was just committed.
+  void Expect(size_t requests) { expected_ += requests; }
 
   // Hears of each group: of how many requests it was, how long its transaction took, and whether it was
   // committed. On the writer's thread; must not wait. Set before anything is asked.
@@ -111,6 +114,7 @@ class Writer {
   // Of the writer's thread.
   std::unique_ptr<Store> store_;
   std::chrono::steady_clock::time_point next_group_;  // not before, unless the queue is full
+  size_t expected_ = 0;
   absl::Time away_since_ = absl::InfiniteFuture();
   absl::Duration pause_;  // while it is away
   size_t refused_ = 0;    // while it is away

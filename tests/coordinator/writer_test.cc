@@ -244,6 +244,19 @@ TEST(WriterTest, AGroupAfterABusyOneWaitsUntilItIsDueOrFull) {
   EXPECT_EQ(commits, 5);  // the lone one's, the plug's, and those of the three groups
 }
 
+TEST(WriterTest, AGroupThatManyRequestsFollowFromIsABusyOne) {
+  Writer::Options options;
+  options.pace = absl::Hours(1);
+  Writer writer(NewMemoryStore(3), options);
+  writer.AfterCommit([&](const std::set<std::string>&) { writer.Expect(100); });
+  EXPECT_THAT(writer.Call<v1::Batch>(Submitting("lone")), IsOk());
+  absl::Notification late;
+  writer.Ask<v1::Batch>(Getting("lone"), [&](absl::StatusOr<v1::Batch>) { late.Notify(); });
+  EXPECT_FALSE(late.WaitForNotificationWithTimeout(absl::Milliseconds(100)));
+  writer.Stop();
+  EXPECT_TRUE(late.HasBeenNotified());
+}
+
 TEST(WriterTest, RefusesWhatComesAfterItStopped) {
   Writer writer(NewMemoryStore(3));
   writer.Stop();

@@ -54,7 +54,7 @@ struct Options {
   int checks = 1;
   int log_bytes = 0;
   int coordinator_pid = 0;
-  int protocol = 2;
+  int protocol = 3;
   bool watch = false;
 };
 
@@ -155,6 +155,10 @@ class SimulatedWorker final : public grpc::ClientBidiReactor<v1::WorkerMessage, 
     absl::MutexLock lock(&mutex_);
     return welcomed_;
   }
+  absl::Duration heartbeat() {
+    absl::MutexLock lock(&mutex_);
+    return heartbeat_;
+  }
   uint64_t refused() {
     absl::MutexLock lock(&mutex_);
     return refused_;
@@ -212,9 +216,11 @@ class SimulatedWorker final : public grpc::ClientBidiReactor<v1::WorkerMessage, 
     if (in_.has_welcome()) {
       welcomed_ = true;
       several_ = in_.welcome().protocol() >= 2;
+      heartbeat_ = absl::Milliseconds(in_.welcome().heartbeat_ms());
     }
     if (in_.has_ack() && !in_.ack().counted()) ++refused_;
     for (const v1::ResultAck& ack : in_.acks().ack()) refused_ += ack.counted() ? 0 : 1;
+    for (const v1::ResultAck& ack : in_.desired().ack()) refused_ += ack.counted() ? 0 : 1;
     v1::WorkerMessage message;
     for (const v1::Assignment& assignment : in_.desired().start()) {
       dispatches_->Arrived(assignment.batch_id(), now);
@@ -248,6 +254,7 @@ class SimulatedWorker final : public grpc::ClientBidiReactor<v1::WorkerMessage, 
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   bool welcomed_ ABSL_GUARDED_BY(mutex_) = false;
   bool several_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Duration heartbeat_ ABSL_GUARDED_BY(mutex_);  // as the coordinator asked for
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
   bool done_ ABSL_GUARDED_BY(mutex_) = false;
   uint64_t refused_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -256,6 +263,9 @@ class SimulatedWorker final : public grpc::ClientBidiReactor<v1::WorkerMessage, 
 std::shared_ptr<grpc::Channel> Connect(const std::string& address, int number) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(-1);
+  // As a worker's.
+  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 1 << 20);
   arguments.SetInt("assay.bench.channel", number);  // a connection of its own
   return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
 }
@@ -391,9 +401,10 @@ int Run(const Options& options) {
   }
   std::atomic<bool> over = false;
   std::thread heart([&] {
-    for (size_t next = 0; !over; next = (next + 1) % workers.size()) {  // spread over a second
+    const absl::Duration each = workers.front()->heartbeat() / static_cast<double>(workers.size());
+    for (size_t next = 0; !over; next = (next + 1) % workers.size()) {
       workers[next]->Beat();
-      absl::SleepFor(absl::Seconds(1) / static_cast<double>(workers.size()));
+      absl::SleepFor(each);
     }
   });
 
@@ -474,7 +485,7 @@ int main(int argc, char** argv) {
   app.add_option("--checks", options.checks, "checks of a result")->check(CLI::Range(1, 1000));
   app.add_option("--log-bytes", options.log_bytes, "size of the log that results name");
   app.add_option("--coordinator-pid", options.coordinator_pid, "whose processor time is measured");
-  app.add_option("--protocol", options.protocol, "of the workers")->check(CLI::Range(1, 2));
+  app.add_option("--protocol", options.protocol, "of the workers")->check(CLI::Range(1, 3));
   app.add_flag("--watch", options.watch, "mode throughput: read every event of every batch");
   CLI11_PARSE(app, argc, argv);
   return assay::bench::Run(options);

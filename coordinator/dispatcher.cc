@@ -18,17 +18,12 @@
 namespace assay::coordinator {
 namespace {
 
-// Keep a message of the control stream well under 1 MiB.
-constexpr size_t kMaxStartBytesAMessage = 512 << 10;
-constexpr int kMaxAbandonsAMessage = 1024;
 // Looked at beyond what could be placed, as some of the first may not go to the workers that are free.
 constexpr size_t kLookahead = 64;
 // How often slots are offered again where other coordinators took what was to fill them.
 constexpr int kRounds = 4;
 // So many jobs are worth a transaction of their own, beside those that start and end others.
 constexpr size_t kLargeBatch = 256;
-// Of the worker protocol; the first is served, too.
-constexpr uint32_t kNewestProtocol = 2;
 
 std::vector<std::string> JobsOf(const google::protobuf::RepeatedPtrField<v1::AttemptRef>& attempts) {
   std::vector<std::string> jobs;
@@ -41,23 +36,6 @@ std::vector<HeldAttempt> HeldBy(const std::string& worker,
   std::vector<HeldAttempt> held;
   for (const v1::AttemptRef& attempt : attempts) held.push_back({attempt, worker});
   return held;
-}
-
-// Nothing is sent where there is nothing to tell.
-void SendDesired(WorkerLink& link, v1::DesiredState desired) {
-  int start = 0, abandon = 0;
-  while (start < desired.start_size() || abandon < desired.abandon_size()) {
-    v1::CoordinatorMessage message;
-    v1::DesiredState& part = *message.mutable_desired();
-    for (; abandon < desired.abandon_size() && part.abandon_size() < kMaxAbandonsAMessage; ++abandon) {
-      *part.add_abandon() = desired.abandon(abandon);
-    }
-    for (size_t bytes = 0; start < desired.start_size() && bytes < kMaxStartBytesAMessage; ++start) {
-      bytes += desired.start(start).ByteSizeLong();
-      *part.add_start() = std::move(*desired.mutable_start(start));
-    }
-    link.Send(std::move(message));
-  }
 }
 
 // The worker keeps what it has not been answered for, and says so again when it connects again.
@@ -181,12 +159,13 @@ absl::StatusOr<std::set<std::string>> Dispatcher::Start(Store& store,
 void Dispatcher::SendDecided(const std::set<std::string>& touched) {
   for (auto& [worker, desired] : outbox_) {
     // One that left between is none of ours: the lease decides.
-    if (Session* session = fleet_.Find(worker)) SendDesired(*session->link, std::move(desired));
+    if (Session* session = fleet_.Find(worker)) fleet_.Send(*session, std::move(desired));
   }
   for (const WorkerOrder& order : orders_) {
     if (Session* session = fleet_.Find(order.worker)) fleet_.Tell(*session, order);
   }
   orders_.clear();
+  writer_->Expect(decided_.size());  // their results
   life_.Started(starts_);
   outbox_.clear();
   decided_.clear();
@@ -227,9 +206,8 @@ v1::Assignment Dispatcher::AssignmentOf(const v1::Job& job) const {
   return assignment;
 }
 
-v1::AttemptResult Dispatcher::WithItsProducts(v1::AttemptResult result) const {
-  v1::TestResult& test = *result.mutable_result();
-  if (test.outcome() != v1::PASSED || !test.has_export_()) return result;
+void Dispatcher::CheckProducts(v1::TestResult& test) const {
+  if (test.outcome() != v1::PASSED || !test.has_export_()) return;
   const v1::ExportResult& made = test.export_();
   for (const std::string& digest : {made.program_digest(), made.golden_digest(), made.weights_blob()}) {
     if (digest.empty()) continue;
@@ -239,7 +217,6 @@ v1::AttemptResult Dispatcher::WithItsProducts(v1::AttemptResult result) const {
       break;
     }
   }
-  return result;
 }
 
 absl::Status Dispatcher::PutWorker(Store& store, const Session& session) {
@@ -331,102 +308,108 @@ void Dispatcher::Connected(std::shared_ptr<WorkerLink> link, v1::Hello hello, st
         link->Send(std::move(message));
         v1::DesiredState desired;
         for (const v1::AttemptRef& attempt : outcome->attempts.abandon) *desired.add_abandon() = attempt;
-        SendDesired(*link, desired);
-        Session* session = fleet_.Find(link.get());
-        if (options_.require_acceptance && session != nullptr && session->protocol >= 2 &&
-            !session->cordoned && !IsAccepted(hello.acceptance(), hello.device())) {
-          fleet_.OrderSweep(*session, NewSweep(*options_.content, kAcceptanceRepetitions));
+        if (Session* session = fleet_.Find(link.get())) {
+          fleet_.Send(*session, std::move(desired));
+          if (options_.require_acceptance && session->protocol >= 2 && !session->cordoned &&
+              !IsAccepted(hello.acceptance(), hello.device())) {
+            fleet_.OrderSweep(*session, NewSweep(*options_.content, kAcceptanceRepetitions));
+          }
         }
         done();
       },
       {JobsOf(hello.attempt()), {}, {hello.worker()}, {}});
 }
 
-void Dispatcher::Received(std::shared_ptr<WorkerLink> link, v1::WorkerMessage message,
+void Dispatcher::Received(std::shared_ptr<WorkerLink> link, std::shared_ptr<v1::WorkerMessage> message,
                           std::function<void()> done) {
-  switch (message.kind_case()) {
+  auto results = [&message](auto first, auto end) {
+    auto kept =
+        std::make_shared<std::pair<std::shared_ptr<v1::WorkerMessage>, std::vector<v1::AttemptResult*>>>();
+    for (; first != end; ++first) kept->second.push_back(&*first);
+    kept->first = std::move(message);
+    return ReceivedResults(kept, &kept->second);
+  };
+  switch (message->kind_case()) {
     case v1::WorkerMessage::kHeartbeat:
-      return Heartbeat(std::move(link), std::move(*message.mutable_heartbeat()), std::move(done));
+      return Heartbeat(std::move(link), {message, &message->heartbeat()}, std::move(done));
     case v1::WorkerMessage::kEvent:
-      return Progress(std::move(link), std::move(*message.mutable_event()), std::move(done));
+      return Progress(std::move(link), {message, &message->event()}, std::move(done));
     case v1::WorkerMessage::kResult: {
-      std::vector<v1::AttemptResult> one;
-      one.push_back(std::move(*message.mutable_result()));
-      return Results(std::move(link), std::move(one), /*together=*/false, std::move(done));
+      v1::AttemptResult* one = message->mutable_result();
+      return Results(std::move(link), results(one, one + 1), /*together=*/false, std::move(done));
     }
     case v1::WorkerMessage::kResults: {
-      auto& all = *message.mutable_results()->mutable_result();
-      std::vector<v1::AttemptResult> results(std::make_move_iterator(all.begin()),
-                                             std::make_move_iterator(all.end()));
-      return Results(std::move(link), std::move(results), /*together=*/true, std::move(done));
+      auto& all = *message->mutable_results()->mutable_result();
+      return Results(std::move(link), results(all.begin(), all.end()), /*together=*/true, std::move(done));
     }
     case v1::WorkerMessage::kHello:
       link->Close(absl::InvalidArgumentError("a second Hello on one stream"));
       break;
     case v1::WorkerMessage::kAcceptance:
-      return Acceptance(std::move(link), std::move(*message.mutable_acceptance()), std::move(done));
+      return Acceptance(std::move(link), std::move(*message->mutable_acceptance()), std::move(done));
     case v1::WorkerMessage::KIND_NOT_SET:
       break;  // of a newer worker: nothing that this coordinator would have to know
   }
   done();
 }
 
-void Dispatcher::Heartbeat(std::shared_ptr<WorkerLink> link, v1::Heartbeat heartbeat,
+void Dispatcher::Heartbeat(std::shared_ptr<WorkerLink> link, std::shared_ptr<const v1::Heartbeat> heartbeat,
                            std::function<void()> done) {
   using Refs = std::vector<v1::AttemptRef>;
   writer_->Ask<Refs>(
       [this, link, heartbeat](Store& store) -> absl::StatusOr<Refs> {
         Session* session = fleet_.Find(link.get());
         if (session == nullptr) return Refs();  // replaced by a newer stream
-        if (fleet_.Heard(*session, heartbeat, Now())) {
+        if (fleet_.Heard(*session, *heartbeat, Now())) {
           wake_ = orders_changed_ = true;
           ASSAY_RETURN_IF_ERROR(PutWorker(store, *session));
         }
         return store.ExtendLeases(session->hello.worker(),
-                                  Refs(heartbeat.attempt().begin(), heartbeat.attempt().end()),
+                                  Refs(heartbeat->attempt().begin(), heartbeat->attempt().end()),
                                   store.Now() + options_.lease);
       },
-      [link, draining = heartbeat.draining(), done](absl::StatusOr<Refs> others) {
-        if (others.ok()) {
+      [this, link, done](absl::StatusOr<Refs> others) {
+        Session* session = fleet_.Find(link.get());
+        if (others.ok() && session != nullptr) {  // else the next heartbeat comes before the lease ends
           v1::DesiredState desired;
           for (const v1::AttemptRef& attempt : *others) *desired.add_abandon() = attempt;
-          SendDesired(*link, desired);
           // Whatever was decided before it drained went ahead of this: nothing more comes, and it may leave.
-          if (draining && desired.abandon_size() == 0) {
-            v1::CoordinatorMessage nothing_more;
-            nothing_more.mutable_desired();
-            link->Send(std::move(nothing_more));
+          const bool nothing_more = session->drains && others->empty() && session->acks.empty();
+          if (nothing_more) {
+            v1::CoordinatorMessage message;
+            message.mutable_desired();
+            session->link->Send(std::move(message));
+          } else {
+            fleet_.Send(*session, std::move(desired));
           }
-        }  // else the next heartbeat comes before the lease ends
+        }
         done();
       },
-      Touches{{}, HeldBy(link->worker(), heartbeat.attempt()), {}, {}});
+      Touches{{}, HeldBy(link->worker(), heartbeat->attempt()), {}, {}});
 }
 
-void Dispatcher::Progress(std::shared_ptr<WorkerLink> link, v1::AttemptEvent event,
+void Dispatcher::Progress(std::shared_ptr<WorkerLink> link, std::shared_ptr<const v1::AttemptEvent> event,
                           std::function<void()> done) {
   // That an attempt started was recorded when it was assigned.
-  if (!event.has_case_result()) return done();
-  auto shared = std::make_shared<const v1::AttemptEvent>(std::move(event));
+  if (!event->has_case_result()) return done();
   writer_->Ask<bool>(
-      [link, shared](Store& store) -> absl::StatusOr<bool> {
+      [link, event](Store& store) -> absl::StatusOr<bool> {
         ASSAY_RETURN_IF_ERROR(
-            store.RecordProgress(shared->attempt(), shared->case_result(), store.Now(), link->worker()));
+            store.RecordProgress(event->attempt(), event->case_result(), store.Now(), link->worker()));
         return true;
       },
       // Of a stale attempt there is nothing to tell. What the medium lost here comes again with the result.
-      [done](absl::StatusOr<bool>) { done(); }, {{shared->attempt().job_id()}, {}, {}, {}});
+      [done](absl::StatusOr<bool>) { done(); }, {{event->attempt().job_id()}, {}, {}, {}});
 }
 
-void Dispatcher::Results(std::shared_ptr<WorkerLink> link, std::vector<v1::AttemptResult> results,
-                         bool together, std::function<void()> done) {
+void Dispatcher::Results(std::shared_ptr<WorkerLink> link, ReceivedResults results, bool together,
+                         std::function<void()> done) {
   using Acks = std::vector<v1::ResultAck>;
   Touches touches;
-  for (v1::AttemptResult& result : results) {
-    touches.attempts.push_back({result.attempt(), link->worker()});
-    result = WithItsProducts(std::move(result));
+  for (v1::AttemptResult* result : *results) {
+    touches.attempts.push_back({result->attempt(), link->worker()});
+    CheckProducts(*result->mutable_result());
   }
-  auto shared = std::make_shared<const std::vector<v1::AttemptResult>>(std::move(results));
   // What became of each, and of its job where somebody wants to know.
   struct Left {
     absl::StatusOr<v1::ResultAck> ack;
@@ -434,11 +417,12 @@ void Dispatcher::Results(std::shared_ptr<WorkerLink> link, std::vector<v1::Attem
   };
   auto left = std::make_shared<std::pair<std::vector<Left>, absl::Time>>();
   writer_->Ask<Acks>(
-      [this, link, shared, left](Store& store) -> absl::StatusOr<Acks> {
+      [this, link, results, left](Store& store) -> absl::StatusOr<Acks> {
         Acks acks;
         left->first.clear();
         left->second = store.Now();
-        for (const v1::AttemptResult& result : *shared) {
+        for (const v1::AttemptResult* received : *results) {
+          const v1::AttemptResult& result = *received;
           absl::StatusOr<v1::ResultAck> ack = store.CommitResult(result, store.Now(), link->worker());
           if (!ack.ok() && !IsErrorOfTheDomain(ack.status())) return ack.status();
           Left& became = left->first.emplace_back(Left{ack, std::nullopt});
@@ -461,20 +445,18 @@ void Dispatcher::Results(std::shared_ptr<WorkerLink> link, std::vector<v1::Attem
         }
         return acks;
       },
-      [this, link, together, shared, left, done](absl::StatusOr<Acks> acks) {
+      [this, link, together, results, left, done](absl::StatusOr<Acks> acks) {
         if (!acks.ok()) {
           link->Close(ReconnectLater(acks.status()));
           return done();
         }
         for (size_t i = 0; i < left->first.size(); ++i) {
           const Left& became = left->first[i];
-          life_.Answered((*shared)[i], became.ack, became.job ? &*became.job : nullptr, left->second);
+          life_.Answered(*(*results)[i], became.ack, became.job ? &*became.job : nullptr, left->second);
         }
-        v1::CoordinatorMessage message;
-        for (v1::ResultAck& ack : *acks) {
-          *(together ? message.mutable_acks()->add_ack() : message.mutable_ack()) = std::move(ack);
-        }
-        link->Send(std::move(message));
+        // A worker that has connected again meanwhile sends them again.
+        if (Session* session = fleet_.Find(link.get()))
+          fleet_.Acknowledge(*session, *std::move(acks), together);
         done();
       },
       std::move(touches));
@@ -631,7 +613,7 @@ void Dispatcher::Cancel(std::string batch_id, v1::AuditEntry change,
           *abandon[attempt.worker].add_abandon() = attempt.attempt;
         }
         for (const auto& [worker, desired] : abandon) {
-          if (Session* session = fleet_.Find(worker)) SendDesired(*session->link, desired);
+          if (Session* session = fleet_.Find(worker)) fleet_.Send(*session, desired);
         }
         done(std::move(cancelled->batch));
       },
@@ -708,7 +690,10 @@ void Dispatcher::ExplainJob(std::string job_id,
 void Dispatcher::CloseAll(const absl::Status& status) {
   writer_->Ask<bool>(
       [this, status](Store&) -> absl::StatusOr<bool> {
-        for (const auto& [name, session] : fleet_.sessions()) session.link->Close(status);
+        for (const auto& [name, session] : fleet_.sessions()) {
+          fleet_.Send(*fleet_.Find(name), {});
+          session.link->Close(status);
+        }
         return true;
       },
       [](absl::StatusOr<bool>) {});
@@ -760,7 +745,7 @@ void Dispatcher::Tick() {
           *abandon[attempt.worker].add_abandon() = attempt.attempt;
         }
         for (const auto& [worker, desired] : abandon) {
-          if (Session* session = fleet_.Find(worker)) SendDesired(*session->link, desired);
+          if (Session* session = fleet_.Find(worker)) fleet_.Send(*session, desired);
         }
       });
 }
@@ -794,7 +779,7 @@ void Dispatcher::Heard(std::optional<std::set<std::string>> batches) {
         for (const RunningAttempt& attempt : *stopped)
           *abandon[attempt.worker].add_abandon() = attempt.attempt;
         for (const auto& [worker, desired] : abandon) {
-          if (Session* session = fleet_.Find(worker)) SendDesired(*session->link, desired);
+          if (Session* session = fleet_.Find(worker)) fleet_.Send(*session, desired);
         }
       });
 }

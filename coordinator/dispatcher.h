@@ -61,7 +61,8 @@ class Dispatcher {
 
   // What a stream brings. `done` when it is committed, or was refused.
   void Connected(std::shared_ptr<WorkerLink> link, v1::Hello hello, std::function<void()> done);
-  void Received(std::shared_ptr<WorkerLink> link, v1::WorkerMessage message, std::function<void()> done);
+  void Received(std::shared_ptr<WorkerLink> link, std::shared_ptr<v1::WorkerMessage> message,
+                std::function<void()> done);
   // The stream is gone. What the worker runs stays its own until its leases run out.
   void Disconnected(std::shared_ptr<WorkerLink> link);
 
@@ -98,6 +99,8 @@ class Dispatcher {
   void Tick();
 
  private:
+  // Of a message that lives as long as they.
+  using ReceivedResults = std::shared_ptr<const std::vector<v1::AttemptResult*>>;
   // What this transaction decided to tell a worker; sent once it is committed.
   using Outbox = std::map<std::string, v1::DesiredState>;
 
@@ -108,10 +111,12 @@ class Dispatcher {
   // Leases what is placed, but for what another coordinator was about to start: that is told by id.
   absl::StatusOr<std::set<std::string>> Start(Store& store, const std::vector<Placement>& placements);
   void SendDecided(const std::set<std::string>& touched);
-  void Heartbeat(std::shared_ptr<WorkerLink> link, v1::Heartbeat heartbeat, std::function<void()> done);
-  void Progress(std::shared_ptr<WorkerLink> link, v1::AttemptEvent event, std::function<void()> done);
+  void Heartbeat(std::shared_ptr<WorkerLink> link, std::shared_ptr<const v1::Heartbeat> heartbeat,
+                 std::function<void()> done);
+  void Progress(std::shared_ptr<WorkerLink> link, std::shared_ptr<const v1::AttemptEvent> event,
+                std::function<void()> done);
   // `together`: they came in one message, and are answered in one.
-  void Results(std::shared_ptr<WorkerLink> link, std::vector<v1::AttemptResult> results, bool together,
+  void Results(std::shared_ptr<WorkerLink> link, ReceivedResults results, bool together,
                std::function<void()> done);
   void Acceptance(std::shared_ptr<WorkerLink> link, v1::AcceptanceReport report, std::function<void()> done);
   using BatchDone = std::function<void(absl::StatusOr<v1::Batch>)>;
@@ -120,8 +125,8 @@ class Dispatcher {
   bool HasDefaultCheckpoints(const BatchSubmission& submission) const;
   void SubmitBeside(std::shared_ptr<const BatchSubmission> resolved, v1::AuditEntry change, BatchDone done);
   v1::Assignment AssignmentOf(const v1::Job& job) const;
-  // As it came, or an INFRASTRUCTURE_ERROR where it names products of an export that were not uploaded.
-  v1::AttemptResult WithItsProducts(v1::AttemptResult result) const;
+  // Makes it an INFRASTRUCTURE_ERROR where it names products of an export that were not uploaded.
+  void CheckProducts(v1::TestResult& test) const;
   absl::Status PutWorker(Store& store, const Session& session);
   // Where its newest sweep says so.
   absl::Status CordonRejected(Store& store, const Session& session);

@@ -6,6 +6,13 @@
 #include "absl/strings/str_cat.h"
 
 namespace assay::coordinator {
+namespace {
+
+// Keep a message of the control stream well under 1 MiB.
+constexpr size_t kMaxStartBytesAMessage = 512 << 10;
+constexpr size_t kMaxRefsAMessage = 1024;  // of jobs to abandon, and of acknowledgements
+
+}  // namespace
 
 Spot SpotOf(const RunningAttempt& attempt, const WorkerView& worker) {
   const bool has_gpu = std::any_of(worker.devices.begin(), worker.devices.end(),
@@ -66,7 +73,7 @@ std::shared_ptr<WorkerLink> Fleet::Join(std::shared_ptr<WorkerLink> link, v1::He
   session.link = std::move(link);
   session.draining = hello.draining();
   session.last_heard = now;
-  session.protocol = hello.protocol() >= 2 ? 2 : 1;
+  session.protocol = std::clamp<uint32_t>(hello.protocol(), 1, kNewestProtocol);
   session.hello = std::move(hello);
   if (auto cordon = cordons_.find(name); cordon != cordons_.end()) {
     session.cordoned = true;
@@ -141,6 +148,41 @@ void Fleet::Tell(Session& session, const WorkerOrder& order) {
   if (!order.wanted.drain()) return;
   v1::CoordinatorMessage message;
   message.mutable_desired()->set_drain(true);
+  session.link->Send(std::move(message));
+}
+
+void Fleet::Send(Session& session, v1::DesiredState desired) {
+  int start = 0, abandon = 0;
+  auto rest = session.acks.begin();
+  while (start < desired.start_size() || abandon < desired.abandon_size() || rest != session.acks.end()) {
+    v1::CoordinatorMessage message;
+    v1::DesiredState& part = *message.mutable_desired();
+    for (size_t n = 0; abandon < desired.abandon_size() && n < kMaxRefsAMessage; ++n, ++abandon) {
+      *part.add_abandon() = std::move(*desired.mutable_abandon(abandon));
+    }
+    for (size_t n = 0; rest != session.acks.end() && n < kMaxRefsAMessage; ++n, ++rest) {
+      *part.add_ack() = std::move(*rest);
+    }
+    for (size_t bytes = 0; start < desired.start_size() && bytes < kMaxStartBytesAMessage; ++start) {
+      bytes += desired.start(start).ByteSizeLong();
+      *part.add_start() = std::move(*desired.mutable_start(start));
+    }
+    session.link->Send(std::move(message));
+  }
+  session.acks.clear();
+}
+
+void Fleet::Acknowledge(Session& session, std::vector<v1::ResultAck> acks, bool together) {
+  if (session.protocol >= 3) {
+    std::move(acks.begin(), acks.end(), std::back_inserter(session.acks));
+    // It waits for them, before it leaves.
+    if (session.draining || session.acks.size() >= kMaxRefsAMessage) Send(session, {});
+    return;
+  }
+  v1::CoordinatorMessage message;
+  for (v1::ResultAck& ack : acks) {
+    *(together ? message.mutable_acks()->add_ack() : message.mutable_ack()) = std::move(ack);
+  }
   session.link->Send(std::move(message));
 }
 

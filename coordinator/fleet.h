@@ -18,6 +18,9 @@
 
 namespace assay::coordinator {
 
+// Of the worker protocol; those before it are served, too.
+inline constexpr uint32_t kNewestProtocol = 3;
+
 // A worker's stream, as seen from here. Thread-safe; neither call waits.
 class WorkerLink {
  public:
@@ -45,8 +48,9 @@ struct Session {
   std::string cordon;   // the reason; with `cordoned`
   bool cordoned = false;
 
-  std::set<std::string> told;  // orders, by id, that were sent on this stream
-  bool drains = false;         // by a heartbeat: a Hello says so, too, of a worker that has only paused
+  std::vector<v1::ResultAck> acks;  // of committed results, to go with what is sent next
+  std::set<std::string> told;       // orders, by id, that were sent on this stream
+  bool drains = false;              // by a heartbeat: a Hello says so, too, of a worker that has only paused
 };
 
 // Not thread-safe: the writer's thread owns it.
@@ -79,6 +83,14 @@ class Fleet {
   void Tell(Session& session, const WorkerOrder& order);
   // Asks the worker to run it; until it has reported its acceptance is RUNNING.
   void OrderSweep(Session& session, const v1::AcceptanceRequest& request);
+
+  // Tells the worker what it should be doing, and acknowledges what waits to be. Nothing is sent where there
+  // is nothing to tell.
+  void Send(Session& session, v1::DesiredState desired);
+  // Of committed results, or of such as can never be; `together`: they came in one message. From protocol 3
+  // on they wait for the next Send: all they do is let the worker forget, and a message costs more than they
+  // do.
+  void Acknowledge(Session& session, std::vector<v1::ResultAck> acks, bool together);
 
   void Occupy(const RunningAttempt& attempt);
   // Of whatever worker. Nothing happens where the job's attempt there is another one.

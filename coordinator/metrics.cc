@@ -15,6 +15,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "common/metrics.h"
+#include "coordinator/access/rules.h"
 #include "coordinator/services/grpc_status.h"
 #include "prometheus/counter.h"
 #include "prometheus/gauge.h"
@@ -355,6 +356,7 @@ class RpcMeterFactory final : public grpc::experimental::ServerInterceptorFactor
  public:
   explicit RpcMeterFactory(CoordinatorMetrics* metrics) : metrics_(metrics) {}
   grpc::experimental::Interceptor* CreateServerInterceptor(grpc::experimental::ServerRpcInfo* info) override {
+    if (info->method() != nullptr && info->method() == kWorkerStreamPath) return nullptr;
     // "/assay.v1.BatchService/SubmitBatch" is told as "BatchService.SubmitBatch".
     std::string method = info->method() == nullptr ? "other" : info->method();
     if (absl::StartsWith(method, "/")) method.erase(0, 1);

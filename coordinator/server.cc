@@ -265,6 +265,10 @@ absl::Status Server::State::Serve() {
   builder.SetMaxSendMessageSize(-1);
   // A second coordinator on the same port is a mistake, not a cluster.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  // A fixed window, as large as a message of a worker may be: to size one itself gRPC sends pings beside
+  // them.
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 1 << 20);
   // A node that vanished without a word is noticed.
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);

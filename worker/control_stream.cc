@@ -37,6 +37,9 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address,
   // seldom to trouble a server.
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 600'000);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kSilenceLimitMs);
+  // As the coordinator's side (server.cc).
+  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 1 << 20);
   return grpc::CreateCustomChannel(
       address, credentials != nullptr ? credentials : grpc::InsecureChannelCredentials(), arguments);
 }
@@ -163,8 +166,8 @@ void ControlStream::Loop() {
   for (size_t turn = absl::Uniform<size_t>(random, 0, count);; ++turn) {
     const std::string& address = options_.addresses[turn % count];
     End end = Serve(address, kNewestProtocol);
-    // A coordinator of the release before says so. It may be a newer one the next time.
-    if (end == End::kOtherProtocol) end = Serve(address, kNewestProtocol - 1);
+    // A coordinator of the first release says so. It may be a newer one the next time.
+    if (end == End::kOtherProtocol) end = Serve(address, kOldestProtocol);
     const absl::Time again = SteadyNow() + backoff.Next(end == End::kWelcomed, random);
     while (true) {
       {
@@ -208,6 +211,7 @@ ControlStream::End ControlStream::Serve(const std::string& address, uint32_t pro
         owner_->Welcomed(message.welcome());
         break;
       case v1::CoordinatorMessage::kDesired:
+        for (const v1::ResultAck& ack : message.desired().ack()) owner_->Acknowledged(ack);
         owner_->Desired(message.desired());
         break;
       case v1::CoordinatorMessage::kAck:
@@ -232,8 +236,8 @@ ControlStream::End ControlStream::Serve(const std::string& address, uint32_t pro
   const absl::Status ended = FromGrpc(connection.stream->Finish());
   absl::MutexLock lock(&mutex_);
   if (Over()) return End::kNotThere;
-  if (absl::IsFailedPrecondition(ended) && !welcomed && protocol > kNewestProtocol - 1) {
-    spdlog::info("coordinator {} does not serve this worker's protocol: {}; trying the one before", address,
+  if (absl::IsFailedPrecondition(ended) && !welcomed && protocol > kOldestProtocol) {
+    spdlog::info("coordinator {} does not serve this worker's protocol: {}; trying the first", address,
                  ended.ToString());
     return End::kOtherProtocol;
   }

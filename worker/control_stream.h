@@ -34,8 +34,8 @@ class StreamOwner {
   virtual void Acknowledged(const v1::ResultAck& ack) = 0;
 };
 
-// The newest protocol that this worker speaks.
-inline constexpr uint32_t kNewestProtocol = 2;
+// The protocols that this worker speaks.
+inline constexpr uint32_t kOldestProtocol = 1, kNewestProtocol = 3;
 
 // Pauses between connections, so that the workers of a coordinator that goes do not all come to the next one
 // in the same instant: uniformly distributed from 0 to `spread`, which is less than the 500 ms for which a

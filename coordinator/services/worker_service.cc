@@ -16,6 +16,17 @@ namespace {
 
 // Messages of one worker that wait for their commit; then its stream is read no further.
 constexpr int kMaxUncommitted = 64;
+// Most messages are smaller, as they lie in memory.
+constexpr size_t kUsualMessageBytes = 4096;
+
+// On an arena of its own: a result is of many small parts, and what one thread allocates another frees.
+std::shared_ptr<v1::WorkerMessage> NewMessage() {
+  google::protobuf::ArenaOptions options;
+  options.start_block_size = kUsualMessageBytes;
+  auto arena = std::make_shared<google::protobuf::Arena>(options);
+  auto* message = google::protobuf::Arena::CreateMessage<v1::WorkerMessage>(arena.get());
+  return {std::move(arena), message};
+}
 
 absl::Status CheckHello(const v1::Hello& hello) {
   // A newer one is answered with the newest that is served here.
@@ -32,7 +43,8 @@ class WorkerStream final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1:
   static WorkerStream* Start(Dispatcher* dispatcher, Access* access, grpc::CallbackServerContext* context) {
     std::shared_ptr<WorkerStream> stream(new WorkerStream(dispatcher, access, context));
     stream->self_ = stream;
-    stream->StartRead(&stream->incoming_);
+    if (stream->may_end_) access->Open(context->c_call(), CredentialsOf(*context));
+    stream->StartRead(stream->incoming_.get());
     return stream.get();
   }
 
@@ -63,20 +75,20 @@ class WorkerStream final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1:
     // Released when the message is committed.
     auto done = [self = shared_from_this()] { self->Committed(); };
     if (!greeted_) {
-      absl::Status status = incoming_.has_hello()
-                                ? CheckHello(incoming_.hello())
+      absl::Status status = incoming_->has_hello()
+                                ? CheckHello(incoming_->hello())
                                 : absl::InvalidArgumentError("the first message of a worker must be Hello");
-      if (status.ok()) status = access_->MaySpeakFor(*context_, incoming_.hello().worker());
+      if (status.ok()) status = access_->MaySpeakFor(*context_, incoming_->hello().worker());
       if (!status.ok()) {
         Close(std::move(status));
         return;
       }
       greeted_ = true;
-      worker_ = incoming_.hello().worker();
+      worker_ = incoming_->hello().worker();
       if (const auto facts = ReadCertificate(CredentialsOf(*context_).certificate_pem); facts.ok()) {
         certificate_end_ = facts->not_after;
       }
-      dispatcher_->Connected(shared_from_this(), std::move(*incoming_.mutable_hello()), std::move(done));
+      dispatcher_->Connected(shared_from_this(), std::move(*incoming_->mutable_hello()), std::move(done));
     } else {
       dispatcher_->Received(shared_from_this(), std::move(incoming_), std::move(done));
     }
@@ -107,6 +119,12 @@ class WorkerStream final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1:
 
   void OnDone() override {
     if (greeted_) dispatcher_->Disconnected(shared_from_this());
+    if (may_end_) access_->Close(context_->c_call());
+    if (CoordinatorMetrics* metrics = dispatcher_->options().metrics; metrics != nullptr) {
+      absl::MutexLock lock(&mutex_);
+      const int code = finished_ ? ToGrpc(*closing_).error_code() : grpc::StatusCode::CANCELLED;
+      metrics->RpcEnded("WorkerService.Connect", code, absl::Now() - start_, /*streaming=*/true);
+    }
     self_.reset();
   }
 
@@ -122,8 +140,8 @@ class WorkerStream final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1:
 
   void ReadNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (finished_) return;
-    incoming_.Clear();
-    StartRead(&incoming_);
+    incoming_ = NewMessage();
+    StartRead(incoming_.get());
   }
 
   void CloseLocked(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -149,8 +167,10 @@ class WorkerStream final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1:
   Access* const access_;
   grpc::CallbackServerContext* const context_;  // until OnDone
   std::shared_ptr<WorkerStream> self_;          // until OnDone
+  const bool may_end_ = !access_->open();       // with what it was opened with
+  const absl::Time start_ = absl::Now();
   // Of the reads, of which there is one at a time.
-  v1::WorkerMessage incoming_;
+  std::shared_ptr<v1::WorkerMessage> incoming_ = NewMessage();
   bool greeted_ = false;
   std::string worker_;
   std::optional<absl::Time> certificate_end_;

@@ -94,6 +94,7 @@ class FakeWorker {
     if (message.has_welcome()) welcomes_.push_back(message.welcome());
     if (message.has_ack()) acks_.push_back(message.ack());
     for (const v1::ResultAck& ack : message.acks().ack()) acks_.push_back(ack);
+    for (const v1::ResultAck& ack : message.desired().ack()) acks_.push_back(ack);
     for (const v1::AttemptRef& attempt : message.desired().abandon()) abandons_.push_back(attempt);
     for (const v1::Assignment& start : message.desired().start()) {
       given_[{start.attempt().job_id(), start.attempt().attempt()}] = start;

@@ -73,7 +73,7 @@ class StallTest : public ::testing::Test {
     v1::WorkerMessage message;
     for (const v1::AttemptRef& attempt : link_->started)
       *message.mutable_heartbeat()->add_attempt() = attempt;
-    dispatcher_->Received(link_, message, [] {});
+    dispatcher_->Received(link_, std::make_shared<v1::WorkerMessage>(message), [] {});
   }
   // Until all that was asked is answered.
   void Settle() {

@@ -19,6 +19,9 @@ class WorkerServiceTest : public ServerTest {
     }
     return false;
   }
+  void AwaitDone(const std::string& batch_id, uint32_t jobs) {
+    while (Get(batch_id).batch().done() < jobs) absl::SleepFor(absl::Milliseconds(1));
+  }
 };
 
 TEST_F(WorkerServiceTest, GreetsWithTheTimesToKeep) {
@@ -30,7 +33,7 @@ TEST_F(WorkerServiceTest, GreetsWithTheTimesToKeep) {
 }
 
 TEST_F(WorkerServiceTest, AgreesOnTheNewestProtocolThatBothSpeak) {
-  for (const auto& [spoken, agreed] : std::map<uint32_t, uint32_t>{{1, 1}, {2, 2}, {9, 2}}) {
+  for (const auto& [spoken, agreed] : std::map<uint32_t, uint32_t>{{1, 1}, {2, 2}, {3, 3}, {9, 3}}) {
     v1::Hello hello = HelloOf("w", "i", 1);
     hello.set_protocol(spoken);
     FakeWorker worker(channel_, hello);
@@ -62,6 +65,45 @@ TEST_F(WorkerServiceTest, SeveralResultsInOneMessageAreAnsweredInOne) {
   EXPECT_FALSE(worker.acks()[2].counted());
   EXPECT_THAT(worker.acks()[2].reason(), HasSubstr("no such job"));
   EXPECT_TRUE(Get(batch).batch().has_end_time());
+}
+
+// From protocol 3 on an acknowledgement is no message of its own.
+TEST_F(WorkerServiceTest, AnAcknowledgementComesWithWhatIsSentNext) {
+  const std::string batch = Submit({"bert", "roberta"});
+  v1::Hello hello = HelloOf("w", "i", 2);
+  hello.set_protocol(3);
+  FakeWorker worker(channel_, hello);
+  auto first = worker.AwaitStart();
+  auto second = worker.AwaitStart();
+  ASSERT_TRUE(first.has_value() && second.has_value());
+
+  ASSERT_TRUE(worker.SendResult(*first, v1::PASSED));
+  AwaitDone(batch, 1);
+  Submit({"gpt2"});
+  ASSERT_TRUE(worker.AwaitStart().has_value());
+  ASSERT_THAT(worker.acks(), SizeIs(1)) << "in the same message";
+  EXPECT_EQ(worker.acks().front().attempt().job_id(), first->attempt().job_id());
+  worker.acks().clear();
+
+  const int before = worker.desired();
+  ASSERT_TRUE(worker.SendResult(*second, v1::PASSED));
+  AwaitDone(batch, 2);
+  ASSERT_TRUE(worker.SendHeartbeat({}));
+  ASSERT_TRUE(worker.AwaitAck().has_value())
+      << "where nothing else is sent, the next heartbeat's answer has it";
+  EXPECT_EQ(worker.desired(), before + 1);
+}
+
+TEST_F(WorkerServiceTest, AWorkerThatDrainsIsAcknowledgedAtOnce) {
+  const std::string batch = Submit({"bert"});
+  v1::Hello hello = HelloOf("w", "i", 1);
+  hello.set_protocol(3);
+  FakeWorker worker(channel_, hello);
+  auto start = worker.AwaitStart();
+  ASSERT_TRUE(start.has_value());
+  ASSERT_TRUE(worker.SendHeartbeat({start->attempt()}, /*draining=*/true));
+  ASSERT_TRUE(worker.SendResult(*start, v1::PASSED));
+  EXPECT_TRUE(worker.AwaitAck().has_value());
 }
 
 TEST_F(WorkerServiceTest, AWorkerReportsOnlyOnWhatItHolds) {

@@ -17,7 +17,7 @@ using ::testing::Not;
 TEST_F(AgentTest, IntroducesItself) {
   StartAgent();
   const v1::Hello hello = coordinator_.AwaitHello(1);
-  EXPECT_EQ(hello.protocol(), 2);
+  EXPECT_EQ(hello.protocol(), 3);
   EXPECT_EQ(hello.worker(), "node");
   EXPECT_THAT(hello.instance(), Not(IsEmpty()));
   ASSERT_EQ(hello.label_size(), 1);

@@ -73,19 +73,20 @@ class FakeCoordinator::Workers final : public v1::WorkerService::Service {
           if (o.acknowledge_) stream->Write(AckOf(message.result()));
           break;
         case v1::WorkerMessage::kResults: {
-          EXPECT_EQ(o.protocol_, 2);
+          EXPECT_GE(o.protocol_, 2);
           EXPECT_LT(message.ByteSizeLong(), size_t{1} << 20);
           o.most_together_ = std::max(o.most_together_, message.results().result_size());
           v1::CoordinatorMessage acks;
           for (const v1::AttemptResult& result : message.results().result()) {
             o.Take(result);
-            *acks.mutable_acks()->add_ack() = AckOf(result).ack();
+            *(o.protocol_ >= 3 ? acks.mutable_desired()->add_ack() : acks.mutable_acks()->add_ack()) =
+                AckOf(result).ack();
           }
           if (o.acknowledge_) stream->Write(acks);
           break;
         }
         case v1::WorkerMessage::kAcceptance:
-          EXPECT_EQ(o.protocol_, 2);
+          EXPECT_GE(o.protocol_, 2);
           o.reports_.push_back(message.acceptance());
           break;
         default:

@@ -189,10 +189,14 @@ TEST_F(FleetTest, ACoordinatorOfTheReleaseBeforeIsServedInItsProtocol) {
   coordinator_.GoAway();
   coordinator_.Speak(2);
   coordinator_.ComeBack();
-  EXPECT_EQ(coordinator_.AwaitHello(2).protocol(), 2);
+  EXPECT_EQ(coordinator_.AwaitHello(2).protocol(), 3);
 }
 
-TEST_F(FleetTest, ResultsThatWaitTravelTogether) {
+class FleetOfProtocolTest : public FleetTest, public ::testing::WithParamInterface<uint32_t> {};
+INSTANTIATE_TEST_SUITE_P(Protocols, FleetOfProtocolTest, ::testing::Values(2, 3));
+
+TEST_P(FleetOfProtocolTest, ResultsThatWaitTravelTogether) {
+  coordinator_.Speak(GetParam());
   coordinator_.Acknowledge(false);
   StartAgent();
   std::vector<v1::Assignment> assignments;

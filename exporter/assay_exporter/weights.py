@@ -85,6 +85,8 @@ def parameter_rule(
     ):  # weight_norm's lengths: of vectors whose elements have unit variance
         return mock.uniform(0.8, 1.2)
     kind = type(owner).__name__
+    if isinstance(owner, torch.nn.Embedding) and re.search(r"(quantiz\w*|codebook)\.embedding\.weight$", path):
+        return mock.normal(0.05)  # small codes, so that the direction of what is looked up says which is nearest
     if isinstance(owner, torch.nn.Embedding) or (kind.endswith("Embedding") and leaf == "weight"):
         return mock.normal(0.7)
     if isinstance(owner, torch.nn.modules.conv._ConvNd) and leaf == "weight":

@@ -547,7 +547,7 @@ class Thinker:
             names = [
                 name
                 for name in config.to_dict()
-                if re.search(pattern, name) and not re.search("start|end|begin|eo|bo", name)
+                if re.search(pattern, name) and not re.search("(^|_)(start|end|begin|eo|bo)", name)
             ]
             for name in sorted(names, key=len):
                 value = _get(config, name)

@@ -19,7 +19,6 @@
 #include "assay/v1/coordinator.pb.h"
 #include "assay/v1/result.pb.h"
 #include "coordinator/store/store.h"
-#include "grpcpp/support/server_interceptor.h"
 
 namespace prometheus {
 class Collectable;
@@ -74,9 +73,5 @@ class CoordinatorMetrics {
   struct State;
   std::shared_ptr<State> state_;
 };
-
-// Counts and times every call of a server; `metrics` outlives it.
-std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface> NewRpcMeter(
-    CoordinatorMetrics* metrics);
 
 }  // namespace assay::coordinator

@@ -26,6 +26,7 @@
 #include "coordinator/metrics.h"
 #include "coordinator/pools.h"
 #include "coordinator/postgres_blob_store.h"
+#include "coordinator/rpc_meter.h"
 #include "coordinator/services/admin_service.h"
 #include "coordinator/services/batch_service.h"
 #include "coordinator/services/blob_service.h"

@@ -509,6 +509,19 @@ def test_the_number_of_places_is_learnt_from_a_wrong_one():
     assert (found.draw()["input_ids"] == 98).sum(1).tolist() == [3, 3]
 
 
+def test_what_gives_no_features_is_not_asked_for_their_number():
+    class Films(Takes):
+        def get_image_features(self, pixel_values):
+            pass
+
+        def get_video_features(self, pixel_values):
+            return torch.zeros(3, 5, 4)
+
+    thinker = candidates.Thinker(Films(), PretrainedConfig(vocab_size=99))
+    idea = candidates.Candidate({"pixel_values": inputs.noise("pixel_values", 2, 4)}, {}, "pixel_values")
+    assert thinker.features(idea) == 15
+
+
 def test_codes_of_a_codebook_that_the_library_leaves_zero_differ():
     class Codebook(torch.nn.Module):
         def __init__(self):

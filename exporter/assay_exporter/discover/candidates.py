@@ -603,7 +603,9 @@ class Thinker:
             if hasattr(made, "keys"):
                 pooled = made.get("pooler_output")
                 made = pooled if pooled is not None else next(iter(made.values()))
-            return sum(t.numel() // t.shape[-1] for t in flat_tensors(made) if t.is_floating_point())
+            count = sum(t.numel() // t.shape[-1] for t in flat_tensors(made) if t.is_floating_point())
+            if count:  # one that a model of films only inherits gives nothing
+                return count
         return None
 
 

@@ -310,7 +310,7 @@ class _Shrinker:
             return type(value)(self.tokens(v) for v in value)
         if whole and name == "cutoffs":  # of the vocabulary
             return type(value)((i + 1) * _VOCAB // (len(value) + 1) for i in range(len(value)))
-        if whole and name.endswith("_feature_layers") and not self.layers and min(value) < 0:
+        if whole and re.search("_feature_layers?$", name) and not self.layers and min(value) < 0:
             return [max(v, -2) if v < 0 else min(v, 1) for v in value]  # of another part, which keeps two
         if whole and name in ("depths", "layer_depths", "num_layers_list"):
             return [min(v, 2) for v in value]

@@ -718,18 +718,30 @@ def test_what_is_done_is_not_done_again(discovered, monkeypatch):
     assert {r["part"] for r in report.read(discovered).popitem()[1].values()} == {"clip"}
 
 
+def test_a_patch_may_be_a_word_unless_it_mends_the_library():
+    """Then what it runs could not be held against the library without it."""
+    entry = catalogue_pb2.CatalogueEntry(patch=["speech_to_text_2"])
+    found, program = attempt.attempt(entry, library.architectures()["bert"])
+    assert program is None and found.stage == "class" and "mends the library" in found.cause
+    entry = catalogue_pb2.CatalogueEntry(patch=["prophetnet"])
+    architecture = library.architectures()["prophetnet"]
+    assert attempt._Attempt(entry, architecture, 0.0, lambda found: None).said == ["prophetnet"]
+
+
 @pytest.mark.parametrize("path", sorted(command.WORDS.glob("*.textproto")), ids=lambda path: path.stem)
 def test_words_are_few_and_only_what_is_read(path):
     """At most five lines each; anything beyond these fields would be said and not heeded."""
     assert len(path.read_text().splitlines()) <= 5
     entry = command.words(path.stem)
-    assert {field.name for field, _ in entry.ListFields()} <= {"config_override", "input_maker", "model_class"}
+    assert {field.name for field, _ in entry.ListFields()} <= {
+        "config_override", "input_maker", "model_class", "patch",
+    }  # fmt: skip
     assert entry.ListFields()
     known = library.architectures().get(path.stem)
     if known is None:
         pytest.skip("an architecture of another version of the library")
     # What is said is said of fields that its configuration has, or that the library reads where there are any.
-    config = library.lookup(known.config_class, known.module)()
+    config = attempt._default(library.lookup(known.config_class, known.module), catalogue.overrides(entry))
     module = importlib.import_module(type(config).__module__.replace(".configuration_", ".modeling_"))
     for override in entry.config_override:
         json.loads(override.json)

@@ -41,6 +41,7 @@ _MOST_CANDIDATES = 60
 _MOST_STUDIES = 4  # of one model: candidates that run, but whose numbers tell nothing
 # In force for every architecture, where the version of the library has what they change.
 _PATCHES = ("broadcast_masks", "same_dtype")
+_FOUND = ("dense_experts", "recorded_values")  # where they are needed
 
 
 @functools.cache
@@ -240,6 +241,7 @@ class _Attempt:
             deadline,
             on_stage,
         )
+        self.said = list(entry.patch)
         self.found = Found(architecture.name, "class")
         self.failures: list[Failed] = []
         # Of each strength: the numbers of the ideas for inputs that did not run, why, and with which overrides.
@@ -265,6 +267,9 @@ class _Attempt:
         return self.found, None
 
     def _run(self) -> program_pb2.Program:
+        for name in self.said:
+            if patches.repairs(patches.load(name)):
+                raise Failed("class", f"patch {name} mends the library itself: what it runs is not held against it here")
         config_class = library.lookup(self.architecture.config_class, self.architecture.module)
         model_class, head, config_class = _head(self.architecture, config_class, self.entry.model_class)
         self.found.model_class = f"{model_class.__module__}.{model_class.__name__}"
@@ -546,7 +551,7 @@ class _Attempt:
         tried = [] if all(spec.batch_dim is None for spec in subject.inputs) else [(subject, True)]
         tried.append((_without_batches(subject), False))
         with contextlib.ExitStack() as stack:
-            for name in _patches():
+            for name in [*_patches(), *self.said]:
                 stack.enter_context(patches.load(name).apply())
             for one, dynamic in tried:
                 try:
@@ -609,7 +614,7 @@ class _Attempt:
         entry = catalogue_pb2.CatalogueEntry()
         entry.CopyFrom(self.entry)
         entry.ClearField("patch")
-        entry.patch.extend([*_patches(), *names])
+        entry.patch.extend([*_patches(), *self.said, *names])
         batch_dims = {spec.name: spec.batch_dim for spec in subject.inputs}
         with contextlib.ExitStack() as stack:
             for mode in modes:
@@ -752,6 +757,7 @@ def export(entry: catalogue_pb2.CatalogueEntry) -> program_pb2.Program:
     if architecture is None:
         raise exporting.ExportError(f"the installed transformers has no architecture '{entry.name}'")
     words = catalogue_pb2.CatalogueEntry(input_maker=entry.input_maker, model_class=entry.model_class)
+    words.patch.extend(name for name in entry.patch if name not in (*_PATCHES, *_FOUND))
     words.config_override.extend(entry.config_override)
     found, program = attempt(words, architecture, seconds=600)
     if program is None:

@@ -270,3 +270,18 @@ def text_with_segments(config) -> list[Input]:
 def seq2seq_15(config) -> list[Input]:
     """Long enough for a router to choose every expert; below the distance of 16 at which rounding decides a bucket."""
     return [ids(length=15), ones("attention_mask", BATCH, 15), ids("decoder_input_ids", length=15)]
+
+
+@maker
+def graph(config) -> list[Input]:
+    """Graphs of five nodes; what an edge's kind is comes with the edges along each path, and not once more."""
+    nodes, hops = 5, config.multi_hop_max_dist
+    return [
+        _integers("input_nodes", BATCH, nodes, 3, low=1, high=config.num_atoms),
+        _integers("input_edges", BATCH, nodes, nodes, hops, 2, low=1, high=config.num_edges),
+        noise("attn_bias", BATCH, nodes + 1, nodes + 1),
+        _integers("in_degree", BATCH, nodes, low=1, high=nodes),
+        _integers("out_degree", BATCH, nodes, low=1, high=nodes),
+        _integers("spatial_pos", BATCH, nodes, nodes, low=1, high=hops),
+        Input("attn_edge_type", (BATCH, nodes, nodes, 2), mock.constant(1), torch.long, moves=False),
+    ]

@@ -441,7 +441,12 @@ class Thinker:
             # The picture or sound in the place of the encoder's ids.
             for option in options:
                 candidate = self._candidate(option, media, False, SEQUENCE, 0)
-                yield candidate.without({"input_ids", "attention_mask"})
+                candidate = candidate.without({"input_ids", "attention_mask"})
+                frames = candidate.inputs[media]
+                if self.has("attention_mask") and len(frames.shape) == 3:
+                    mask = _mask("attention_mask", *frames.shape[:2], batch_dim=frames.batch_dim)
+                    candidate = dataclasses.replace(candidate, inputs={**candidate.inputs, mask.name: mask})
+                yield candidate
         if media and texts and self.main == "input_ids":
             inputs = {"input_ids": self.ids("input_ids", BATCH, SEQUENCE)}
             if self.has("attention_mask"):

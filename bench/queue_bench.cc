@@ -43,7 +43,8 @@ namespace assay::bench {
 namespace {
 
 struct Options {
-  std::string coordinator = "127.0.0.1:7420";
+  // Of one queue: workers and batches go to each in turn.
+  std::vector<std::string> coordinators = {"127.0.0.1:7420"};
   std::string mode = "throughput";
   int workers = 16;
   int slots = 64;
@@ -386,12 +387,16 @@ std::string UploadLog(const std::string& address, int bytes) {
 
 int Run(const Options& options) {
   Dispatches dispatches;
-  const std::string log_digest = UploadLog(options.coordinator, options.log_bytes);
+  const auto in_turn = [&](size_t number) {
+    return options.coordinators[number % options.coordinators.size()];
+  };
+  const std::string log_digest = UploadLog(options.coordinators.front(), options.log_bytes);
   std::vector<std::unique_ptr<SimulatedWorker>> workers;
   std::vector<std::shared_ptr<grpc::Channel>> channels;
   for (int i = 0; i < options.workers; ++i) {
-    workers.push_back(std::make_unique<SimulatedWorker>(
-        Connect(options.coordinator, i), absl::StrCat("sim-", i), options, log_digest, &dispatches));
+    workers.push_back(std::make_unique<SimulatedWorker>(Connect(in_turn(static_cast<size_t>(i)), i),
+                                                        absl::StrCat("sim-", i), options, log_digest,
+                                                        &dispatches));
   }
   for (const absl::Time limit = absl::Now() + absl::Seconds(60);;) {
     if (std::all_of(workers.begin(), workers.end(), [](const auto& worker) { return worker->welcomed(); }))
@@ -408,7 +413,11 @@ int Run(const Options& options) {
     }
   });
 
-  auto stub = v1::BatchService::NewStub(Connect(options.coordinator, -1));
+  std::vector<std::unique_ptr<v1::BatchService::Stub>> stubs;
+  for (const std::string& coordinator : options.coordinators) {
+    stubs.push_back(v1::BatchService::NewStub(Connect(coordinator, -1)));
+  }
+  const std::unique_ptr<v1::BatchService::Stub>& stub = stubs.front();
   if (options.warm_up > 0) Watch(*stub, Submit(*stub, options.warm_up), options.warm_up);
   nlohmann::json report = {{"mode", options.mode}, {"workers", options.workers}, {"slots", options.slots}};
   const double cpu_before = CpuSeconds(options.coordinator_pid);
@@ -430,7 +439,7 @@ int Run(const Options& options) {
     for (int number = 0; submitted < options.jobs; ++number) {
       const int jobs = std::min(options.batch_jobs, options.jobs - submitted);
       if (steady) absl::SleepFor(begin + absl::Seconds(submitted / options.rate) - absl::Now());
-      const std::string batch_id = Submit(*stub, jobs);
+      const std::string batch_id = Submit(*stubs[static_cast<size_t>(number) % stubs.size()], jobs);
       dispatches.Submitted(batch_id, absl::Now());
       submitted += jobs;
       if (steady || options.watch) {
@@ -474,7 +483,9 @@ int main(int argc, char** argv) {
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);  // as the coordinator's
   assay::bench::Options options;
   CLI::App app("A coordinator's queue under load, with simulated workers.", "assay-queue-bench");
-  app.add_option("--coordinator", options.coordinator, "host:port")->capture_default_str();
+  app.add_option("--coordinator", options.coordinators, "host:port, or several of one queue")
+      ->delimiter(',')
+      ->capture_default_str();
   app.add_option("--mode", options.mode)->check(CLI::IsMember({"throughput", "rate", "lone"}));
   app.add_option("--workers", options.workers)->check(CLI::Range(1, 5000));
   app.add_option("--slots", options.slots, "of each worker")->check(CLI::Range(1, 10000));

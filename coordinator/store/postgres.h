@@ -29,6 +29,7 @@ class PostgresArray {
     kBytes = 17,
     kInt = 20,
     kText = 25,
+    kPlace = 27,  // ctid
     kXid = 28,
     kDouble = 701,
     kTime = 1184
@@ -41,7 +42,7 @@ class PostgresArray {
   void Int(int64_t value);
   void Bool(bool value);
   void Double(double value);
-  void Bytes(absl::string_view value);  // kText or kBytes; of kXid the four that were read
+  void Bytes(absl::string_view value);  // kText or kBytes; of kPlace and kXid those that were read
   void Time(absl::Time value);
 
  private:

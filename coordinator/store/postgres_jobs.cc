@@ -13,8 +13,10 @@
 namespace assay::coordinator {
 namespace {
 
-// As the version of a row that nobody else can have changed; no transaction has this number.
-constexpr char kLocked[4] = {0, 0, 0, 0};
+// A version of a queued record: the transaction that wrote the row, and where the row is.
+constexpr size_t kXidBytes = 4;
+absl::string_view WrittenBy(absl::string_view version) { return version.substr(0, kXidBytes); }
+absl::string_view PlaceOf(absl::string_view version) { return version.substr(kXidBytes); }
 
 }  // namespace
 
@@ -54,7 +56,7 @@ absl::StatusOr<std::vector<std::string>> PostgresStore::LockUnchanged(
   std::vector<std::string> locked;
   for (int row = 0; row < rows.size(); ++row) {
     std::string job_id = rows.Bytes(row, 0);
-    if (versions.at(job_id) == rows.Bytes(row, 1)) locked.push_back(std::move(job_id));
+    if (WrittenBy(versions.at(job_id)) == rows.Bytes(row, 1)) locked.push_back(std::move(job_id));
   }
   return locked;
 }
@@ -202,40 +204,46 @@ absl::Status PostgresStore::WriteEnded(const std::vector<const JobWrite*>& jobs)
       beliefs.AddTo(values), static_cast<int64_t>(jobs.size()));
 }
 
-// Those of one transaction started at one time, most often.
+// Those of one transaction started at one time, most often. What is locked is found by its id; what was only
+// seen in the queue, by where it was: nothing else is there as long as it is as it was.
 absl::Status PostgresStore::WriteStarted(const std::vector<const JobWrite*>& jobs) {
   struct Alike {
-    Array ids{Array::Type::kText}, attempts{Array::Type::kInt}, workers{Array::Type::kText};
-    Array assigned{Array::Type::kBytes}, versions{Array::Type::kXid};
+    explicit Alike(bool seen) : keys(seen ? Array::Type::kPlace : Array::Type::kText) {}
+    Array keys, attempts{Array::Type::kInt}, workers{Array::Type::kText};
+    Array assigned{Array::Type::kBytes}, written{Array::Type::kXid};
     int64_t size = 0;
   };
-  std::map<std::pair<int64_t, absl::Time>, Alike> times;
+  std::map<std::tuple<bool, int64_t, absl::Time>, Alike> kinds;
   for (const JobWrite* job : jobs) {
     const JobRecord& record = *job->record;
-    Alike& alike = times[{StartedNanos(record.job), record.lease_until}];
-    alike.ids.Bytes(record.job.job_id());
+    const bool seen = !job->version.empty();
+    Alike& alike =
+        kinds.try_emplace({seen, StartedNanos(record.job), record.lease_until}, seen).first->second;
+    alike.keys.Bytes(seen ? PlaceOf(job->version) : record.job.job_id());
     alike.attempts.Int(static_cast<int64_t>(record.job.attempt()));
     alike.workers.Bytes(record.job.worker());
     alike.assigned.Bytes(record.assigned.SerializeAsString());
-    alike.versions.Bytes(job->version.empty() ? absl::string_view(kLocked, sizeof(kLocked)) : job->version);
+    if (seen) alike.written.Bytes(WrittenBy(job->version));
     ++alike.size;
   }
-  for (const auto& [time, alike] : times) {
+#define ASSAY_START                                                                          \
+  "UPDATE assay.jobs j SET state = 2, attempt = u.attempt, worker = u.worker, started = $5," \
+  " lease_until = $6, assigned = u.assigned FROM "
+  for (const auto& [key, alike] : kinds) {
+    const auto& [seen, started, until] = key;
+    Parameters values;
+    values.Array(alike.keys).Array(alike.attempts).Array(alike.workers).Array(alike.assigned);
+    values.Int(started).Time(until);
+    if (seen) values.Array(alike.written);
     ASSAY_RETURN_IF_ERROR(session_->Write(
-        "UPDATE assay.jobs j SET state = 2, attempt = u.attempt, worker = u.worker, started = $6,"
-        " lease_until = $7, assigned = u.assigned FROM unnest($1::text[], $2::bigint[], $3::text[],"
-        " $4::bytea[], $5::xid[]) AS u (job_id, attempt, worker, assigned, version) WHERE j.job_id = u.job_id"
-        " AND (u.version = '0'::xid OR (j.state = 1 AND j.xmin = u.version))",
-        Parameters()
-            .Array(alike.ids)
-            .Array(alike.attempts)
-            .Array(alike.workers)
-            .Array(alike.assigned)
-            .Array(alike.versions)
-            .Int(time.first)
-            .Time(time.second),
-        alike.size));
+        seen ? ASSAY_START "unnest($1::tid[], $2::bigint[], $3::text[], $4::bytea[], $7::xid[])"
+                           " AS u (place, attempt, worker, assigned, written)"
+                           " WHERE j.ctid = u.place AND j.xmin = u.written AND j.state = 1"
+             : ASSAY_START "unnest($1::text[], $2::bigint[], $3::text[], $4::bytea[])"
+                           " AS u (job_id, attempt, worker, assigned) WHERE j.job_id = u.job_id",
+        values, alike.size));
   }
+#undef ASSAY_START
   return absl::OkStatus();
 }
 
@@ -294,7 +302,7 @@ constexpr char kQueued[] =
     " SELECT longest.*, (SELECT count(*) FROM (SELECT FROM assay.jobs WHERE state = 1 LIMIT $2) waits)"
     " FROM queue CROSS JOIN LATERAL"
     " (SELECT " ASSAY_JOB_COLUMNS
-    ", xmin FROM assay.jobs"
+    ", xmin, ctid FROM assay.jobs"
     " WHERE state = 1 AND priority = queue.priority AND needs_exporter = queue.needs_exporter"
     " AND device = queue.device AND route = queue.route AND submitter = queue.submitter"
     " ORDER BY expected_seconds DESC, batch_number, ordinal LIMIT $1) longest";
@@ -342,9 +350,12 @@ absl::StatusOr<RecordStore::QueueHead> PostgresStore::HeadOf(const PostgresRows&
   QueueHead head;
   head.records.reserve(records.size());
   for (size_t i = 0; i < records.size(); ++i) {
-    head.records.push_back({std::move(records[i]), rows.Bytes(static_cast<int>(i), ASSAY_JOB_COLUMN_COUNT)});
+    const int row = static_cast<int>(i);
+    std::string version = rows.Bytes(row, ASSAY_JOB_COLUMN_COUNT);
+    version += rows.Bytes(row, ASSAY_JOB_COLUMN_COUNT + 1);
+    head.records.push_back({std::move(records[i]), std::move(version)});
   }
-  if (rows.size() > 0) head.waits = static_cast<size_t>(rows.Int(0, ASSAY_JOB_COLUMN_COUNT + 1));
+  if (rows.size() > 0) head.waits = static_cast<size_t>(rows.Int(0, ASSAY_JOB_COLUMN_COUNT + 2));
   return head;
 }
 

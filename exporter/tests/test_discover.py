@@ -166,6 +166,15 @@ def test_a_record_out_of_step_is_refused():
         bool(torch.ones(()))
 
 
+def test_looks_that_the_library_spares_itself_while_it_is_traced_are_passed_over():
+    log = [("__bool__", True), ("item", 3), ("__bool__", True)]
+    with recorded_values.Play(log):
+        assert torch.zeros(()).item() == 3  # not the zero that is there
+        assert bool(torch.zeros(()))
+    with recorded_values.Play([("item", 1), ("__bool__", True)]), pytest.raises(recorded_values.OutOfStep):
+        bool(torch.ones(()))  # a number is never passed over
+
+
 def test_experts_that_are_looped_over_by_row_run_dense():
     chosen = torch.tensor([[True, False], [False, False], [True, True]])
 
@@ -280,6 +289,7 @@ def test_a_model_with_a_picture_is_not_run_without_it():
             return input_ids
 
     assert all(one.text_only for one in thought(Patched()))
+    assert all(one.text_only for one in thought(Patched(), num_codebooks=4))
     assert not any(one.text_only for one in thought(Takes()))
 
 

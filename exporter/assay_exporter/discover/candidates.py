@@ -432,7 +432,8 @@ class Thinker:
                 for option in options:
                     made = self._candidate(option, media, texts, length, rich)
                     yield dataclasses.replace(made, text_only=not media and self.takes_media())
-        yield from self._coded(media, options, texts)
+        for made in self._coded(media, options, texts):
+            yield dataclasses.replace(made, text_only=not media and self.takes_media())
         if texts and self.has("position_ids"):
             placed = self._candidate(options[0], media, texts, SEQUENCE, 0)
             positions = self.named("position_ids", BATCH, SEQUENCE)

@@ -285,7 +285,7 @@ def test_a_model_with_a_picture_is_not_run_without_it():
     class Patched(torch.nn.Module):
         main_input_name = "input_ids"
 
-        def forward(self, input_ids, image_patches=None):
+        def forward(self, input_ids, image_patches=None, position_ids=None):
             return input_ids
 
     assert all(one.text_only for one in thought(Patched()))

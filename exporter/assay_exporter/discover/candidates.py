@@ -416,7 +416,10 @@ class Thinker:
     def candidates(self) -> Iterator[Candidate]:
         """Different ones, the likeliest first; the text path alone of a model of more last, and marked."""
         seen = set()
+        takes_media = any(_MODALITY.search(name) for name in self.signature)
         for candidate in self._all():
+            if takes_media and not candidate.media:
+                candidate = dataclasses.replace(candidate, text_only=True)
             shapes = {name: spec.shape for name, spec in candidate.inputs.items()}
             constants = {n: str(v) for n, v in candidate.constants.items() if self.has(n)}
             key = str((sorted(shapes.items()), sorted(constants.items()), candidate.text_only))
@@ -430,10 +433,8 @@ class Thinker:
         for rich in (0, 1, 2):
             for length in (SEQUENCE,) if media else LENGTHS:
                 for option in options:
-                    made = self._candidate(option, media, texts, length, rich)
-                    yield dataclasses.replace(made, text_only=not media and self.takes_media())
-        for made in self._coded(media, options, texts):
-            yield dataclasses.replace(made, text_only=not media and self.takes_media())
+                    yield self._candidate(option, media, texts, length, rich)
+        yield from self._coded(media, options, texts)
         if texts and self.has("position_ids"):
             placed = self._candidate(options[0], media, texts, SEQUENCE, 0)
             positions = self.named("position_ids", BATCH, SEQUENCE)
@@ -468,9 +469,6 @@ class Thinker:
                     ids = plain.inputs[name]
                     wide = dataclasses.replace(ids, shape=(*ids.shape, columns))
                     yield dataclasses.replace(plain, inputs={**plain.inputs, name: wide})
-
-    def takes_media(self) -> bool:
-        return any(_MODALITY.search(name) for name in self.signature)
 
     def _media(self) -> tuple[str, list[dict]]:
         for name in [self.main, *(m for m in _MEDIA if m != self.main)]:

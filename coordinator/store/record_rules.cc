@@ -255,4 +255,12 @@ std::string TargetKey(const v1::Target& target) {
   return absl::StrCat(v1::DeviceChoice_Name(target.device()), "/", v1::Dtype_Name(target.dtype()));
 }
 
+absl::Status NoJob(absl::string_view job_id) {
+  return absl::NotFoundError(absl::StrCat("no job '", job_id, "'"));
+}
+
+absl::Status NoBatch(absl::string_view batch_id) {
+  return absl::NotFoundError(absl::StrCat("no batch '", batch_id, "'"));
+}
+
 }  // namespace assay::coordinator

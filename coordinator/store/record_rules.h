@@ -79,4 +79,8 @@ std::string SetbackMessage(const JobRecord& record);
 
 std::string TargetKey(const v1::Target& target);  // "CUDA/FLOAT32"
 
+// NOT_FOUND.
+absl::Status NoJob(absl::string_view job_id);
+absl::Status NoBatch(absl::string_view batch_id);
+
 }  // namespace assay::coordinator

@@ -487,34 +487,6 @@ absl::Status RecordStore::FlushBatches() {
   return written;
 }
 
-absl::StatusOr<std::vector<JobRecord>> RecordStore::LockQueued(const std::vector<std::string>&) {
-  return absl::InternalError("store: is not shared");
-}
-absl::StatusOr<std::vector<JobRecord>> RecordStore::LockExpired(absl::Time) {
-  return absl::InternalError("store: is not shared");
-}
-absl::StatusOr<RecordStore::QueueHead> RecordStore::ReadQueued(size_t) {
-  return absl::InternalError("store: is not shared");
-}
-absl::StatusOr<std::optional<RecordStore::QueueHead>> RecordStore::QueuedAtBegin(size_t) {
-  return std::nullopt;
-}
-absl::StatusOr<std::vector<std::string>> RecordStore::LockUnchanged(const std::vector<const QueuedRecord*>&) {
-  return absl::InternalError("store: is not shared");
-}
-absl::StatusOr<size_t> RecordStore::ReadQueuedCount(size_t) {
-  return absl::InternalError("store: is not shared");
-}
-absl::StatusOr<std::map<std::string, uint32_t>> RecordStore::ReadRunningBySubmitter() {
-  return absl::InternalError("store: is not shared");
-}
-absl::StatusOr<std::vector<JobRecord>> RecordStore::ReadRunning() {
-  return absl::InternalError("store: is not shared");
-}
-absl::StatusOr<std::vector<BatchRecord>> RecordStore::ReadLiveBatches() {
-  return absl::InternalError("store: is not alone");
-}
-
 std::set<std::string> RecordStore::TakeTouched() { return std::exchange(touched_, {}); }
 
 }  // namespace assay::coordinator

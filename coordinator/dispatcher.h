@@ -111,6 +111,9 @@ class Dispatcher {
   // Leases what is placed, but for what another coordinator was about to start: that is told by id.
   absl::StatusOr<std::set<std::string>> Start(Store& store, const std::vector<Placement>& placements);
   void SendDecided(const std::set<std::string>& touched);
+  // Tells those that run these to stop.
+  template <typename Attempts>
+  void Abandon(const Attempts& attempts);
   void Heartbeat(std::shared_ptr<WorkerLink> link, std::shared_ptr<const v1::Heartbeat> heartbeat,
                  std::function<void()> done);
   void Progress(std::shared_ptr<WorkerLink> link, std::shared_ptr<const v1::AttemptEvent> event,

@@ -496,6 +496,21 @@ def test_another_width_is_tried_only_where_the_last_bits_may_be_at_fault():
     assert not attempt._rounding(attempt.Failed("equal", "the graph draws at random"))
 
 
+def test_of_a_dynamic_and_a_fixed_batch_the_failure_that_went_further_is_told(monkeypatch):
+    """A fixed batch that misses by its last bits is tried at other widths, whatever a dynamic one failed at."""
+
+    def prove(subject, names, modes, fixed):
+        if not fixed:
+            raise RuntimeError("Constraints violated (batch)")
+        raise export.ExportError("golden: output 0 differs from eager by 1.9e-06, allowed 1e-06")
+
+    one = prover()
+    monkeypatch.setattr(one, "_prove", prove)
+    with pytest.raises(attempt.Failed) as failed:
+        one._of_subject(pair(lambda f, a, b: f(a) * b))
+    assert failed.value.stage == "equal" and attempt._rounding(failed.value)
+
+
 def two_places_or_more(input_ids, input_features):
     """Takes features where ids are 98, and tells of their number only when it is asked for some."""
     places = int((input_ids == 98).sum())

@@ -547,7 +547,7 @@ class _Attempt:
 
     def _of_subject(self, subject: exporting.Subject) -> program_pb2.Program:
         """A dynamic batch before a fixed one."""
-        first, fixed = None, "eager itself runs with this batch alone"
+        failures, fixed = [], "eager itself runs with this batch alone"
         tried = [] if all(spec.batch_dim is None for spec in subject.inputs) else [(subject, True)]
         tried.append((_without_batches(subject), False))
         with contextlib.ExitStack() as stack:
@@ -563,10 +563,10 @@ class _Attempt:
                         error if isinstance(error, Failed) else Failed(stage, _text(error), _where(error))
                     )
                     fixed = failed.cause
-                    first = first or failed
+                    failures.append(failed)
                 if self._late(0.9):
                     break
-        raise first
+        raise max(failures, key=lambda f: STAGES.index(f.stage))  # the one that went further
 
     def _way(self, subject) -> tuple[list[str], list[Callable]]:
         """Patches and the modes that an export runs in, by what eager reads out of its tensors."""

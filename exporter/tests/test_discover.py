@@ -12,11 +12,24 @@ import types
 import pytest
 import torch
 import transformers
-from assay_exporter import builders, catalogue, export, golden, inputs, mock, weights, wrapper
-from assay_exporter.discover import attempt, candidates, command, library, report, shrinking
+from transformers import PretrainedConfig
+
+from assay_exporter import builders, catalogue, export, golden, inputs, mock, tensors, weights, wrapper
+from assay_exporter.discover import (
+    attempt,
+    building,
+    candidates,
+    command,
+    library,
+    media,
+    outcome,
+    places,
+    proof,
+    report,
+    shrinking,
+)
 from assay_exporter.patches import dense_experts, recorded_values
 from assay_exporter.proto import catalogue_pb2, program_pb2
-from transformers import PretrainedConfig
 
 
 class Pair(torch.nn.Module):
@@ -70,15 +83,15 @@ def test_an_input_that_eager_ignores_is_refused():
 def test_a_program_that_ignores_an_input_is_not_equal():
     subject = pair(lambda f, a, b: f(a) * b)
     program = prover()._of_subject(subject)
-    attempt._check_reads(program, subject)
+    proof.check_reads(program, subject)
     # The product with b becomes one with a constant of b's golden values.
     held = program_pb2.Tensor()
-    held.CopyFrom(attempt.tensors.to_proto("held", subject.samples[0].arguments["b"]))
+    held.CopyFrom(tensors.to_proto("held", subject.samples[0].arguments["b"]))
     program.constants.append(held)
     place = next(given for given in program.graph.inputs if given.name == "b")
     place.kind, place.name = program_pb2.GraphInput.CONSTANT, "held"
     with pytest.raises(export.Unmoved, match="input b"):
-        attempt._check_reads(program, subject)
+        proof.check_reads(program, subject)
     with pytest.raises(export.ExportError, match="fresh inputs 1"):
         export.prove(program, subject.samples)
 
@@ -107,8 +120,8 @@ def test_a_model_that_draws_at_random_is_refused():
     with pytest.raises(golden.UninformativeGolden, match="draws at random"):
         attempt._Attempt._check(subject)
     # Even where the numbers happen to agree.
-    with pytest.raises(attempt.Failed, match="the graph draws at random"):
-        attempt._check_graph(
+    with pytest.raises(outcome.Failed, match="the graph draws at random"):
+        proof.check_graph(
             export.export_module(subject.wrapped, subject.samples[0].arguments, {"a": None, "b": None})
         )
 
@@ -119,13 +132,13 @@ def test_attention_that_drops_nothing_out_does_not_draw():
 
     subject = pair(attend)
     graph = export.export_module(subject.wrapped, subject.samples[0].arguments, {"a": None, "b": None})
-    attempt._check_graph(graph)
+    proof.check_graph(graph)
     node = next(n for n in graph.graph.nodes if "scaled_dot_product" in str(n.target))
     names = [formal.name for formal in node.target._schema.arguments]
     node.args, node.kwargs = node.args[:3], {**node.kwargs, "dropout_p": 0.5}
     assert "dropout_p" in names
-    with pytest.raises(attempt.Failed, match="draws at random"):
-        attempt._check_graph(graph)
+    with pytest.raises(outcome.Failed, match="draws at random"):
+        proof.check_graph(graph)
 
 
 def test_a_value_read_in_python_that_is_the_same_for_all_inputs_is_played_back():
@@ -145,17 +158,17 @@ def test_a_value_read_in_python_that_differs_from_input_to_input_is_refused():
     def by_value(f, a, b):
         return f(a) * b if float(a.sum()) > 0 else f(a) + b
 
-    with pytest.raises(attempt.Failed, match="differ from input to input") as failed:
+    with pytest.raises(outcome.Failed, match="differ from input to input") as failed:
         prover()._of_subject(pair(by_value))
     assert failed.value.stage == "export"
 
 
 def test_a_wrong_record_is_caught_by_fresh_inputs():
-    subject = attempt._without_batches(
+    subject = proof.without_batches(
         pair(lambda f, a, b: f(a) * b * (1.0 if bool((a * a).sum() >= 0) else 2.0))
     )
     one = prover()
-    names, _ = one._way(subject)
+    names, _ = proof.way(subject)
     assert names == ["recorded_values"]
     with pytest.raises(export.ExportError, match="differs from eager"):
         one._prove(subject, names, [lambda: recorded_values.Play([("__bool__", False)])], "a test's")
@@ -206,20 +219,20 @@ def test_ids_that_python_only_searches_for_special_ones_are_free():
 
 
 def test_masks_are_padded_in_every_second_draw():
-    mask = candidates.Mask("attention_mask", (2, 8), mock.constant(1), torch.long)
+    mask = media.Mask("attention_mask", (2, 8), mock.constant(1), torch.long)
     assert int(mask.make(0).sum()) == 16
     assert mask.make(1).tolist() == [[1] * 8, [1] * 6 + [0] * 2]
 
 
 def test_placeholders_are_counted_from_what_the_library_says():
     message = "Image features and image tokens do not match: tokens: 3, features 16"
-    assert candidates.counted_features(message) == 16
-    assert candidates.counted_features("something else") is None
+    assert places.counted_features(message) == 16
+    assert places.counted_features("something else") is None
 
 
 def test_placeholders_are_counted_from_what_torch_says_of_features_without_a_place():
     message = "shape mismatch: value tensor of shape [6, 32] cannot be broadcast to indexing result of shape [0, 32]"
-    assert candidates.counted_features(message) == 6
+    assert places.counted_features(message) == 6
 
 
 class Takes(torch.nn.Module):
@@ -231,7 +244,7 @@ class Takes(torch.nn.Module):
         raise AssertionError("is not run here")
 
 
-def thought(model: torch.nn.Module, **config) -> list[candidates.Candidate]:
+def thought(model: torch.nn.Module, **config) -> list[media.Candidate]:
     return list(candidates.Thinker(model, types.SimpleNamespace(vocab_size=99, **config)).candidates())
 
 
@@ -280,7 +293,7 @@ def test_a_model_with_a_picture_is_not_run_without_it():
 
     # Neither a place for a picture among the ids nor one for frames.
     thinker = candidates.Thinker(Takes(), transformers.PretrainedConfig())
-    assert thinker.placeholder("pixel_values") is None and thinker.placeholder("pixel_values_images") is None
+    assert places.placeholder(thinker, "pixel_values") is None and places.placeholder(thinker, "pixel_values_images") is None
 
     class Patched(torch.nn.Module):
         main_input_name = "input_ids"
@@ -346,15 +359,15 @@ def test_ids_of_several_texts_are_ids():
     made = thought(Asked())[0].inputs
     assert list(made) == ["input_ids_query", "attention_mask_query", "input_ids_doc"]
     assert made["input_ids_doc"].ids == made["input_ids_query"].ids and made["input_ids_doc"].ids[1] <= 99
-    assert isinstance(made["attention_mask_query"], candidates.Mask)
+    assert isinstance(made["attention_mask_query"], media.Mask)
 
 
 def test_a_class_that_only_holds_others_is_run_by_the_first_of_them():
     architecture = library.architectures()["bark"]
     config_class = library.lookup(architecture.config_class, architecture.module)
-    made, head, own = attempt._head(architecture, config_class, "")
+    made, head, own = building.head(architecture, config_class, "")
     assert library.runs(made) and (made.__name__, own.__name__) == (head.model_class, "BarkSemanticConfig")
-    assert attempt._head(architecture, config_class, "transformers.BarkFineModel")[2] is config_class
+    assert building.head(architecture, config_class, "transformers.BarkFineModel")[2] is config_class
 
 
 def test_a_model_in_no_auto_mapping_is_run_by_the_class_that_was_written_for_it():
@@ -377,14 +390,14 @@ def test_a_model_whose_first_weights_fail_is_built_without_them():
         def _init_weights(self, module):
             raise AttributeError("no weight")
 
-    assert attempt._made(Failing, Config()).linear.weight.shape == (2, 2)
+    assert building.made(Failing, Config()).linear.weight.shape == (2, 2)
 
     class Wrong(Failing):
         def __init__(self, config):
             raise ValueError("a wrong size")
 
     with pytest.raises(ValueError, match="a wrong size"):
-        attempt._made(Wrong, Config())
+        building.made(Wrong, Config())
 
 
 def test_a_picture_that_is_no_square_stays_none():
@@ -456,7 +469,7 @@ def test_what_a_model_would_draw_is_an_input_where_it_takes_one():
      ({"image_eos_token_id": 5}, None)],
 )  # fmt: skip
 def test_the_id_in_whose_place_a_picture_comes_is_a_field(fields, token):
-    assert candidates.Thinker(Takes(), PretrainedConfig(**fields)).placeholder("pixel_values") == token
+    assert places.placeholder(candidates.Thinker(Takes(), PretrainedConfig(**fields)), "pixel_values") == token
 
 
 def test_padding_for_which_there_is_no_number_is_left_out():
@@ -475,11 +488,11 @@ def test_padding_for_which_there_is_no_number_is_left_out():
 
     model = Padded().eval()
     built = builders.Built(model, types.SimpleNamespace(), "{}", "test 1")
-    made = attempt._Model(built, *weights.bind_mock(model))
+    made = building.Model(built, *weights.bind_mock(model))
     one = prover()
     one.thinker = types.SimpleNamespace(required=["a"])
-    mask = candidates.Mask("mask", (2, 4), mock.constant(1), torch.long)
-    idea = candidates.Candidate({"a": inputs.noise("a", 2, 4), "mask": mask}, {})
+    mask = media.Mask("mask", (2, 4), mock.constant(1), torch.long)
+    idea = media.Candidate({"a": inputs.noise("a", 2, 4), "mask": mask}, {})
     found, subject = one._study(idea, made)
     assert list(found.inputs) == ["a"] and [spec.name for spec in subject.inputs] == ["a"]
     one.thinker.required = ["a", "mask"]
@@ -489,11 +502,11 @@ def test_padding_for_which_there_is_no_number_is_left_out():
 
 def test_another_width_is_tried_only_where_the_last_bits_may_be_at_fault():
     def missed(by):
-        return attempt.Failed("equal", f"ExportError: golden: output 0 differs from eager by {by}, allowed 1e-06")
+        return outcome.Failed("equal", f"ExportError: golden: output 0 differs from eager by {by}, allowed 1e-06")
 
-    assert attempt._rounding(missed("1.9e-06"))
-    assert not attempt._rounding(missed("2.93"))
-    assert not attempt._rounding(attempt.Failed("equal", "the graph draws at random"))
+    assert proof.rounding(missed("1.9e-06"))
+    assert not proof.rounding(missed("2.93"))
+    assert not proof.rounding(outcome.Failed("equal", "the graph draws at random"))
 
 
 def test_of_a_dynamic_and_a_fixed_batch_the_failure_that_went_further_is_told(monkeypatch):
@@ -506,9 +519,9 @@ def test_of_a_dynamic_and_a_fixed_batch_the_failure_that_went_further_is_told(mo
 
     one = prover()
     monkeypatch.setattr(one, "_prove", prove)
-    with pytest.raises(attempt.Failed) as failed:
+    with pytest.raises(outcome.Failed) as failed:
         one._of_subject(pair(lambda f, a, b: f(a) * b))
-    assert failed.value.stage == "equal" and attempt._rounding(failed.value)
+    assert failed.value.stage == "equal" and proof.rounding(failed.value)
 
 
 def two_places_or_more(input_ids, input_features):
@@ -526,7 +539,7 @@ def test_the_number_of_places_is_learnt_from_a_wrong_one():
     model.forward = two_places_or_more
     thinker = candidates.Thinker(model, PretrainedConfig(vocab_size=99, audio_token_id=98))
     ids = inputs.Input("input_ids", (2, 8), mock.int_range(6, 79), torch.long)
-    idea = candidates.Candidate(
+    idea = media.Candidate(
         {"input_ids": ids, "input_features": inputs.noise("input_features", 2, 4)}, {}, "input_features"
     )
     found, error = prover()._first_run(thinker, idea)
@@ -543,8 +556,8 @@ def test_what_gives_no_features_is_not_asked_for_their_number():
             return torch.zeros(3, 5, 4)
 
     thinker = candidates.Thinker(Films(), PretrainedConfig(vocab_size=99))
-    idea = candidates.Candidate({"pixel_values": inputs.noise("pixel_values", 2, 4)}, {}, "pixel_values")
-    assert thinker.features(idea) == 15
+    idea = media.Candidate({"pixel_values": inputs.noise("pixel_values", 2, 4)}, {}, "pixel_values")
+    assert places.features(thinker, idea) == 15
 
 
 def test_codes_of_a_codebook_that_the_library_leaves_zero_differ():
@@ -766,7 +779,7 @@ def test_words_are_few_and_only_what_is_read(path):
     if known is None:
         pytest.skip("an architecture of another version of the library")
     # What is said is said of fields that its configuration has, or that the library reads where there are any.
-    config = attempt._default(library.lookup(known.config_class, known.module), catalogue.overrides(entry))
+    config = building.default(library.lookup(known.config_class, known.module), catalogue.overrides(entry))
     module = importlib.import_module(type(config).__module__.replace(".configuration_", ".modeling_"))
     for override in entry.config_override:
         json.loads(override.json)
@@ -787,7 +800,7 @@ def sweep(tmp_path, monkeypatch, work) -> dict:
 
 def test_what_takes_too_long_is_ended_and_said(tmp_path, monkeypatch):
     def spin(entry, architecture, seconds, on_stage):
-        on_stage(attempt.Found("stuck", "export"))
+        on_stage(outcome.Found("stuck", "export"))
         while True:
             pass
 
@@ -797,7 +810,7 @@ def test_what_takes_too_long_is_ended_and_said(tmp_path, monkeypatch):
 
 def test_what_takes_too_much_memory_is_ended_and_said(tmp_path, monkeypatch):
     def grow(entry, architecture, seconds, on_stage):
-        on_stage(attempt.Found("stuck", "eager"))
+        on_stage(outcome.Found("stuck", "eager"))
         bytearray(9 << 30)
 
     told = sweep(tmp_path, monkeypatch, grow)

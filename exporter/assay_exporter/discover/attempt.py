@@ -7,36 +7,27 @@ import dataclasses
 import functools
 import itertools
 import json
-import math
-import re
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Iterator
 
 import torch
-import transformers
-from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
-from transformers import PretrainedConfig
 
 from .. import (
-    builders,
     catalogue,
-    export as exporting,
     golden,
     inputs,
-    mock,
     patches,
-    tensors,
     versions,
-    weights,
     wrapper,
 )
+from .. import (
+    export as exporting,
+)
 from ..proto import catalogue_pb2, program_pb2
-from . import candidates, complexes, library, mending, shrinking
+from . import building, candidates, complexes, library, media, mending, places, proof, shrinking
+from .outcome import STAGES, Failed, Found, text, where
 
-STAGES = ("class", "configuration", "build", "eager", "informative", "export", "equal", "program", "done")
-_MOST_PARAMETERS = 80_000_000
 _MOST_CANDIDATES = 60
 _MOST_STUDIES = 4  # of one model: candidates that run, but whose numbers tell nothing
 # In force for every architecture, where the version of the library has what they change.
@@ -54,179 +45,8 @@ class _Infinite(golden.UninformativeGolden):
     """An output has no number for what is padded."""
 
 
-class Failed(ValueError):
-    """The architecture went no further than `stage`."""
-
-    def __init__(self, stage: str, cause: str, where: str = ""):
-        super().__init__(cause)
-        self.stage, self.cause, self.where = stage, " ".join(cause.split())[:400], where
-
-
-@dataclasses.dataclass
-class Found:
-    """What became of an architecture."""
-
-    name: str
-    stage: str
-    library: str = ""  # name and version
-    model_class: str = ""
-    strength: str = ""
-    inputs: list[str] = dataclasses.field(default_factory=list)
-    outputs: list[str] = dataclasses.field(default_factory=list)
-    patches: list[str] = dataclasses.field(default_factory=list)
-    fixed_batch: str = ""  # why; empty: the batch dimension is dynamic
-    signals: str = ""  # modules whose outputs are dead or huge with mock weights
-    mended: str = ""  # fields of the small configuration that errors told of, as JSON
-    cause: str = ""
-    where: str = ""  # file and line of the library
-    nodes: int = 0
-    parameters: int = 0
-
-    @property
-    def ok(self) -> bool:
-        return self.stage == "done"
-
-
-def _text(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
-
-
-def _where(error: BaseException) -> str:
-    """The last place in the library on the way to the error."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "/transformers/" in f.filename]
-    return f"{frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno} {frames[-1].name}" if frames else ""
-
-
-def _head(
-    architecture: library.Architecture, config_class: type, wished: str
-) -> tuple[type, library.Head, type]:
-    """The first class that was written for the configuration's class, its task, and that configuration's class.
-
-    Where it only holds others that generate in turn, and has no `forward`: the class of the first of them, with the
-    configuration of that one.
-    """
-    if wished:
-        made = builders.resolve(wished)
-        task = next((h for h in architecture.heads if h.model_class == made.__name__), None)
-        return made, task or library.Head(made.__name__, "feature-extraction", "other"), config_class
-    heads = architecture.heads or library.written_for(config_class)
-    if not heads:
-        raise Failed("class", "the library's auto mappings have no class for it")
-    missing, none_fits = "", None
-    for head in heads:
-        made = library.lookup(head.model_class, architecture.module)
-        if type(made).__name__ == "DummyObject":
-            missing = f"missing package {', '.join(made._backends)}"
-            continue
-        own = getattr(made, "config_class", None)
-        if own in (None, config_class) or (isinstance(own, type) and issubclass(config_class, own)):
-            if library.runs(made):
-                return made, head, config_class
-            for part in library.parts(config_class).values():
-                for inner in library.written_for(part):
-                    return library.lookup(inner.model_class, architecture.module), inner, part
-        none_fits = none_fits or (made, head, config_class)
-    if none_fits is None:
-        raise Failed("class", missing)
-    return none_fits
-
-
-def _buffer_rule(owner: torch.nn.Module, leaf: str, value: torch.Tensor) -> program_pb2.MockRule:
-    """As for tracked models; floating point tables by value, of so few digits that no processor changes them."""
-    try:
-        return weights.buffer_rule(owner, leaf, value)
-    except ValueError:
-        if value.numel() > 1 << 16:
-            spread = float(value.float().std())
-            return mock.normal(2.0 ** round(math.log2(spread)) if spread > 0 else 1.0)
-        return program_pb2.MockRule(literal=tensors.data(value.to(torch.bfloat16).to(value.dtype)))
-
-
-def _parameters(model: torch.nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
-
-
-@dataclasses.dataclass
-class _Model:
-    """Built and with its mock weights bound; never run itself, so that no state is kept."""
-
-    built: builders.Built
-    specs: list
-    tied: list
-
-    def copy(self) -> "_Model":
-        built = dataclasses.replace(self.built, model=copy.deepcopy(self.built.model))
-        return _Model(built, [copy.deepcopy(spec) for spec in self.specs], self.tied)
-
-
-def _configuration(config_class: type[PretrainedConfig], strength: str, overrides: dict) -> PretrainedConfig:
-    try:
-        keywords = shrinking.merged(
-            shrinking.arguments(config_class, strength, default=_default(config_class, overrides)), overrides
-        )
-        config = config_class(**keywords)
-        builders.configure(config)
-        return config
-    except Exception as error:  # whatever the library's constructors raise
-        raise Failed("configuration", _text(error), _where(error)) from error
-
-
-def _default(config_class: type[PretrainedConfig], overrides: dict) -> PretrainedConfig:
-    """As the library makes it, or where it makes none without a word, with the words."""
-    try:
-        return config_class()
-    except Exception:
-        if not overrides:
-            raise
-        return config_class(**overrides)
-
-
-def _made(model_class: type, config: PretrainedConfig) -> torch.nn.Module:
-    """The model; without the library's own first weights where those fail: others take their place anyway."""
-    try:
-        return model_class(config)
-    except Exception as error:
-        names = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
-        if not any(name.startswith("_init_weights") for name in names):
-            raise
-    with _no_first_weights():
-        return model_class(config)
-
-
-@contextlib.contextmanager
-def _no_first_weights() -> Iterator[None]:
-    base = transformers.PreTrainedModel
-    before = base.initialize_weights
-    base.initialize_weights = lambda model: None
-    try:
-        yield
-    finally:
-        base.initialize_weights = before
-
-
-def _build(
-    model_class: type, config_class: type[PretrainedConfig], strength: str, overrides: dict, bind: bool = True
-) -> _Model:
-    """With its mock weights, or as the library makes it."""
-    config = _configuration(config_class, strength, overrides)
-    try:
-        with contextlib.suppress(Exception), torch.device("meta"):
-            count = _parameters(model_class(config))
-            if count > _MOST_PARAMETERS:
-                raise Failed("build", f"{count / 1e6:.0f} million parameters")
-        torch.manual_seed(0)
-        built = builders.finish(_made(model_class, config), config)
-        if _parameters(built.model) > _MOST_PARAMETERS:
-            raise Failed("build", f"{_parameters(built.model) / 1e6:.0f} million parameters")
-        return _Model(built, *(weights.bind_mock(built.model, _buffer_rule) if bind else ([], [])))
-    except Failed:
-        raise
-    except Exception as error:
-        raise Failed("build", _text(error), _where(error)) from error
-
-
 def _constants_for(
-    model: torch.nn.Module, candidate: candidates.Candidate, thinker: candidates.Thinker
+    model: torch.nn.Module, candidate: media.Candidate, thinker: candidates.Thinker
 ) -> dict:
     off = {name: False for name in ("use_cache", "return_loss") if thinker.has(name)}
     return {**{n: v for n, v in candidate.constants.items() if thinker.has(n)}, **off}
@@ -262,7 +82,7 @@ class _Attempt:
         except Failed as failed:
             worst = failed
         except Exception as error:  # whatever the library or the tracer raises
-            worst = Failed(self.found.stage, _text(error), _where(error))
+            worst = Failed(self.found.stage, text(error), where(error))
         self.found.stage, self.found.cause, self.found.where = (worst.stage, worst.cause, worst.where)
         return self.found, None
 
@@ -271,7 +91,7 @@ class _Attempt:
             if patches.repairs(patches.load(name)):
                 raise Failed("class", f"patch {name} mends the library itself: what it runs is not held against it here")
         config_class = library.lookup(self.architecture.config_class, self.architecture.module)
-        model_class, head, config_class = _head(self.architecture, config_class, self.entry.model_class)
+        model_class, head, config_class = building.head(self.architecture, config_class, self.entry.model_class)
         self.found.model_class = f"{model_class.__module__}.{model_class.__name__}"
         entry = self.entry
         entry.model_class = self.found.model_class
@@ -282,9 +102,9 @@ class _Attempt:
             if self.failures and self._late(0.5):
                 break
             try:
-                model = _build(model_class, config_class, strength, overrides)
+                model = building.build(model_class, config_class, strength, overrides)
                 self._stage("eager")
-                self.found.parameters = _parameters(model.built.model)
+                self.found.parameters = building.parameters(model.built.model)
                 for candidate, subject in self._subjects(model, strength, overrides):
                     self.found.strength, self.found.library = (strength, model.built.library)
                     self.found.mended = json.dumps(overrides) if overrides != given else ""
@@ -299,7 +119,7 @@ class _Attempt:
             except Failed as failed:
                 self.failures.append(failed)
             if any(
-                STAGES.index(f.stage) >= STAGES.index("export") and not _rounding(f) for f in self.failures
+                STAGES.index(f.stage) >= STAGES.index("export") and not proof.rounding(f) for f in self.failures
             ):
                 break  # another strength has the same code
         raise max(self.failures, key=lambda f: STAGES.index(f.stage))
@@ -335,11 +155,11 @@ class _Attempt:
     def _trial(self, model_class, config_class, strength: str, number: int, overrides: dict):
         """For `mending`: what becomes of one idea for the inputs, or of building alone where `number` is negative."""
         try:
-            config = _configuration(config_class, strength, overrides)
+            config = building.configuration(config_class, strength, overrides)
         except Failed as failed:
             return None, failed.__cause__
         try:
-            model = _build(model_class, config_class, strength, overrides, bind=False)
+            model = building.build(model_class, config_class, strength, overrides, bind=False)
         except Failed as failed:
             # One that became large is no way further, whatever its error says.
             return (config if failed.__cause__ is not None else None), failed.__cause__ or failed
@@ -355,8 +175,8 @@ class _Attempt:
     # Inputs.
 
     def _subjects(
-        self, model: _Model, strength: str, overrides: dict
-    ) -> Iterator[tuple[candidates.Candidate, exporting.Subject]]:
+        self, model: building.Model, strength: str, overrides: dict
+    ) -> Iterator[tuple[media.Candidate, exporting.Subject]]:
         """Candidates that run and whose every input moves the outputs."""
         studies, first = 0, None
         for candidate in self._running(model, strength, overrides):
@@ -373,12 +193,12 @@ class _Attempt:
                 first = first or Failed("informative", str(error))
                 continue
             except Exception as error:  # noqa: BLE001 - e.g. fresh inputs or a copy that does not run
-                first = first or Failed("informative", _text(error), _where(error))
+                first = first or Failed("informative", text(error), where(error))
                 continue
             yield found
         raise first or Failed("eager", "no inputs were found with which it runs")
 
-    def _running(self, model: _Model, strength: str, overrides: dict) -> Iterator[candidates.Candidate]:
+    def _running(self, model: building.Model, strength: str, overrides: dict) -> Iterator[media.Candidate]:
         """Candidates that run in eager."""
         first = None
         trial = model.copy()
@@ -397,36 +217,36 @@ class _Attempt:
                 yield found
             elif error is not None:
                 self.errors[strength].append((number, error, overrides))
-                first = first or Failed("eager", _text(error), _where(error))
+                first = first or Failed("eager", text(error), where(error))
         if not ran:
             raise first or Failed("eager", "no idea for its inputs")
 
-    def _ideas(self, thinker: candidates.Thinker, model: _Model) -> Iterator[candidates.Candidate]:
+    def _ideas(self, thinker: candidates.Thinker, model: building.Model) -> Iterator[media.Candidate]:
         if not self.entry.input_maker:
             yield from thinker.candidates()
             return
         made = inputs.MAKERS[self.entry.input_maker](model.built.config)
         given = {item.name: item for item in made if isinstance(item, inputs.Input)}
         constants = {n: v for item in made if isinstance(item, dict) for n, v in item.items()}
-        yield candidates.Candidate(given, constants)
+        yield media.Candidate(given, constants)
 
-    def _first_run(self, thinker, candidate) -> tuple[candidates.Candidate | None, Exception | None]:
+    def _first_run(self, thinker, candidate) -> tuple[media.Candidate | None, Exception | None]:
         """Runs a candidate; where the model wants places for features among the ids, with those."""
         error = None
         if (
             "input_ids" in candidate.inputs
             and candidate.media
-            and thinker.placeholder(candidate.media) is not None
+            and places.placeholder(thinker, candidate.media) is not None
         ):
             grid = candidate.constants.get("image_grid_thw")
             if grid is not None:
                 merge = (
-                    candidates.anywhere(thinker.config, "spatial_merge_size", "merge_size", default=2) or 2
+                    media.anywhere(thinker.config, "spatial_merge_size", "merge_size", default=2) or 2
                 )
                 count = int(grid.prod()) // merge**2
             else:
-                count = thinker.features(candidate)
-            candidate = (thinker.with_placeholders(candidate, count) if count else None) or candidate
+                count = places.features(thinker, candidate)
+            candidate = (places.with_placeholders(thinker, candidate, count) if count else None) or candidate
         for _ in range(3):
             constants = _constants_for(thinker.model, candidate, thinker)
             try:
@@ -435,17 +255,17 @@ class _Attempt:
                 return dataclasses.replace(candidate, constants=constants), None
             except Exception as raised:  # noqa: BLE001
                 error = error or raised
-                count = candidates.counted_features(str(raised))
+                count = places.counted_features(str(raised))
                 if not count and candidate.media and error is raised and "input_ids" in candidate.inputs:
                     # Two a row: the error of a wrong number may name the right one.
                     count = 2 * candidate.inputs["input_ids"].shape[0]
-                repaired = thinker.with_placeholders(candidate, count) if count and candidate.media else None
+                repaired = places.with_placeholders(thinker, candidate, count) if count and candidate.media else None
                 if repaired is None:
                     break
                 candidate = repaired
         return None, error
 
-    def _study(self, candidate, model: _Model) -> tuple[candidates.Candidate, exporting.Subject]:
+    def _study(self, candidate, model: building.Model) -> tuple[media.Candidate, exporting.Subject]:
         """The subject of a candidate, less what it takes no notice of and can do without."""
         kept = {"input_ids", "decoder_input_ids", candidate.media, *self.thinker.required}
         fit = False
@@ -465,7 +285,7 @@ class _Attempt:
                 spec = candidate.inputs[error.name]
                 if error.name not in kept:
                     candidate = candidate.without({error.name})
-                elif isinstance(spec, candidates.Mask):
+                elif isinstance(spec, media.Mask):
                     candidate = self._with(candidate, dataclasses.replace(spec, moves=False))
                 elif not fit and self._has_norms(model):
                     fit = True
@@ -478,7 +298,7 @@ class _Attempt:
                 padding = {
                     name
                     for name, spec in candidate.inputs.items()
-                    if isinstance(spec, candidates.Mask) and name not in kept
+                    if isinstance(spec, media.Mask) and name not in kept
                 }
                 if not isinstance(error, _Infinite) or not padding:
                     raise
@@ -490,7 +310,7 @@ class _Attempt:
                 candidate = _fixed(candidate)
 
     @staticmethod
-    def _has_norms(model: _Model) -> bool:
+    def _has_norms(model: building.Model) -> bool:
         return any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in model.built.model.modules())
 
     @staticmethod
@@ -517,7 +337,7 @@ class _Attempt:
 
     # The program.
 
-    def _program(self, candidate, subject: exporting.Subject, model: _Model) -> program_pb2.Program:
+    def _program(self, candidate, subject: exporting.Subject, model: building.Model) -> program_pb2.Program:
         """The first way that gives a program equal to eager; with masks before without."""
         try:
             return self._of_subject(subject)
@@ -525,7 +345,7 @@ class _Attempt:
             optional = {
                 name
                 for name, spec in candidate.inputs.items()
-                if isinstance(spec, candidates.Mask) and name not in self.thinker.required
+                if isinstance(spec, media.Mask) and name not in self.thinker.required
             }
             if not optional or self._late(0.8):
                 raise
@@ -549,64 +369,24 @@ class _Attempt:
         """A dynamic batch before a fixed one."""
         failures, fixed = [], "eager itself runs with this batch alone"
         tried = [] if all(spec.batch_dim is None for spec in subject.inputs) else [(subject, True)]
-        tried.append((_without_batches(subject), False))
+        tried.append((proof.without_batches(subject), False))
         with contextlib.ExitStack() as stack:
             for name in [*_patches(), *self.said]:
                 stack.enter_context(patches.load(name).apply())
             for one, dynamic in tried:
                 try:
-                    names, modes = self._way(one)
+                    names, modes = proof.way(one)
                     return self._prove(one, names, modes, "" if dynamic else fixed)
                 except Exception as error:  # noqa: BLE001 - whatever the tracer raises
                     stage = "equal" if isinstance(error, exporting.ExportError) else "export"
                     failed = (
-                        error if isinstance(error, Failed) else Failed(stage, _text(error), _where(error))
+                        error if isinstance(error, Failed) else Failed(stage, text(error), where(error))
                     )
                     fixed = failed.cause
                     failures.append(failed)
                 if self._late(0.9):
                     break
         raise max(failures, key=lambda f: STAGES.index(f.stage))  # the one that went further
-
-    def _way(self, subject) -> tuple[list[str], list[Callable]]:
-        """Patches and the modes that an export runs in, by what eager reads out of its tensors."""
-        from ..patches import dense_experts, recorded_values
-
-        read: set[str] = set()
-        for dense in (None, dense_experts.Rows, dense_experts.Groups):
-            around = [dense] if dense else []
-            try:
-                logs = self._records(subject, around)
-            except Exception:  # noqa: BLE001 - it has no experts, and takes the stand-ins of theirs amiss
-                if dense is not dense_experts.Groups:
-                    raise
-                break
-            names = ["dense_experts"] if dense else []
-            ids = next((spec.ids for spec in subject.inputs if spec.ids is not None), None)
-            log = recorded_values.common(logs, ids)
-            if log is None:
-                read |= {name for log in logs for name, _ in log}
-            elif log:
-                return [*names, "recorded_values"], [lambda log=log: recorded_values.Play(log), *around]
-            else:
-                return names, around
-        shown = ", ".join(sorted(read))
-        raise Failed("export", f"reads values in Python that differ from input to input ({shown})")
-
-    def _records(self, subject, around: list[Callable]) -> list[list]:
-        from ..patches import recorded_values
-
-        logs = []
-        with _as_if_exporting():
-            for sample in subject.samples:
-                log: list = []
-                with contextlib.ExitStack() as stack:
-                    stack.enter_context(wrapper.around(lambda log=log: recorded_values.Record(log)))
-                    for mode in around:
-                        stack.enter_context(wrapper.around(mode))
-                    copy.deepcopy(subject.wrapped)(**sample.arguments)
-                logs.append(log)
-        return logs
 
     def _prove(self, subject, names, modes, fixed: str) -> program_pb2.Program:
         from ..patches import recorded_values
@@ -626,7 +406,7 @@ class _Attempt:
             graph = exporting.export_module(traced, subject.samples[0].arguments, batch_dims)
             graph = complexes.as_pairs(graph)
         self._stage("equal")
-        _check_graph(graph)
+        proof.check_graph(graph)
         signature = exporting.read_signature(graph, subject)
         # The graph is held against unpatched eager itself, whatever was in force while it was traced.
         difference = max(
@@ -638,7 +418,7 @@ class _Attempt:
         program = exporting.assemble(entry, subject, graph, signature, differences)
         exporting.prove(program, subject.samples)
         self._stage("program")
-        _check_reads(program, subject)
+        proof.check_reads(program, subject)
         found = self.found
         found.inputs = [spec.name for spec in subject.inputs]
         found.outputs = list(subject.output_names)
@@ -654,79 +434,9 @@ class _Attempt:
         return program
 
 
-def _rounding(failed: Failed) -> bool:
-    """Whether a program misses eager by so little that it may be the last bits of a sum: perhaps not at other widths."""
-    found = re.search(r"differs from eager by (\S+), allowed (\S+)", failed.cause)
-    return bool(found) and float(found[1]) < 4 * float(found[2])
-
-
-def _fixed(candidate: candidates.Candidate) -> candidates.Candidate:
+def _fixed(candidate: media.Candidate) -> media.Candidate:
     given = {name: dataclasses.replace(spec, batch_dim=None) for name, spec in candidate.inputs.items()}
     return dataclasses.replace(candidate, inputs=given)
-
-
-def _without_batches(subject: exporting.Subject) -> exporting.Subject:
-    given = [dataclasses.replace(spec, batch_dim=None) for spec in subject.inputs]
-    samples = [sample for sample in subject.samples if not sample.label.startswith("batch")]
-    return dataclasses.replace(subject, inputs=given, samples=samples)
-
-
-def _draws(node: torch.fx.Node) -> bool:
-    """Whether an operator draws at random; attention that drops out nothing does not."""
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return False
-    if torch.Tag.nondeterministic_seeded not in node.target.tags:
-        return False
-    names = [formal.name for formal in node.target._schema.arguments]
-    given = dict(zip(names, node.args, strict=False)) | node.kwargs
-    return "dropout_p" not in names or given.get("dropout_p", 0.0) != 0.0
-
-
-def _check_graph(graph: torch.export.ExportedProgram) -> None:
-    for node in graph.graph.nodes:
-        values = node.meta.get("val")
-        for value in values if isinstance(values, (list, tuple)) else [values]:
-            if isinstance(value, torch.Tensor) and any(free_unbacked_symbols(size) for size in value.shape):
-                raise Failed("equal", f"the shape of {node.name} depends on the data")
-        if _draws(node):
-            raise Failed("equal", f"the graph draws at random ({node.target})")
-
-
-def _check_reads(program: program_pb2.Program, subject: exporting.Subject) -> None:
-    """The program itself, not only eager, moves with every input that moves eager."""
-    from .. import replay
-
-    runner = replay.Runner(program)
-    first = subject.samples[0]
-    exporting.check_influence(
-        subject.inputs, first.arguments, first.outputs, lambda **given: list(runner.run(given).values())
-    )
-
-
-@contextlib.contextmanager
-def _as_if_exporting() -> Iterator[None]:
-    """The library asks whether it is being exported, and reads other values where it is."""
-    names = [n for n in ("_is_compiling_flag", "_is_exporting_flag") if hasattr(torch.compiler, n)]
-    before = {name: getattr(torch.compiler, name) for name in names}
-    for name in names:
-        setattr(torch.compiler, name, True)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(torch.compiler, name, value)
-
-
-@contextlib.contextmanager
-def _unvalidated() -> Iterator[None]:
-    """torch's distributions look at the numbers that they are given, in Python, and compute the same without."""
-    distribution = torch.distributions.Distribution
-    before = distribution._validate_args
-    distribution.set_default_validate_args(False)
-    try:
-        yield
-    finally:
-        distribution.set_default_validate_args(before)
 
 
 def attempt(
@@ -746,7 +456,7 @@ def attempt(
     entry.builder, entry.template = "discovered", entry.template or "architecture"
     if architecture.skipped:
         return Found(architecture.name, "class", cause=architecture.skipped), None
-    with warnings.catch_warnings(), torch.no_grad(), _unvalidated():
+    with warnings.catch_warnings(), torch.no_grad(), proof.unvalidated():
         warnings.simplefilter("ignore")
         return _Attempt(entry, architecture, time.process_time() + seconds, on_stage).run(seconds)
 

@@ -20,7 +20,7 @@ from google.protobuf import text_format
 
 from .. import catalogue, export
 from ..proto import catalogue_pb2
-from . import attempt, library, report
+from . import attempt, library, outcome, report
 
 WORDS = catalogue.ROOT / "models" / "discovered"
 
@@ -31,7 +31,7 @@ def words(name: str) -> catalogue_pb2.CatalogueEntry | None:
     return text_format.Parse(path.read_text(), catalogue_pb2.CatalogueEntry()) if path.exists() else None
 
 
-def _keep(folder: pathlib.Path, found: attempt.Found, with_words: bool) -> None:
+def _keep(folder: pathlib.Path, found: outcome.Found, with_words: bool) -> None:
     told = {**dataclasses.asdict(found), "words": with_words}
     path = folder / f"{found.name}.json"
     part = path.with_suffix(".part")
@@ -64,7 +64,7 @@ def _end(folder: pathlib.Path, name: str, cause: str) -> None:
     path = folder / f"{name}.json"
     told = json.loads(path.read_text()) if path.exists() else {"name": name, "stage": "class"}
     said = told.pop("words", False)
-    found = attempt.Found(**told)
+    found = outcome.Found(**told)
     if found.stage == "done":
         found.stage = "program"
     found.cause = cause

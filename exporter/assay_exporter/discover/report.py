@@ -10,7 +10,7 @@ from google.protobuf import text_format
 
 from .. import catalogue, export, versions
 from ..proto import catalogue_pb2
-from . import attempt
+from . import outcome
 
 TABLE = catalogue.ROOT / "docs" / "discovered.md"
 
@@ -154,19 +154,19 @@ def table(results: Results) -> str:
         "eager's and the program's outputs. No shape depends on the data, and nothing draws at random.",
         "",
         "| transformers | types | run | equal | without a word | main types | run | equal | "
-        + " | ".join(f"stopped at {s}" for s in attempt.STAGES[:-1]) + " |",
-        "|---" * (8 + len(attempt.STAGES) - 1) + "|",
+        + " | ".join(f"stopped at {s}" for s in outcome.STAGES[:-1]) + " |",
+        "|---" * (8 + len(outcome.STAGES) - 1) + "|",
     ]  # fmt: skip
     for version, found in results.items():
         tried, equal, wordless = _tally(found)
         at = collections.Counter(r["stage"] for r in found.values())
-        stopped = " | ".join(str(at[stage]) for stage in attempt.STAGES[:-1])
+        stopped = " | ".join(str(at[stage]) for stage in outcome.STAGES[:-1])
         main = _main(found)
         of_main = f"{len(main)} | {_tally(main)[0]} | {_tally(main)[1]}"
         lines.append(f"| {version} | {len(found)} | {tried} | {equal} | {wordless} | {of_main} | {stopped} |")
     lines += [
         "",
-        "Stages: " + ", ".join(attempt.STAGES) + ". A type is a *main* one where the library has a module of its name; the",
+        "Stages: " + ", ".join(outcome.STAGES) + ". A type is a *main* one where the library has a module of its name; the",
         "others (towers, encoders, codecs) are parts in the module of another. Types that only hold two other models, and",
         "second names of a type, are left out. What was *not run* is neither equal nor a failure.",
         "",

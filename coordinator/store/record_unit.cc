@@ -170,13 +170,20 @@ absl::Status RecordStore::Take(const Touches& touches) {
     if (jobs_.count(job_id) > 0 || absent_.count(job_id) > 0 || !asked.insert(job_id).second) continue;
     if (!Believe(held.attempt, held.worker)) missing.jobs.push_back(job_id);
   }
-  if (missing.jobs.empty() && missing.holders.empty() && missing.batches.empty()) return absl::OkStatus();
-  ASSAY_ASSIGN_OR_RETURN(std::vector<JobRecord> taken, LockJobs(missing));
-  for (JobRecord& record : taken) Keep(std::move(record));
-  for (const std::string& job_id : missing.jobs) {
-    if (jobs_.count(job_id) == 0) absent_.insert(job_id);
+  if (!missing.jobs.empty() || !missing.holders.empty() || !missing.batches.empty()) {
+    ASSAY_ASSIGN_OR_RETURN(std::vector<JobRecord> taken, LockJobs(missing));
+    for (JobRecord& record : taken) Keep(std::move(record));
+    for (const std::string& job_id : missing.jobs) {
+      if (jobs_.count(job_id) == 0) absent_.insert(job_id);
+    }
   }
-  return absl::OkStatus();
+  // What the end of an attempt teaches is added to what is known of its model: read at once for all of them.
+  std::set<std::string> models;
+  for (const HeldAttempt& held : touches.attempts) {
+    auto found = jobs_.find(held.attempt.job_id());
+    if (found != jobs_.end()) models.insert(found->second->record.job.model().name());
+  }
+  return KnowFigures(models, /*fresh=*/false);
 }
 
 bool RecordStore::Believe(const v1::AttemptRef& attempt, absl::string_view worker) {

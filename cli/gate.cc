@@ -105,7 +105,10 @@ class Gatherer {
     ASSAY_ASSIGN_OR_RETURN(const int code, RunHost(host, arguments));
     // Models that it could not record are not in the folder: the comparison says so of each.
     if (code != kExitTestsFailed) ASSAY_RETURN_IF_ERROR(CheckCode(code, absl::StrCat("recording ", side)));
-    into.insert(into.end(), {flag, recordings.string()});
+    // A file is compared with a file, whatever their names.
+    const fs::path alone = recordings / absl::StrCat(fs::path(side).stem().string(), ".recording");
+    const bool is_file = fs::is_regular_file(side) && fs::is_regular_file(alone);
+    into.insert(into.end(), {flag, is_file ? alone.string() : recordings.string()});
     return absl::OkStatus();
   }
 

@@ -2,6 +2,8 @@
 
 #include <cmath>
 #include <functional>
+#include <map>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -86,6 +88,23 @@ std::vector<std::string> Lines(const v1::GateResult& result) {
   return lines;
 }
 
+// What made the two sides' runs, once for all models for which it is the same: "196 models: torch 2.13.0,
+// then torch 2.11.0".
+template <typename Rows>
+std::vector<std::string> Sides(const Rows& rows) {
+  std::map<std::string, int> counts;
+  for (const auto& row : rows) {
+    if (row.result.from().empty() && row.result.to().empty()) continue;
+    ++counts[row.result.from() == row.result.to()
+                 ? absl::StrCat(row.result.from(), " on both sides")
+                 : absl::StrCat(row.result.from(), "; then ", row.result.to())];
+  }
+  std::vector<std::string> lines;
+  for (const auto& [text, count] : counts)
+    lines.push_back(absl::StrCat(count, count == 1 ? " model: " : " models: ", text));
+  return lines;
+}
+
 // One row a model, whichever report it comes from.
 struct Row {
   v1::GateResult result;
@@ -133,7 +152,7 @@ std::string Text(const std::string& title, const std::vector<Row>& rows, const G
     absl::StrAppend(&details, "\n", result.model(), ": ", Word(result.verdict()), "\n",
                     Indented(Detail(row)));
   }
-  return absl::StrCat(title, "\n", Table(table), details, "\n", Summary(counts), "\n");
+  return absl::StrCat(title, "\n", Indented(Sides(rows)), Table(table), details, "\n", Summary(counts), "\n");
 }
 
 std::string Junit(const std::string& title, const std::vector<Row>& rows, const GateCounts& counts) {
@@ -158,9 +177,15 @@ std::string Junit(const std::string& title, const std::vector<Row>& rows, const 
   return absl::StrCat(out, "  </testsuite>\n</testsuites>\n");
 }
 
+std::string Items(const std::vector<std::string>& lines) {
+  std::string items;
+  for (const std::string& line : lines) absl::StrAppend(&items, "- ", MarkdownText(line), "\n");
+  return items.empty() ? items : absl::StrCat(items, "\n");
+}
+
 std::string Markdown(const std::string& title, const std::vector<Row>& rows, const GateCounts& counts) {
   std::string out =
-      absl::StrCat("# ", MarkdownText(title), "\n\n", Summary(counts), ".\n\n",
+      absl::StrCat("# ", MarkdownText(title), "\n\n", Summary(counts), ".\n\n", Items(Sides(rows)),
                    "| model | verdict | tolerances | first to differ | why |\n|---|---|---|---|---|\n");
   for (const Row& row : rows) {
     std::vector<std::string> why;
@@ -186,10 +211,11 @@ pre{white-space:pre-wrap;overflow-wrap:anywhere;margin:.3rem 0}
 )";
 
 std::string Html(const std::string& title, const std::vector<Row>& rows, const GateCounts& counts) {
-  std::string out = absl::StrCat("<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>",
-                                 XmlText(title), "</title><style>", kStyle, "</style>\n<h1>", XmlText(title),
-                                 "</h1><p>", XmlText(Summary(counts)),
-                                 "</p>\n<table><tr><th>model<th>verdict<th>tolerances<th>what differs\n");
+  std::string out =
+      absl::StrCat("<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>", XmlText(title),
+                   "</title><style>", kStyle, "</style>\n<h1>", XmlText(title), "</h1><p>",
+                   XmlText(Summary(counts)), "<br>", XmlText(absl::StrJoin(Sides(rows), "; ")),
+                   "</p>\n<table><tr><th>model<th>verdict<th>tolerances<th>what differs\n");
   for (const Row& row : rows) {
     const std::string word = Word(row.result.verdict());
     absl::StrAppend(&out, "<tr><td>", XmlText(row.result.model()), "<td class=\"", word, "\">", word, "<td>",

@@ -20,10 +20,29 @@ bool Find(void* library, const char* name, Function& function) {
   return function != nullptr;
 }
 
+// The driver's own version ("550.54.14"), which the CUDA API does not tell. Empty: not known. Calls by
+// https://docs.nvidia.com/deploy/nvml-api/; NVML makes no CUDA context.
+std::string DriverVersion(const std::string& library) {
+  constexpr unsigned kBytes = 80;  // NVML_SYSTEM_DRIVER_VERSION_BUFFER_SIZE
+  void* nvml = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (nvml == nullptr) return "";
+  int (*init)() = nullptr;
+  int (*shutdown)() = nullptr;
+  int (*version)(char*, unsigned) = nullptr;
+  if (!Find(nvml, "nvmlInit_v2", init) || !Find(nvml, "nvmlShutdown", shutdown) ||
+      !Find(nvml, "nvmlSystemGetDriverVersion", version) || init() != 0) {
+    return "";
+  }
+  char text[kBytes + 1] = "";
+  const bool told = version(text, kBytes) == 0;
+  shutdown();
+  return told ? text : "";
+}
+
 }  // namespace
 
-std::optional<v1::DeviceInfo> FindCudaDevice() {
-  void* driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_GLOBAL);
+std::optional<v1::DeviceInfo> FindCudaDevice(const CudaLibraries& libraries) {
+  void* driver = dlopen(libraries.cuda.c_str(), RTLD_NOW | RTLD_GLOBAL);
   if (driver == nullptr) return std::nullopt;
   int (*init)(unsigned) = nullptr;
   int (*get)(int*, int) = nullptr;
@@ -49,7 +68,9 @@ std::optional<v1::DeviceInfo> FindCudaDevice() {
   info.set_kind("cuda");
   info.set_name(name);
   info.set_capability(absl::StrCat(major, ".", minor));
-  info.set_driver(absl::StrCat("CUDA ", driver_version / 1000, ".", driver_version % 1000 / 10));
+  const std::string cuda = absl::StrCat("CUDA ", driver_version / 1000, ".", driver_version % 1000 / 10);
+  const std::string own = DriverVersion(libraries.nvml);
+  info.set_driver(own.empty() ? cuda : absl::StrCat(own, " (", cuda, ")"));
   info.set_memory_bytes(memory);
   return info;
 }

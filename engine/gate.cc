@@ -102,6 +102,22 @@ void AddPatches(const v1::Manifest& from, const v1::Manifest& to, v1::GateResult
   }
 }
 
+// What the two runs were made by, where it differs: the versions that a change may come from.
+void AddMachines(const v1::Provenance& from, const v1::Provenance& to, v1::GateResult& result) {
+  const auto add = [&](const char* what, const std::string& was, const std::string& is) {
+    if (was == is) return;
+    const auto told = [](const std::string& text) { return text.empty() ? std::string("unknown") : text; };
+    result.add_note(absl::StrCat(what, " ", told(was), ", then ", told(is)));
+  };
+  add("torch", from.torch_version(), to.torch_version());
+  add("device", absl::StrCat(from.device().kind(), " ", from.device().name()),
+      absl::StrCat(to.device().kind(), " ", to.device().name()));
+  add("capability", from.device().capability(), to.device().capability());
+  if (from.device().kind() == "cuda" && to.device().kind() == "cuda") {
+    add("driver", from.device().driver(), to.device().driver());
+  }
+}
+
 std::string MismatchOf(const v1::Recording& from, const v1::Recording& to, bool same_weights) {
   if (from.model() != to.model()) return absl::StrCat("they are of ", from.model(), " and ", to.model());
   if (from.inputs_digest() != to.inputs_digest()) return "the sides were recorded with different inputs";
@@ -232,6 +248,7 @@ v1::GateResult CompareAll(const v1::Recording& from, const v1::Recording& to, bo
       result.add_note(
           absl::StrCat("only the to side gives the output ", output.name(), ": compared with nothing"));
   }
+  AddMachines(from.provenance(), to.provenance(), result);
   for (const std::string& note : from.note()) result.add_note(note);
   for (const std::string& note : to.note()) result.add_note(note);
   if (!same_weights) {

@@ -35,6 +35,7 @@ namespace fs = std::filesystem;
 
 constexpr const char* kProgram = ".assay";
 constexpr const char* kRecording = ".recording";
+constexpr const char* kNotRecorded = ".not_recorded";  // why there is no recording, as text
 
 // By model. INVALID_ARGUMENT where a model is there in both forms: which one is meant is not guessed.
 absl::StatusOr<std::map<std::string, fs::path>> FilesOf(const std::string& root) {
@@ -55,6 +56,13 @@ absl::StatusOr<std::map<std::string, fs::path>> FilesOf(const std::string& root)
   if (error) return absl::NotFoundError(absl::StrCat(root, ": ", error.message()));
   if (files.empty()) return absl::NotFoundError(absl::StrCat(root, " has no *.assay and no *.recording"));
   return files;
+}
+
+// Why `root` has no file of `model`, of which the other side has one.
+std::string WhyMissing(const std::string& root, const std::string& model, const char* other) {
+  const absl::StatusOr<std::string> why = ReadFile(fs::path(root) / absl::StrCat(model, kNotRecorded));
+  return why.ok() ? absl::StrCat("it could not be recorded: ", *why)
+                  : absl::StrCat("only the ", other, " side has it");
 }
 
 struct LoadedSide {
@@ -279,7 +287,8 @@ int GateModels(const GateModelsOptions& options) {
     const auto a = from->find(model), b = to->find(model);
     if (a == from->end() || b == to->end()) {
       *report.add_result() =
-          NotComparable(model, a == from->end() ? "only the to side has it" : "only the from side has it");
+          NotComparable(model, a == from->end() ? WhyMissing(options.from.root, model, "to")
+                                                : WhyMissing(options.to.root, model, "from"));
       continue;
     }
     *report.add_result() = InChild(model, options.timeout_seconds, [&] {
@@ -309,6 +318,15 @@ int RecordModels(const GateModelsOptions& options) {
   if (!placement.ok()) return Refuse(placement.status());
   int code = kExitOk;
   for (const std::string& model : *models) {
+    // What an earlier run left here must not stand for this one.
+    const std::string named = model.empty() ? fs::path(options.from.root).stem().string() : model;
+    const fs::path recording_file = fs::path(options.output) / absl::StrCat(named, kRecording);
+    const fs::path not_recorded = fs::path(options.output) / absl::StrCat(named, kNotRecorded);
+    for (const fs::path& old : {recording_file, not_recorded}) {
+      std::error_code error;
+      fs::remove(old, error);
+      if (error) return Refuse(absl::UnavailableError(absl::StrCat(old.string(), ": ", error.message())));
+    }
     const v1::GateResult result = InChild(model, options.timeout_seconds, [&] {
       const auto record = [&]() -> absl::Status {
         if (const std::string missing = MissingDevice(*placement); !missing.empty())
@@ -321,20 +339,24 @@ int RecordModels(const GateModelsOptions& options) {
             return absl::NotFoundError(absl::StrCat(options.to.root, " does not have it"));
           ASSAY_ASSIGN_OR_RETURN(source, Load(other->second, options.to));
         }
-        const std::string name = side.program.manifest().model();
         ASSAY_ASSIGN_OR_RETURN(const v1::Recording recording,
                                Recorded(std::move(side), source, options.to.root.empty(), *placement,
                                         options.samples > 0 ? options.samples : engine::kFileSamples));
         ASSAY_ASSIGN_OR_RETURN(const std::string bytes, engine::SerializeRecording(recording));
-        const std::string stem = model.empty() ? name : model;
-        return WriteFileAtomically(fs::path(options.output) / absl::StrCat(stem, kRecording), bytes);
+        return WriteFileAtomically(recording_file, bytes);
       };
       const absl::Status status = record();
       return status.ok() ? v1::GateResult() : NotComparable(model, std::string(status.message()));
     });
-    if (result.verdict() == v1::NOT_COMPARABLE) code = kExitTestsFailed;
-    printf("%-12s %s%s%s\n", result.reason().empty() ? "RECORDED" : "FAILED", model.c_str(),
-           result.reason().empty() ? "" : ": ", result.reason().c_str());
+    const bool failed = result.verdict() == v1::NOT_COMPARABLE;
+    if (failed) {
+      code = kExitTestsFailed;
+      const absl::Status written = WriteFileAtomically(not_recorded, result.reason());
+      if (!written.ok()) return Refuse(written);
+    }
+    // Not on standard output: a report that `assay gate` prints there follows.
+    fprintf(stderr, "%-12s %s%s%s\n", failed ? "FAILED" : "RECORDED", named.c_str(), failed ? ": " : "",
+            result.reason().c_str());
   }
   return code;
 }

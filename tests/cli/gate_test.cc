@@ -131,6 +131,49 @@ TEST(Gate, AnotherBuildOfTheHostRunsItsSide) {
   EXPECT_THAT(same.out, HasSubstr("2 the same to the bit"));
 }
 
+// A build that gives other numbers and describes itself as another: here by the kernels that it takes.
+TEST(Gate, TheSidesOfTwoHostsAreToldApart) {
+  const std::string side = Untouched(), changed = Changed();
+  const std::string host = NewFolder() + "/other-host";
+  ASSERT_THAT(WriteFileAtomically(host, absl::StrCat("#!/bin/sh\nATEN_CPU_CAPABILITY=default exec ",
+                                                     getenv("ASSAY_BUILD_DIR"), "/bin/assay-host \"$@\"\n")),
+              IsOk());
+  fs::permissions(host, fs::perms::owner_all);
+  // Standard output is the report alone, whatever the other host has to say.
+  const Ended same = RunAssay({"gate", "--from", side, "--to", side, "--to-host", host, "-o", "json"});
+  EXPECT_EQ(same.exit_code, 0) << same.out << same.err;
+  const auto parsed = nlohmann::json::parse(same.out);
+  EXPECT_THAT(parsed["result"][0]["to"].get<std::string>(), HasSubstr("cpu DEFAULT"));
+  EXPECT_THAT(parsed["result"][0]["from"].get<std::string>(), ::testing::Not(HasSubstr("DEFAULT")));
+  EXPECT_THAT(parsed["result"][0]["note"].dump(), HasSubstr(", then DEFAULT"));
+  const Ended text = RunAssay({"gate", "--from", side, "--to", changed, "--to-host", host});
+  EXPECT_EQ(text.exit_code, 1);
+  EXPECT_THAT(text.out, AllOf(HasSubstr("2 models: "), HasSubstr("cpu DEFAULT"), HasSubstr(", then DEFAULT"),
+                              HasSubstr("gelu (aten::relu) in bert.encoder.layer.0.intermediate")));
+  // A file against a file of another name.
+  fs::rename(changed + "/bert.assay", changed + "/other.assay");
+  const Ended files =
+      RunAssay({"gate", "--from", side + "/bert.assay", "--to", changed + "/other.assay", "--to-host", host});
+  EXPECT_EQ(files.exit_code, 1) << files.out << files.err;
+}
+
+TEST(Gate, WhatAnotherHostCouldNotRecordIsToldAndNeverStale) {
+  const std::string side = Untouched(), broken = Untouched(), recorded = NewFolder();
+  const std::string host = absl::StrCat(getenv("ASSAY_BUILD_DIR"), "/bin/assay-host");
+  ASSERT_EQ(RunAssay({"gate", "--record", recorded, "--from", side}).exit_code, 0);
+  ASSERT_THAT(WriteFileAtomically(broken + "/bert.assay", "no program"), IsOk());
+  const Ended live = RunAssay({"gate", "--from", side, "--to", broken, "--to-host", host});
+  EXPECT_EQ(live.exit_code, 3);
+  EXPECT_THAT(live.out, HasSubstr("it could not be recorded: "));
+  // Recorded again into the same folder: the recording of before does not stand for what failed now.
+  EXPECT_EQ(RunAssay({"gate", "--record", recorded, "--from", broken}).exit_code, 3);
+  const Ended later = RunAssay({"gate", "--from", side, "--to", recorded});
+  EXPECT_EQ(later.exit_code, 3) << later.out;
+  EXPECT_THAT(later.out, HasSubstr("it could not be recorded: "));
+  ASSERT_EQ(RunAssay({"gate", "--record", recorded, "--from", side}).exit_code, 0);
+  EXPECT_EQ(RunAssay({"gate", "--from", side, "--to", recorded}).exit_code, 0);
+}
+
 TEST(Gate, BisectionNamesTheFirstSideThatChanged) {
   const std::string first = Untouched(), second = Untouched(), skipped = Untouched(), third = Changed(),
                     fourth = Changed();

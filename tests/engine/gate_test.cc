@@ -94,6 +94,34 @@ TEST(Gate, ConfigurationsThatDifferAreToldUnderOtherNamesToo) {
               ElementsAre("act: \"gelu\", then \"relu\"", "theta: 1, then 2 (rope.theta)"));
 }
 
+// Two builds that describe themselves as others: what a change may come from is told, also where nothing
+// changed.
+TEST(Gate, VersionsAndDriversThatDifferAreTold) {
+  const v1::Program bert = RealProgram("bert");
+  v1::Recording from = RecordingOf(bert, bert, 4);
+  EXPECT_THAT(CompareRecordings(from, from, true).note(), ::testing::IsEmpty());
+  const auto on_gpu = [](v1::Recording& recording, const char* torch, const char* driver) {
+    recording.mutable_provenance()->set_torch_version(torch);
+    v1::DeviceInfo& device = *recording.mutable_provenance()->mutable_device();
+    device.set_kind("cuda");
+    device.set_name("NVIDIA H100 80GB HBM3");
+    device.set_capability("9.0");
+    device.set_driver(driver);
+  };
+  v1::Recording to = from;
+  on_gpu(from, "2.13.0", "550.54.14 (CUDA 12.4)");
+  on_gpu(to, "2.11.0", "570.86.10 (CUDA 12.4)");
+  const v1::GateResult result = CompareRecordings(from, to, true);
+  EXPECT_EQ(result.verdict(), v1::SAME);
+  EXPECT_THAT(result.note(), ElementsAre("torch 2.13.0, then 2.11.0",
+                                         "driver 550.54.14 (CUDA 12.4), then 570.86.10 (CUDA 12.4)"));
+  EXPECT_THAT(result.from(), HasSubstr("driver 550.54.14"));
+  EXPECT_THAT(result.to(), HasSubstr("driver 570.86.10"));
+  on_gpu(to, "2.13.0", "");
+  EXPECT_THAT(CompareRecordings(from, to, true).note(),
+              ElementsAre("driver 550.54.14 (CUDA 12.4), then unknown"));
+}
+
 // What a recording's first output holds, changed by hand.
 v1::GateResult WithOutput(double change) {
   const v1::Program bert = RealProgram("bert");

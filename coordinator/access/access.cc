@@ -195,7 +195,7 @@ absl::Status Access::MaySpeakFor(const grpc::ServerContextBase& context, absl::s
   const absl::Status status = absl::PermissionDeniedError(
       absl::StrCat(caller.name, " may not speak for the worker '", absl::CEscape(worker),
                    "': give each worker a token or certificate of its own name"));
-  Refuse(context, "WorkerService.Connect", worker, caller, status);
+  Refuse(context, FindRule(kWorkerStreamPath)->name(), worker, caller, status);
   return status;
 }
 

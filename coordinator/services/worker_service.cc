@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "common/pem.h"
+#include "coordinator/access/rules.h"
 #include "coordinator/services/grpc_status.h"
 
 namespace assay::coordinator {
@@ -123,7 +124,7 @@ class WorkerStream final : public grpc::ServerBidiReactor<v1::WorkerMessage, v1:
     if (CoordinatorMetrics* metrics = dispatcher_->options().metrics; metrics != nullptr) {
       absl::MutexLock lock(&mutex_);
       const int code = finished_ ? ToGrpc(*closing_).error_code() : grpc::StatusCode::CANCELLED;
-      metrics->RpcEnded("WorkerService.Connect", code, absl::Now() - start_, /*streaming=*/true);
+      metrics->RpcEnded(FindRule(kWorkerStreamPath)->name(), code, absl::Now() - start_, /*streaming=*/true);
     }
     self_.reset();
   }

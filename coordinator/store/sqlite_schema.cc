@@ -1,5 +1,7 @@
 #include "coordinator/store/sqlite_schema.h"
 
+#include <utility>
+
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 
@@ -140,26 +142,27 @@ ALTER TABLE numbered_jobs RENAME TO jobs;
 
 }  // namespace
 
-absl::Status PrepareSchema(Database& database, const std::string& path) {
+absl::Status PrepareSchema(Database& database, const std::string& path, int wanted) {
   int64_t version = 0;
   {
     ASSAY_ASSIGN_OR_RETURN(Statement row, database.Prepare("PRAGMA user_version"));
     ASSAY_RETURN_IF_ERROR(row.Step().status());
     version = row.Int(0);
   }
-  if (version == kSchemaVersion) return absl::OkStatus();
-  if (version > kSchemaVersion) {
+  if (version == wanted) return absl::OkStatus();
+  if (version > wanted) {
     return absl::FailedPreconditionError(absl::StrCat(path, ": its schema is version ", version,
-                                                      ", and this Assay knows up to ", kSchemaVersion,
+                                                      ", and this Assay knows up to ", wanted,
                                                       ": use the newer Assay that wrote it"));
   }
   std::string steps = version == 0 ? kVersion2 : version == 1 ? kToVersion2 : "";
-  if (version < 3) steps += kToVersion3;
-  if (version < 4) steps += kToVersion4;
-  if (version < 5) steps += kToVersion5;
-  if (version < 6) steps += kToVersion6;
+  const std::pair<int, const char*> later[] = {
+      {3, kToVersion3}, {4, kToVersion4}, {5, kToVersion5}, {6, kToVersion6}};
+  for (const auto& [made, step] : later) {
+    if (version < made && made <= wanted) steps += step;
+  }
   return database.Execute(
-      absl::StrCat("BEGIN IMMEDIATE;", steps, "PRAGMA user_version = ", kSchemaVersion, "; COMMIT;"));
+      absl::StrCat("BEGIN IMMEDIATE;", steps, "PRAGMA user_version = ", wanted, "; COMMIT;"));
 }
 
 }  // namespace assay::coordinator

@@ -11,7 +11,8 @@ namespace assay::coordinator {
 inline constexpr int kSchemaVersion = 6;
 
 // Makes the tables in an empty database; brings an older version's forward, in one transaction, with all that
-// they hold. FAILED_PRECONDITION, naming `path`: a newer Assay wrote it.
-absl::Status PrepareSchema(Database& database, const std::string& path);
+// they hold. FAILED_PRECONDITION, naming `path`: a newer Assay wrote it. `wanted`, from 2: as an Assay of
+// that version would have done.
+absl::Status PrepareSchema(Database& database, const std::string& path, int wanted = kSchemaVersion);
 
 }  // namespace assay::coordinator

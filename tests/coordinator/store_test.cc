@@ -1,11 +1,19 @@
 // The conformance suite over both stores, and what only a file can do.
+#include <deque>
 #include <filesystem>
 #include <fstream>
+#include <map>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
 
+#include "absl/strings/str_join.h"
 #include "common/id.h"
 #include "common/status_macros.h"
 #include "coordinator/store/memory_store.h"
 #include "coordinator/store/sqlite.h"
+#include "coordinator/store/sqlite_schema.h"
 #include "coordinator/store/sqlite_store.h"
 #include "tests/coordinator/access_conformance.h"
 #include "tests/coordinator/stage_conformance.h"
@@ -198,6 +206,143 @@ TEST(SqliteStoreTest, BringsAnOlderFileForwardWithAllThatItHolds) {
   ASSERT_OK_AND_ASSIGN(auto store, OpenSqliteStore(path, 3));
   ASSERT_OK_AND_ASSIGN(v1::Job exporting, store->GetJob("b2.bert"));
   EXPECT_EQ(exporting.stage(), v1::STAGE_EXPORT);
+}
+
+// A statement is kept by its text's address.
+const char* Literal(const std::string& sql) {
+  static auto& kept = *new std::deque<std::string>();
+  return kept.emplace_back(sql).c_str();
+}
+
+// Rows of every table, as an Assay of that version wrote them.
+absl::Status Fill(Database& database, int version) {
+  v1::Batch batch;
+  batch.set_batch_id("b");
+  batch.set_total(3);
+  batch.set_done(1);
+  v1::BatchEvent event;
+  event.set_sequence(1);
+  event.mutable_job()->set_job_id("b.done");
+  ASSAY_RETURN_IF_ERROR(database
+                            .Prepare("INSERT INTO batches (batch_id, request_id, request_digest,"
+                                     " last_sequence, batch) VALUES ('b', 'r', 'd', 1, ?)")
+                            ->BindBlob(batch.SerializeAsString())
+                            .Run());
+  ASSAY_RETURN_IF_ERROR(database.Prepare("INSERT INTO events (batch_id, sequence, event) VALUES ('b', 1, ?)")
+                            ->BindBlob(event.SerializeAsString())
+                            .Run());
+  int64_t ordinal = 0;
+  for (const std::string model : {"done", "queued", "running"}) {
+    v1::Job job;
+    job.set_job_id("b." + model);
+    job.set_batch_id("b");
+    job.mutable_model()->set_name(model);
+    job.mutable_target()->set_device(v1::CPU);
+    job.mutable_target()->set_dtype(v1::FLOAT16);
+    const bool runs = model == "running";
+    const bool beside = runs && version >= 4;  // of a start the columns tell, from then on
+    job.set_state(model == "done" ? v1::DONE : runs && !beside ? v1::RUNNING : v1::QUEUED);
+    if (model == "done") *job.mutable_result() = Result("b.done", 1, v1::FAILED).result();
+    if (runs && !beside) {
+      job.set_attempt(2);
+      job.set_worker("w1");
+      job.add_attempts()->set_attempt(2);
+      job.mutable_attempts(0)->set_worker("w1");
+    }
+    ASSAY_ASSIGN_OR_RETURN(
+        Statement row,
+        database.Prepare("INSERT INTO jobs (job_id, batch_id, batch_number, ordinal, state, priority,"
+                         " needs_exporter, device, submitter, expected_seconds, lease_until, setbacks,"
+                         " assigned, job) VALUES (?, 'b', 1, ?, ?, 1, 0, 1, 'ada', 7.5, 9, 1, x'', ?)"));
+    row.BindText(job.job_id()).Bind(ordinal++).Bind(int64_t{runs ? v1::RUNNING : job.state()});
+    ASSAY_RETURN_IF_ERROR(row.BindBlob(job.SerializeAsString()).Run());
+  }
+  v1::WorkerSummary worker;
+  worker.set_name("w1");
+  ASSAY_RETURN_IF_ERROR(
+      database.Prepare("INSERT INTO workers (name, instance, summary) VALUES ('w1', 'i', ?)")
+          ->BindBlob(worker.SerializeAsString())
+          .Run());
+  std::string more =
+      "INSERT INTO answers VALUES ('b.running', 1, 0, 'queued again');"
+      "INSERT INTO timings VALUES ('done', 'CPU/FLOAT16', 7.5);"
+      "INSERT INTO failed_inputs VALUES ('x');";
+  if (version >= 3) {
+    more +=
+        "INSERT INTO cordons VALUES ('w2', 'hot'); INSERT INTO tokens VALUES ('t', 'h', x'');"
+        "INSERT INTO audit (time, entry) VALUES (5, x'');";
+  }
+  if (version >= 4) {
+    more +=
+        "UPDATE jobs SET attempt = 2, worker = 'w1', started = 1700000000000000000 WHERE job_id = "
+        "'b.running';";
+  }
+  if (version >= 5) more += "INSERT INTO orders VALUES ('o', 'w1', x'');";
+  return database.Execute(more);
+}
+
+// Of each table what it held before, column by column, but for those that a later version dropped.
+TEST(SqliteStoreTest, EveryReleasedSchemaComesForwardWithAllThatItHolds) {
+  const std::set<std::string> dropped = {"batch_id",       "batch_number", "ordinal",
+                                         "needs_exporter", "device",       "route"};
+  for (const int version : {2, 3, 4, 5}) {
+    SCOPED_TRACE(version);
+    const std::string path = NewFile();
+    ASSERT_OK_AND_ASSIGN(auto database, Database::Open(path));
+    ASSERT_THAT(PrepareSchema(*database, path, version), IsOk());
+    ASSERT_THAT(Fill(*database, version), IsOk());
+    // Not in the same file: a store may do with a table of its own what it wants.
+    ASSERT_THAT(database->Execute("ATTACH ':memory:' AS before"), IsOk());
+    std::vector<std::string> tables;
+    {
+      ASSERT_OK_AND_ASSIGN(Statement named,
+                           database->Prepare("SELECT name FROM main.sqlite_master WHERE type ="
+                                             " 'table' AND name NOT LIKE 'sqlite_%'"));
+      while (*named.Step()) tables.push_back(named.Bytes(0));
+    }
+    EXPECT_THAT(tables, SizeIs(version == 2 ? 7 : version == 5 ? 11 : 10));
+    std::map<std::string, std::string> columns;
+    for (const std::string& table : tables) {
+      ASSERT_OK_AND_ASSIGN(Statement named,
+                           database->Prepare(Literal("SELECT name FROM pragma_table_info('" + table + "')")));
+      std::vector<std::string> kept;
+      while (*named.Step()) {
+        if (table != "jobs" || dropped.count(named.Bytes(0)) == 0) kept.push_back(named.Bytes(0));
+      }
+      columns[table] = absl::StrJoin(kept, ", ");
+      ASSERT_THAT(database->Execute("CREATE TABLE before." + table + " AS SELECT " + columns[table] +
+                                    " FROM main." + table),
+                  IsOk());
+    }
+    ASSERT_OK_AND_ASSIGN(auto store, OpenSqliteStore(path, 3));
+    for (const std::string& table : tables) {
+      SCOPED_TRACE(table);
+      for (const auto& [sql, rows] :
+           {std::pair("SELECT count(*) > 0 FROM before." + table, 1),
+            std::pair("SELECT count(*) FROM (SELECT " + columns[table] + " FROM before." + table +
+                          " EXCEPT SELECT " + columns[table] + " FROM main." + table + ")",
+                      0)}) {
+        ASSERT_OK_AND_ASSIGN(Statement count, database->Prepare(Literal(sql)));
+        ASSERT_THAT(count.Step(), IsOkAndHolds(true));
+        EXPECT_EQ(count.Int(0), rows) << sql;
+      }
+    }
+    ASSERT_THAT(store->Begin(), IsOk());
+    ASSERT_OK_AND_ASSIGN(std::vector<v1::Job> jobs, store->ListJobs("b"));
+    ASSERT_THAT(jobs, SizeIs(3));
+    ASSERT_OK_AND_ASSIGN(std::vector<v1::BatchEvent> events, store->EventsAfter("b", 0, 10));
+    ASSERT_THAT(events, SizeIs(1));
+    EXPECT_EQ(events[0].job().job_id(), "b.done");
+    EXPECT_EQ(jobs[0].result().outcome(), v1::FAILED);
+    EXPECT_EQ(jobs[1].state(), v1::QUEUED);
+    EXPECT_EQ(jobs[2].state(), v1::RUNNING);
+    EXPECT_EQ(jobs[2].worker(), "w1");
+    ASSERT_OK_AND_ASSIGN(v1::ResultAck ack, store->CommitResult(Result("b.running", 2, v1::PASSED),
+                                                                absl::FromUnixSeconds(1), "w1"));
+    EXPECT_TRUE(ack.counted());
+    EXPECT_THAT(store->Queued(10), IsOkAndHolds(SizeIs(1)));
+    store->Rollback();
+  }
 }
 
 TEST(SqliteStoreTest, AnOlderFileIsBroughtForwardWholeOrNotAtAll) {

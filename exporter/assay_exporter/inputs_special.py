@@ -285,3 +285,11 @@ def graph(config) -> list[Input]:
         _integers("spatial_pos", BATCH, nodes, nodes, low=1, high=hops),
         Input("attn_edge_type", (BATCH, nodes, nodes, 2), mock.constant(1), torch.long, moves=False),
     ]
+
+
+@maker
+def text_to_codes(config) -> list[Input]:
+    """A text, and the codes of the sound so far: a row for each codebook."""
+    count = config.decoder.num_codebooks
+    codes = ids("decoder_input_ids", batch=BATCH * count, batch_dim=None)
+    return [ids(batch_dim=None), ones("attention_mask", BATCH, SEQUENCE, batch_dim=None), codes]

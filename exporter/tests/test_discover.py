@@ -1,5 +1,6 @@
 """Discovery: what it takes for a program to count as equal, and what becomes of what does not."""
 
+import dataclasses
 import importlib
 import inspect
 import json
@@ -276,6 +277,103 @@ def test_ids_may_have_a_column_for_each_codebook():
     shapes = [one.inputs["input_ids"].shape for one in thought(Codes(), num_codebooks=4)]
     assert shapes[0] == (2, 8) and shapes[-2:] == [(2, 8, 4), (2, 8, 5)]
 
+    class Sung(Takes):
+        main_input_name = "input_ids"
+
+        def forward(self, input_ids=None, decoder_input_ids=None):
+            raise AssertionError("is not run here")
+
+    made = thought(Sung(), num_codebooks=4)
+    rows = next(one for one in made if "decoder_input_ids" in one.inputs)
+    assert rows.inputs["decoder_input_ids"].shape == (8, 8)
+    assert [spec.batch_dim for spec in rows.listed()] == [None, None]  # two of them are one of the ids
+
+
+def test_a_text_goes_with_the_codes_of_a_sound():
+    decoder = types.SimpleNamespace(num_codebooks=3)
+    made = inputs.MAKERS["text_to_codes"](types.SimpleNamespace(decoder=decoder))
+    assert {spec.name: spec.shape for spec in made}["decoder_input_ids"] == (3 * inputs.BATCH, inputs.SEQUENCE)
+    assert all(spec.batch_dim is None for spec in made)
+
+
+def test_patches_may_stand_in_the_place_of_dots():
+    class Flat(torch.nn.Module):
+        main_input_name = "input_ids"
+
+        def forward(self, input_ids, image_patches=None, pixel_values=None):
+            return input_ids
+
+    class Older(torch.nn.Module):
+        main_input_name = "input_ids"
+
+        def forward(self, input_ids, image_patches=None):
+            return input_ids
+
+    assert thought(Flat(), patch_size=2)[0].inputs["pixel_values"].shape == (2, 16, 12)
+    older = thought(Older(), patch_size=2)[0]
+    assert older.media == "image_patches" and older.inputs["image_patches"].shape == (2, 16, 12)
+
+    class Known(Older):
+        def get_image_features(self, pixel_values):
+            return pixel_values[..., :5]
+
+    thinker = candidates.Thinker(Known(), PretrainedConfig(image_token_id=98))
+    assert places.features(thinker, older) == 32 and places.placeholder(thinker, older.media) == 98
+    rows = thought(Takes(), patch_dim=12)[0]
+    assert rows.inputs["pixel_values"].shape == (16, 12) and rows.inputs["pixel_values"].batch_dim is None
+
+
+def test_what_a_tower_wants_goes_with_the_picture():
+    class Sized(Takes):
+        def get_image_features(self, pixel_values, image_sizes, scale=None):
+            return pixel_values
+
+    assert "image_sizes" not in thought(Takes())[0].constants
+    assert "image_sizes" in thought(Sized())[0].constants
+
+    class Merged(torch.nn.Module):
+        main_input_name = "pixel_values"
+
+        def forward(self, pixel_values, image_grid_thw, image_merge_sizes=None):
+            return pixel_values
+
+    assert thought(Merged(), spatial_merge_size=3)[0].constants["image_merge_sizes"].tolist() == [3]
+
+    class Rows(torch.nn.Module):
+        main_input_name = "pixel_values"
+
+        def forward(self, pixel_values, image_grid_hw=None):
+            return pixel_values
+
+    first = thought(Rows(), patch_size=2)[0]
+    assert first.inputs["pixel_values"].shape == (16, 12) and first.constants["image_grid_hw"].tolist() == [[4, 4]]
+
+
+def test_a_model_that_writes_into_its_inputs_writes_into_copies():
+    class Writes(torch.nn.Module):
+        main_input_name = "a"
+
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(4, 4)
+
+        def forward(self, a):
+            a *= torch.ones(4)  # which leaves the values
+            return {"logits": self.linear(a)}
+
+    model = Writes().eval()
+    idea = media.Candidate({"a": inputs.noise("a", 2, 4)}, {})
+    one = prover()
+    one.thinker = candidates.Thinker(model, types.SimpleNamespace())
+    made = building.Model(builders.Built(model, types.SimpleNamespace(), "{}", "test 1"), *weights.bind_mock(model))
+    found, error = one._first_run(one.thinker, idea)
+    assert error is None and found.written
+    _, careless = one._study(dataclasses.replace(found, written=False), made)
+    with pytest.raises(outcome.Failed, match="in place"):
+        one._of_subject(careless)
+    candidate, subject = one._study(found, made)
+    assert one._program(candidate, subject, made) is not None and one.found.stage == "done"
+
 
 def test_a_model_with_a_picture_is_not_run_without_it():
     """Whatever the picture is called; where nothing is known of it, its text alone is marked as such."""
@@ -295,14 +393,14 @@ def test_a_model_with_a_picture_is_not_run_without_it():
     thinker = candidates.Thinker(Takes(), transformers.PretrainedConfig())
     assert places.placeholder(thinker, "pixel_values") is None and places.placeholder(thinker, "pixel_values_images") is None
 
-    class Patched(torch.nn.Module):
+    class Heard(torch.nn.Module):
         main_input_name = "input_ids"
 
-        def forward(self, input_ids, image_patches=None, position_ids=None):
+        def forward(self, input_ids, audio_input_ids=None, position_ids=None):
             return input_ids
 
-    assert all(one.text_only for one in thought(Patched()))
-    assert all(one.text_only for one in thought(Patched(), num_codebooks=4))
+    assert all(one.text_only for one in thought(Heard()))
+    assert all(one.text_only for one in thought(Heard(), num_codebooks=4))
     assert not any(one.text_only for one in thought(Takes()))
 
 
@@ -403,6 +501,27 @@ def test_a_model_whose_first_weights_fail_is_built_without_them():
 def test_a_picture_that_is_no_square_stays_none():
     config = transformers.SegGptConfig(**{**shrinking.arguments(transformers.SegGptConfig, "tiny"), "merge_index": 0})
     assert list(config.image_size) == [128, 64]
+
+
+def test_a_picture_is_of_whole_patches():
+    config = small("YolosConfig", "yolos")
+    assert [side % config.patch_size for side in config.image_size] == [0, 0]
+    assert config.image_size[0] < config.image_size[1]
+
+
+def test_stages_of_a_backbone_go_to_layers_of_their_own():
+    config = small("DPTConfig", "dpt")
+    assert config.backbone_out_indices == [0, 1, 2, 3] and config.num_hidden_layers == 4
+
+
+def test_what_a_configuration_takes_apart_stays_whole():
+    class Takes(PretrainedConfig):
+        def __init__(self, part=None, **more):
+            self.kind = part.pop("kind")
+            super().__init__(**more)
+
+    said = {"part": {"kind": "t5"}}
+    assert building.default(Takes, said).kind == "t5" and said == {"part": {"kind": "t5"}}
 
 
 def test_a_backbone_of_another_library_gets_a_small_one_in_its_place():
@@ -784,7 +903,8 @@ def test_words_are_few_and_only_what_is_read(path):
     for override in entry.config_override:
         json.loads(override.json)
         field = override.field.partition(".")[0]
-        assert hasattr(config, field) or f'config, "{field}"' in inspect.getsource(module), override.field
+        read = (f'config, "{field}"', f"config.{field}")
+        assert hasattr(config, field) or any(way in inspect.getsource(module) for way in read), override.field
 
 
 def test_what_is_not_said_has_no_words():

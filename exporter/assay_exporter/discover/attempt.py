@@ -52,6 +52,11 @@ def _constants_for(
     return {**{n: v for n, v in candidate.constants.items() if thinker.has(n)}, **off}
 
 
+def _with_copies(module, given: tuple, named: dict) -> tuple[tuple, dict]:
+    """For a model that writes into its inputs, which are not its own."""
+    return given, {n: v.clone() if isinstance(v, torch.Tensor) else v for n, v in named.items()}
+
+
 class _Attempt:
     def __init__(self, entry: catalogue_pb2.CatalogueEntry, architecture: library.Architecture, deadline: float,
                  on_stage: Callable[[Found], None]):  # fmt: skip
@@ -250,9 +255,12 @@ class _Attempt:
         for _ in range(3):
             constants = _constants_for(thinker.model, candidate, thinker)
             try:
-                output = thinker.model(**candidate.draw(), **constants)
+                drawn = candidate.draw()
+                before = {name: tensor._version for name, tensor in drawn.items()}
+                output = thinker.model(**drawn, **constants)
                 wrapper.any_outputs(output)
-                return dataclasses.replace(candidate, constants=constants), None
+                written = any(drawn[name]._version != version for name, version in before.items())
+                return dataclasses.replace(candidate, constants=constants, written=written), None
             except Exception as raised:  # noqa: BLE001
                 error = error or raised
                 count = places.counted_features(str(raised))
@@ -273,6 +281,8 @@ class _Attempt:
             # Where batch norms can be fitted to the signals, that is tried before a dead one is borne.
             signals: list[str] = []
             fresh = model.copy()
+            if candidate.written:
+                fresh.built.model.register_forward_pre_hook(_with_copies, with_kwargs=True)
             try:
                 subject = exporting.study(
                     fresh.built, fresh.specs, fresh.tied, candidate.listed(), candidate.constants, fit,

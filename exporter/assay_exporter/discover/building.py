@@ -100,7 +100,7 @@ def default(config_class: type[PretrainedConfig], overrides: dict) -> Pretrained
     except Exception:
         if not overrides:
             raise
-        return config_class(**overrides)
+        return config_class(**copy.deepcopy(overrides))  # some take what is given apart
 
 
 def made(model_class: type, config: PretrainedConfig) -> torch.nn.Module:

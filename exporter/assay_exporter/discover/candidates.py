@@ -21,8 +21,8 @@ _AUDIO = ("input_features", "input_values", "audio_values")
 _MODALITY = re.compile(rf"{A_MEDIUM.pattern}|^(image_patches|flattened_patches|visual_embeds|audio_input_ids)$")
 # Structure of a picture that goes with it wherever the model has a name for it.
 _WITH_MEDIA = {
-    "image_grid_thw", "grid_thw", "spatial_shapes", "pixel_attention_mask", "aspect_ratio_ids", "aspect_ratio_mask",
-    "cross_attention_mask", "image_attention_mask", "high_res_pixel_values", "target_sizes", "image_position_ids",
+    "image_grid_thw", "grid_thw", "image_merge_sizes", "image_grid_hw", "spatial_shapes", "pixel_attention_mask",
+    "aspect_ratio_ids", "aspect_ratio_mask", "cross_attention_mask", "image_attention_mask", "high_res_pixel_values", "target_sizes", "image_position_ids",
     "feature_attention_mask", "input_values_cutoffs",
 }  # fmt: skip
 _RICHER = (
@@ -126,6 +126,7 @@ class Thinker(Asked):
             "flattened_patches": lambda: noise(
                 name, batch, 16, 2 + 3 * width("patch_size", default=16) ** 2, place=_rows_and_columns
             ),
+            "image_patches": lambda: noise(name, batch, 16, 3 * width("patch_size", default=16) ** 2),
             "spectrogram": lambda: noise(name, batch, 32, width("model_in_dim", "num_mel_bins", default=80)),
         }
         if name not in makers:  # of several alike, e.g. a question's and a document's
@@ -202,6 +203,13 @@ class Thinker(Asked):
                     ids = plain.inputs[name]
                     wide = dataclasses.replace(ids, shape=(*ids.shape, columns))
                     yield dataclasses.replace(plain, inputs={**plain.inputs, name: wide})
+            # Or a row for each.
+            plain = self._candidate(options[0], media, texts, SEQUENCE, 0)
+            if name != self.main:
+                ids = plain.inputs.get(name) or self.named(name, BATCH, SEQUENCE)
+                tall = dataclasses.replace(ids, shape=(count * ids.shape[0], *ids.shape[1:]))
+                given = {n: dataclasses.replace(i, batch_dim=None) for n, i in {**plain.inputs, name: tall}.items()}
+                yield dataclasses.replace(plain, inputs=given)
 
     def _media(self) -> tuple[str, list[dict]]:
         for name in [self.main, *(m for m in MEDIA if m != self.main)]:
@@ -213,7 +221,7 @@ class Thinker(Asked):
                 return name, list(self.sounds(name))
             if name == "past_values":
                 return name, list(self.series())
-            if name in self.required or name in (self.main, "visual_embeds"):
+            if name in self.required or name in (self.main, "visual_embeds", "image_patches"):
                 return name, [{name: self.named(name, BATCH, SEQUENCE)}]
         for name in self.signature:
             if (found := A_MEDIUM.search(name)) and found[1] in MEDIA:
@@ -228,8 +236,9 @@ class Thinker(Asked):
         if flat:
             batch = 1
         found: dict[str, object] = {}
+        towers = self.wanted_by_towers()
         for name, value in option.items():
-            wanted = name == media or name in self.required or rich or name in _WITH_MEDIA
+            wanted = name == media or name in self.required or rich or name in _WITH_MEDIA or name in towers
             if self.has(name) and wanted and (name != "attention_mask" or (rich and not texts)):
                 found[name] = value
         wanted = []

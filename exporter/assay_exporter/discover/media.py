@@ -4,6 +4,7 @@ Nothing here knows a model: names of arguments and fields of configurations are 
 """
 
 import dataclasses
+import functools
 import inspect
 import re
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from ..inputs import BATCH, SEQUENCE, Input, noise
 from . import shrinking
 
 MEDIA = ("pixel_values", "input_features", "input_values", "audio_values", "past_values", "pixel_values_videos",
-          "flattened_patches", "visual_embeds")  # fmt: skip
+          "flattened_patches", "visual_embeds", "image_patches")  # fmt: skip
 # A picture or sound under any name, e.g. pixel_values_images.
 A_MEDIUM = re.compile("(pixel_values|input_features|input_values|audio_values)(?!_?(mask|cutoffs|videos|padding))")
 
@@ -39,6 +40,7 @@ class Candidate:
     constants: dict[str, object]
     media: str = ""  # the name of the picture or sound among the inputs
     text_only: bool = False  # although the model takes pictures or sounds
+    written: bool = False  # the model writes into an input
 
     def listed(self) -> list[Input]:
         return list(self.inputs.values())
@@ -135,6 +137,13 @@ class Asked:
     def has(self, name: str) -> bool:
         return name in self.signature
 
+    @functools.cache
+    def wanted_by_towers(self) -> frozenset[str]:
+        """What the model makes no features of a picture without."""
+        getters = (getattr(owner, "get_image_features", None) for owner in self.model.modules())
+        formal = (p for getter in getters if getter for p in inspect.signature(getter).parameters.items())
+        return frozenset(name for name, p in formal if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD)
+
     # Media: each option is a dict of inputs (and constants, tensors) that go together.
 
     def size(self) -> tuple[int, int] | None:
@@ -166,7 +175,7 @@ class Asked:
                           (4 * in_time, merged, merged, channels)):
                 yield {
                     "pixel_values": noise("pixel_values", *shape, batch_dim=None),
-                    "image_grid_thw": grid, "grid_thw": grid,
+                    "image_grid_thw": grid, "grid_thw": grid, "image_merge_sizes": torch.tensor([merge]),
                 }  # fmt: skip
         if self.has("spatial_shapes") or self.has("flattened_patches") or self.has("image_attention_mask"):
             yield {
@@ -174,6 +183,15 @@ class Asked:
                 "pixel_attention_mask": ones("pixel_attention_mask", BATCH, 16),
                 "spatial_shapes": torch.tensor([[4, 4]] * BATCH),
             }
+        if rows := whole(get(vision, "patch_dim"), 0):  # all patches of a picture in the place of its dots
+            yield {"pixel_values": noise("pixel_values", 16, rows, batch_dim=None)}
+        if self.has("image_grid_hw"):
+            yield {
+                "pixel_values": noise("pixel_values", 16, channels * patch * patch, batch_dim=None),
+                "image_grid_hw": torch.tensor([[4, 4]]),
+            }
+        if self.has("image_patches"):
+            yield {"pixel_values": noise("pixel_values", BATCH, 16, channels * patch * patch)}
         if self.has("target_sizes"):  # the patches of a picture in one row
             for side in (4, 8):
                 yield {
@@ -232,7 +250,7 @@ class Asked:
         bands = whole(
             anywhere(
                 config, "num_mel_bins", "feature_projection_input_dim", "input_feat_per_channel", "feature_size",
-                "mel_bins", "num_mel_filters", "input_channels",
+                "mel_bins", "num_mel_filters", "input_channels", "num_chroma",
             ),
             80,
         )  # fmt: skip

@@ -20,6 +20,7 @@ def placeholder(asked: Asked, media: str) -> int | None:
         media = found[1]
     pattern = {
         "pixel_values": r"^(image|img|media|vision)\w*_token(_id|_index|_idx)$|^image_token_ids?$|^im_patch",
+        "image_patches": r"^image\w*_token(_id|_index)$",
         _OF_FRAMES: r"^video\w*_token(_id|_index)$",
         "pixel_values_videos": r"^video\w*_token(_id|_index)$",
     }.get(media, r"^(audio|speech)\w*_token(_id|_index|_idx)$")
@@ -63,8 +64,11 @@ def with_placeholders(asked: Asked, candidate: Candidate, total: int) -> Candida
 def features(asked: Asked, candidate: Candidate) -> int | None:
     """How many rows of features the model makes of the picture or sound; None where it does not say."""
     pictures = ("get_image_features", "get_video_features")
-    getters = pictures if candidate.media == "pixel_values" else ("get_audio_features",)
+    pictured = candidate.media in ("pixel_values", "image_patches")
+    getters = pictures if pictured else ("get_audio_features",)
     given = {**candidate.draw(), **candidate.constants}
+    if pictured:
+        given.setdefault("pixel_values", given[candidate.media])
     for owner, getter in itertools.product(asked.model.modules(), getters):
         function = getattr(owner, getter, None)
         if function is None:

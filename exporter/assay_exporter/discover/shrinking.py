@@ -36,7 +36,7 @@ _WIDTH_FIELDS = (
 )  # fmt: skip
 _HEAD_FIELDS = ("num_attention_heads", "num_heads", "n_head", "encoder_attention_heads", "n_heads")
 _TINY_WIDTH = re.compile(
-    r"(^|_)(hidden_size|d_model|n_embd|emb_dim|embed_dim|embedding_size|projection_dim|lru_width|bottleneck_size"
+    r"(^|_)(hidden_size(_global)?|d_model|n_embd|emb_dim|embed_dim|embedding_size|projection_dim|lru_width|bottleneck_size"
     r"|codevector_dim|classifier_proj_size|output_dim|lang_embed_dim|spkr_embed_dim|unit_embed_dim|hidden_dim"
     r"|encoder_hidden_size|word_embed_proj_dim|text_embed_dim|mlp_dim|vision_output_dim|d_latents)$|^dim$|^width$"
 )
@@ -120,6 +120,8 @@ class _Shrinker:
             self.kept = min(self.layers, 2 * self.kept)
         if backbone and self.layers and not _get(config, "depths"):
             self.kept = min(self.layers, max(2, len(_get(config, "out_indices") or [1])))
+        if self.layers and not backbone and isinstance(outs := _get(config, "backbone_out_indices"), (list, tuple)):
+            self.kept = min(self.layers, max(self.kept, len(outs)))
         self.factor = self._factor()
         # Where a part of a head turns, wider heads, so that the part has room for every axis.
         part = _get(config, "partial_rotary_factor")
@@ -304,6 +306,8 @@ class _Shrinker:
             if self.kept <= max(value) <= self.layers:
                 if self.backbone:
                     return None
+                if name.endswith("out_indices") and len(value) <= self.kept:  # each goes to a stage of its own
+                    return list(range(self.kept - len(value), self.kept))
                 highest = self.kept - 1 if max(value) < self.layers else self.kept
                 return sorted({min(v, highest) for v in value}) if min(value) >= 0 else None
         if whole and "token" in name and max(value) >= _VOCAB - _SPECIAL:
@@ -317,7 +321,7 @@ class _Shrinker:
         if name.endswith("_feature_sizes") and (side := self._side()) and side > _IMAGE:
             return self._divided(value, side // _IMAGE)
         if whole and name in ("image_size", "img_size"):
-            return [v * _IMAGE // min(value) for v in value] if min(value) > _IMAGE else [min(v, _IMAGE) for v in value]
+            return self._picture(value)
         if self.strength == "deep":
             return [min(v, 2) for v in value] if whole and name == "depth" else None
         if whole and name == "depth":
@@ -341,6 +345,14 @@ class _Shrinker:
         if isinstance(value, (list, tuple)):
             return [self._nested(v) for v in value]
         return max(1, value * self.kept // self.layers) if _whole(value) and value > 1 else value
+
+    def _picture(self, value) -> list[int]:
+        """Height and width in their relation, of whole patches."""
+        if min(value) <= _IMAGE:
+            return [min(v, _IMAGE) for v in value]
+        patch = _get(self.config, "patch_size")
+        patch = patch if _whole(patch) and 0 < patch <= _IMAGE else 1
+        return [v * _IMAGE // min(value) // patch * patch for v in value]
 
     def _side(self) -> int | None:
         """Of the picture that this part or one inside it takes."""

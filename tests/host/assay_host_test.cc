@@ -312,7 +312,10 @@ TEST(Loading, PagesOfACheckpointAreNotTheTestsOwnMemory) {
   v1::TestResult result = host.ResultOf("a");
   EXPECT_EQ(result.outcome(), v1::PASSED) << result.message();
   EXPECT_EQ(result.case_(0).load().unexpected_count(), 1u);
+#ifndef __SANITIZE_ADDRESS__
+  // What AddressSanitizer keeps makes the process grow after the checkpoint was unmapped, which then counts.
   EXPECT_LT(result.peak_memory_bytes(), kLimit);
+#endif
 }
 
 // Writes tests of programs as files beside their programs, in a folder of their own.

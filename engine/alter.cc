@@ -63,14 +63,28 @@ absl::StatusOr<at::Tensor> Change(const at::Tensor& input, const v1::InputSpec& 
   return Like(copy, input);
 }
 
+absl::Status NoSequence(const at::Tensor& input, const v1::InputSpec& spec) {
+  return absl::InvalidArgumentError(absl::StrCat(
+      "input '", spec.name(), "' has no sequence dimension: it has ", input.dim(), " dimensions"));
+}
+
 }  // namespace
+
+absl::StatusOr<at::Tensor> PadPositions(const at::Tensor& input, const v1::InputSpec& spec, int64_t first,
+                                        int64_t last) {
+  if (input.dim() < 2 || input.numel() == 0) return NoSequence(input, spec);
+  if (!input.is_floating_point() && !spec.has_id_low()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "input '", spec.name(), "' has no range of ids in the program: nothing valid to pad with"));
+  }
+  at::Tensor copy = Copy(input, input.scalar_type());
+  copy.narrow(1, first, last - first).fill_(input.is_floating_point() ? 0 : spec.id_low());
+  return Like(copy, input);
+}
 
 absl::StatusOr<at::Tensor> ChangePositions(const at::Tensor& input, const v1::InputSpec& spec, int64_t first,
                                            int64_t last) {
-  if (input.dim() < 2 || input.numel() == 0) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "input '", spec.name(), "' has no sequence dimension: it has ", input.dim(), " dimensions"));
-  }
+  if (input.dim() < 2 || input.numel() == 0) return NoSequence(input, spec);
   int64_t length = input.size(1);
   int64_t row = input.numel() / input.size(0) / length;
   return Change(input, spec, length, row, first, last);

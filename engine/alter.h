@@ -21,6 +21,11 @@ absl::StatusOr<at::Tensor> ChangePositions(const at::Tensor& input, const v1::In
 // Likewise, every value.
 absl::StatusOr<at::Tensor> ChangeAll(const at::Tensor& input, const v1::InputSpec& spec);
 
+// A copy in which positions [first, last) hold padding: ids the lowest of [id_low, id_high), whatever stood
+// there; floating point values zero. Errors as ChangePositions.
+absl::StatusOr<at::Tensor> PadPositions(const at::Tensor& input, const v1::InputSpec& spec, int64_t first,
+                                        int64_t last);
+
 // A copy of `mask` [batch, sequence] in which the last `masked` positions are zero.
 absl::StatusOr<at::Tensor> MaskEnd(const at::Tensor& mask, int64_t masked);
 

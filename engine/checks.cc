@@ -22,6 +22,7 @@
 #include "engine/check_idioms.h"
 #include "engine/check_inputs.h"
 #include "engine/check_layers.h"
+#include "engine/check_padding.h"
 #include "engine/check_variants.h"
 #include "engine/check_weights.h"
 #include "engine/finding.h"
@@ -393,6 +394,27 @@ class Check {
     Finding finding;
     ASSAY_RETURN_IF_ERROR(
         Near(after, before, output, padding.tolerance(), " after a change of what is masked", finding));
+    // Padding on the left moves positions: there the row alone is run with the positions that its masks give
+    // it, which is what kv_cache does. One vector a row may be taken from the last place, whatever the mask
+    // says.
+    if (left) return finding;
+    ShorterRun alone;
+    if (!padding.output_has_sequence() && before.dim() < 3) {
+      alone.nothing = "the output is one vector a row";
+    } else {
+      ASSAY_ASSIGN_OR_RETURN(alone, RunShorter(bound_, mask, masked));
+    }
+    finding.note =
+        alone.nothing.empty() ? "" : absl::StrCat("not held against the rows alone: ", alone.nothing);
+    if (!alone.nothing.empty()) return finding;
+    // Texts are padded with no token that a model looks for: some take their output from where one stands.
+    ASSAY_ASSIGN_OR_RETURN(inputs[static_cast<size_t>(input)],
+                           PadPositions(value, Spec(input), length - masked, length));
+    ASSAY_ASSIGN_OR_RETURN(const Tensors padded_run, bound_.plan.Run(inputs));
+    at::Tensor padded = padded_run[static_cast<size_t>(output)];
+    if (padding.output_has_sequence()) padded = padded.narrow(1, 0, length - masked);
+    ASSAY_RETURN_IF_ERROR(Near(padded, alone.outputs[static_cast<size_t>(output)], output,
+                               padding.tolerance(), " padded, beside the same without padding", finding));
     return finding;
   }
 

@@ -77,9 +77,9 @@ class LeakWatch final : public Observer {
           any = true;
         }
       } else if (d > 0 && a.size(d) == b.size(d) && runs_.lengths.count(a.size(d)) > 0) {
-        const int64_t keep = a.size(d) - runs_.from_end;
-        a = a.narrow(d, 0, keep);
-        b = b.narrow(d, 0, keep);
+        const int64_t keep = a.size(d) - runs_.from_start - runs_.from_end;
+        a = a.narrow(d, runs_.from_start, keep);
+        b = b.narrow(d, runs_.from_start, keep);
         any = true;
       }
     }
@@ -120,17 +120,19 @@ std::optional<AlteredRuns> AlteredRunsOf(const v1::Check& check, const BoundCase
     const auto index = FindInput(manifest, "input", padding.input());
     const auto mask = FindInput(manifest, "mask", padding.mask());
     if (!index.ok() || !mask.ok()) return std::nullopt;
-    const auto shorter = MaskEnd(bound.inputs[static_cast<size_t>(*mask)], padding.masked());
+    const bool left = padding.left();
+    const auto shorter =
+        (left ? MaskBeginning : MaskEnd)(bound.inputs[static_cast<size_t>(*mask)], padding.masked());
     if (!shorter.ok()) return std::nullopt;
-    const int64_t length = shorter->size(1);
+    const int64_t length = shorter->size(1), masked = padding.masked();
     const auto changed = ChangePositions(bound.inputs[static_cast<size_t>(*index)], manifest.inputs(*index),
-                                         length - padding.masked(), length);
+                                         left ? 0 : length - masked, left ? masked : length);
     if (!changed.ok()) return std::nullopt;
     runs.base[static_cast<size_t>(*mask)] = *shorter;
     runs.altered[static_cast<size_t>(*mask)] = *shorter;
     runs.altered[static_cast<size_t>(*index)] = *changed;
     runs.lengths = {length};
-    runs.from_end = padding.masked();
+    (left ? runs.from_start : runs.from_end) = masked;
     return runs;
   }
   if (check.has_batch_invariance()) {

@@ -19,10 +19,10 @@ namespace assay::engine {
 // The two runs of a check, and what of their values must be the same.
 struct AlteredRuns {
   std::vector<at::Tensor> base, altered;  // inputs, on the placement
-  // Dimensions of these sizes are positions of a sequence, of which those before `limit` must not move; 0:
-  // none.
+  // Dimensions of these sizes are positions of a sequence, of which these may move and no others.
   std::set<int64_t> lengths;
-  int64_t from_end = 0;  // positions at the end of each that may move
+  int64_t from_start = 0;
+  int64_t from_end = 0;
   // The base's row that the altered run has alone, where the batch is what differs; -1: it is not.
   int64_t row = -1;
   int64_t batch = 0;

@@ -101,6 +101,35 @@ TEST(PaddingInvariance, FailsWhereTheMaskIsIgnored) {
   ExpectFails(bert, kPadding, "after a change of what is masked");
 }
 
+// Positions that start elsewhere where there is padding: what is masked does not matter, that it is there
+// does.
+TEST(PaddingInvariance, FailsWhereAPaddedRowIsNotTheRowAlone) {
+  v1::Program bert = RealProgram("bert");
+  const int positions = NodeRunning(bert, "aten::slice", NodeRunning(bert, "aten::slice") + 1);
+  ArgumentOf(bert, positions, "start").set_integer(2);
+  ArgumentOf(bert, positions, "end").set_integer(10);
+  ExpectFails(bert, kPadding, "padded, beside the same without padding");
+  // The weaker half alone does not see it: there is no program of other lengths.
+  bert.clear_variant();
+  ExpectHolds(bert, kPadding);
+}
+
+TEST(PaddingInvariance, SaysWhereThereIsNoRowAlone) {
+  const auto note = [](const v1::Program& program, v1::Dtype dtype = v1::FLOAT32) {
+    return engine::Judge(program, kPadding, dtype).note();
+  };
+  v1::Program bert = RealProgram("bert");
+  EXPECT_EQ(note(bert), "");
+  EXPECT_THAT(note(bert, v1::DTYPE_BFLOAT16), HasSubstr("rounding decides"));
+  v1::Program one_length = bert;
+  for (v1::Variant& variant : *one_length.mutable_variant()) {
+    if (variant.name() == "dynamic_shapes") variant.mutable_golden()->DeleteSubrange(1, 1);
+  }
+  EXPECT_THAT(note(one_length), HasSubstr("one length"));
+  bert.clear_variant();
+  EXPECT_THAT(note(bert), HasSubstr("no variant of other lengths"));
+}
+
 TEST(PaddingInvariance, FailsWhereItCannotBeApplied) {
   auto masked = [](int count) {
     return absl::StrCat(

@@ -192,6 +192,23 @@ TEST(Diagnosis, SaysWhichOperatorLetsALaterTokenThrough) {
   EXPECT_EQ(found.node(), program.graph().nodes(node).name());
 }
 
+// On the left, too: places at the end are held against each other there, not those before the padding.
+TEST(Diagnosis, SaysWhichOperatorLetsPaddingThrough) {
+  v1::Program program = RealProgram("bert");
+  program.mutable_golden()->clear_trace();
+  // The mask of attention is all zeros.
+  ArgumentOf(program, NodeRunning(program, "aten::rsub") + 1, "other").set_real(0.0);
+  const Running running(program, program);
+  for (const char* left : {"false", "true"}) {
+    const v1::Divergence found = running.Diagnosis(absl::StrCat(
+        "name: 'p' padding_invariance { input: 'input_ids' mask: 'attention_mask' output: 'logits' masked: 3 "
+        "output_has_sequence: true left: ",
+        left, " }"));
+    EXPECT_EQ(found.from(), v1::ALTERED_RUN) << left;
+    EXPECT_THAT(found.module(), HasSubstr("layer.0.attention.self")) << left;
+  }
+}
+
 // In half precision, without a trace: the same program in float32 is what it is held against.
 TEST(Diagnosis, ComparesWithTheCpuInFloat32WhereThereIsNothingElse) {
   v1::Program program = RealProgram("bert");

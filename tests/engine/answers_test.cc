@@ -229,6 +229,9 @@ v1::Manifest ThreeSentences() {
 }
 
 TEST(Nearest, MasksPaddingAndLeavesTheRowItselfOut) {
+#ifdef __SANITIZE_THREAD__
+  GTEST_SKIP() << "Debian's libprotobuf has another idea of a map than its header has here, and parses one";
+#endif
   const v1::Answer answer = Parsed(
       "name: 'near' nearest { output: 'hidden' mask: 'mask' row: 0 } label { key: 1 value: 'one' } "
       "label { key: 2 value: 'two' }");

@@ -9,10 +9,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
+#include "absl/strings/str_cat.h"
 #include "tests/matchers.h"
 #include "tests/worker/content.h"
 #include "tests/worker/fake_coordinator.h"
@@ -285,7 +287,13 @@ TEST_F(WorkerProcessTest, AClockThatJumpsNeitherEndsATestNorStopsHeartbeats) {
   std::ofstream(folder_ / "offset") << std::string(sizeof(int64_t), '\0');
   std::vector<std::string> environment = OwnEnvironment();
   environment.push_back("LD_PRELOAD=" + (bin_.parent_path() / "lib/libassay_clock_jump.so").string());
-  environment.push_back("ASAN_OPTIONS=verify_asan_link_order=0");  // of a build with sanitizers
+  const char* sanitizer = getenv("ASAN_OPTIONS");  // of such a build
+  environment.erase(
+      std::remove_if(environment.begin(), environment.end(),
+                     [](const std::string& entry) { return entry.rfind("ASAN_OPTIONS=", 0) == 0; }),
+      environment.end());
+  environment.push_back(
+      absl::StrCat("ASAN_OPTIONS=verify_asan_link_order=0:", sanitizer == nullptr ? "" : sanitizer));
   environment.push_back("ASSAY_CLOCK_OFFSET=" + (folder_ / "offset").string());
   coordinator_.SetHeartbeat(20);
   StartProgram("assay-worker", Arguments(), environment);

@@ -23,7 +23,7 @@ struct Reduced {
 
 // `bound` is of a golden check that failed. The part was run on its own, at the same placement, and failed
 // there. FAILED_PRECONDITION: no traced value differs here, or the part alone does not fail, or there is no
-// trace. RESOURCE_EXHAUSTED: its inputs would be more than 64 MiB.
+// trace. RESOURCE_EXHAUSTED: its inputs would be more than 192 MiB.
 absl::StatusOr<Reduced> Reduce(const BoundCase& bound);
 
 }  // namespace assay::engine

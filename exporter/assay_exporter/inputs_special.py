@@ -293,3 +293,17 @@ def text_to_codes(config) -> list[Input]:
     count = config.decoder.num_codebooks
     codes = ids("decoder_input_ids", batch=BATCH * count, batch_dim=None)
     return [ids(batch_dim=None), ones("attention_mask", BATCH, SEQUENCE, batch_dim=None), codes]
+
+
+@maker
+def series_and_future(config) -> list[Input | dict]:
+    """A series whose future is forecast only where future values are given, whatever they are."""
+    length = config.context_length + max(config.lags_sequence)
+    future, features = config.prediction_length, config.num_time_features
+    return [
+        noise("past_values", BATCH, length),
+        noise("past_time_features", BATCH, length, features),
+        ones("past_observed_mask", BATCH, length, dtype=torch.float32),
+        noise("future_time_features", BATCH, future, features),
+        {"future_values": torch.zeros(BATCH, future)},
+    ]

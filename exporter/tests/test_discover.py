@@ -295,6 +295,15 @@ def test_a_text_goes_with_the_codes_of_a_sound():
     assert all(spec.batch_dim is None for spec in made)
 
 
+def test_a_future_is_forecast_where_values_are_given_for_it():
+    config = types.SimpleNamespace(context_length=4, lags_sequence=[1, 7], prediction_length=3, num_time_features=2)
+    *given, constants = inputs.MAKERS["series_and_future"](config)
+    assert {spec.name: spec.shape[1] for spec in given} == {
+        "past_values": 11, "past_time_features": 11, "past_observed_mask": 11, "future_time_features": 3,
+    }  # fmt: skip
+    assert constants["future_values"].shape == (inputs.BATCH, 3)
+
+
 def test_patches_may_stand_in_the_place_of_dots():
     class Flat(torch.nn.Module):
         main_input_name = "input_ids"

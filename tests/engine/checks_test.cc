@@ -101,6 +101,19 @@ TEST(PaddingInvariance, FailsWhereTheMaskIsIgnored) {
   ExpectFails(bert, kPadding, "after a change of what is masked");
 }
 
+// A trajectory's beginning is padded, and the golden's inputs have no padding: nothing else sees this mask.
+TEST(PaddingInvariance, OnTheLeftFailsWhereATrajectorysMaskIsIgnored) {
+  constexpr char kLeft[] =
+      "check { name: 'left_padding' padding_invariance { input: 'states' mask: 'attention_mask' output: "
+      "'action_preds' masked: 2 output_has_sequence: true left: true } }";
+  v1::Program program = RealProgram("decision_transformer");
+  ExpectHolds(program, kLeft);
+  const int mask = NodeRunning(program, "aten::mul", NodeRunning(program, "aten::rsub"));
+  ArgumentOf(program, mask, "other").set_real(1.0);
+  ExpectFails(program, kLeft, "after a change of what is masked");
+  ExpectHolds(program, kGolden);
+}
+
 // Positions that start elsewhere where there is padding: what is masked does not matter, that it is there
 // does.
 TEST(PaddingInvariance, FailsWhereAPaddedRowIsNotTheRowAlone) {

@@ -154,21 +154,21 @@ def image_and_queries(config) -> list[Input]:
 @maker
 def kosmos2(config) -> list[Input]:
     """Image features take the places that a mask names."""
-    size, count, length = config.vision_config.image_size, config.latent_query_num, SEQUENCE
+    size = config.vision_config.image_size
+    return [noise("pixel_values", BATCH, 3, size, size), *_text_and_where(config.latent_query_num)]
+
+
+def _text_and_where(count: int) -> list[Input]:
+    """A text, and the mask of its `count` places for a picture."""
+    length = count + SEQUENCE
 
     def place(tensor: torch.Tensor) -> None:
         tensor[:, 2 : 2 + count] = 1
 
     where = Input(
-        "image_embeds_position_mask", (BATCH, count + length), mock.constant(0), torch.long, place=place,
-        moves=False,
-    )  # fmt: skip
-    return [
-        noise("pixel_values", BATCH, 3, size, size),
-        ids(length=count + length),
-        where,
-        ones("attention_mask", BATCH, count + length),
-    ]
+        "image_embeds_position_mask", (BATCH, length), mock.constant(0), torch.long, place=place, moves=False
+    )
+    return [ids(length=length), where, ones("attention_mask", BATCH, length)]
 
 
 @maker
@@ -307,3 +307,9 @@ def series_and_future(config) -> list[Input | dict]:
         noise("future_time_features", BATCH, future, features),
         {"future_values": torch.zeros(BATCH, future)},
     ]
+
+
+@maker
+def patches_in_a_text(config) -> list[Input]:
+    """Patches, each behind its row and column, whose features take the places that a mask names."""
+    return [patches_to_text(config)[0], *_text_and_where(config.latent_query_num)]

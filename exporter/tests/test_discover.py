@@ -304,6 +304,16 @@ def test_a_future_is_forecast_where_values_are_given_for_it():
     assert constants["future_values"].shape == (inputs.BATCH, 3)
 
 
+def test_patches_take_the_places_that_a_mask_names():
+    config = types.SimpleNamespace(
+        latent_query_num=4, vision_config=types.SimpleNamespace(patch_embed_hidden_size=12)
+    )
+    made = {spec.name: spec for spec in inputs.MAKERS["patches_in_a_text"](config)}
+    where = made["image_embeds_position_mask"].make(0)
+    assert where.sum(1).tolist() == [4] * inputs.BATCH and where.shape == made["input_ids"].shape
+    assert made["flattened_patches"].shape == (inputs.BATCH, 16, 14)
+
+
 def test_patches_may_stand_in_the_place_of_dots():
     class Flat(torch.nn.Module):
         main_input_name = "input_ids"

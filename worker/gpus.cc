@@ -156,6 +156,11 @@ absl::StatusOr<std::vector<Gpu>> ReadSimulatedGpus(const std::filesystem::path& 
   return gpus;
 }
 
+std::string DriverOf(const std::string& nvml, const std::string& host) {
+  if (nvml.empty() || absl::StrContains(host, nvml)) return host;
+  return host.empty() ? nvml : absl::StrCat(nvml, " (", host, ")");
+}
+
 std::vector<std::string> WithVisibleGpus(const std::vector<std::string>& environment,
                                          const std::string& gpus) {
   std::vector<std::string> changed;

@@ -38,6 +38,10 @@ absl::StatusOr<std::vector<Gpu>> FindGpus(const std::vector<std::string>& enviro
 // GPUs that are not there, for tests of Assay: a text-format assay.v1.SimulatedGpus.
 absl::StatusOr<std::vector<Gpu>> ReadSimulatedGpus(const std::filesystem::path& file);
 
+// "550.54.14 (CUDA 12.4)": a driver's own version, as NVML tells it, and the newest CUDA that it serves,
+// which the test host adds. Older hosts tell the latter alone. Either may be unknown, and empty.
+std::string DriverOf(const std::string& nvml, const std::string& host);
+
 // `environment` with CUDA_VISIBLE_DEVICES set to `gpus`.
 std::vector<std::string> WithVisibleGpus(const std::vector<std::string>& environment,
                                          const std::string& gpus);

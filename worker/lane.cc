@@ -5,7 +5,6 @@
 #include <set>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/logging.h"
@@ -71,14 +70,7 @@ v1::DeviceInfo AttemptRunner::Device::Info() const {
     if (info.name().empty()) info.set_name(seen.name());
     if (info.capability().empty()) info.set_capability(seen.capability());
     if (info.memory_bytes() == 0) info.set_memory_bytes(seen.memory_bytes());
-    // The driver's own version, and the newest CUDA that it serves; older hosts tell the latter alone.
-    if (!info.driver().empty() && absl::StrContains(seen.driver(), info.driver())) {
-      info.set_driver(seen.driver());
-      continue;
-    }
-    info.set_driver(info.driver().empty() || seen.driver().empty()
-                        ? absl::StrCat(info.driver(), seen.driver())
-                        : absl::StrCat(info.driver(), " (", seen.driver(), ")"));
+    info.set_driver(DriverOf(info.driver(), seen.driver()));
   }
   return info;
 }

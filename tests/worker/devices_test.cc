@@ -75,6 +75,14 @@ TEST_F(DevicesTest, NvmlTellsEveryGpu) {
   EXPECT_EQ(gpus[1].info.capability(), "8.6");
 }
 
+TEST(DriverOf, IsToldTheSameByHostsOfBothKinds) {
+  EXPECT_EQ(DriverOf("550.54.14", "550.54.14 (CUDA 12.4)"), "550.54.14 (CUDA 12.4)");
+  EXPECT_EQ(DriverOf("550.54.14", "CUDA 12.4"), "550.54.14 (CUDA 12.4)") << "an older host";
+  EXPECT_EQ(DriverOf("550.54.14", ""), "550.54.14");
+  EXPECT_EQ(DriverOf("", "CUDA 12.4"), "CUDA 12.4");
+  EXPECT_EQ(DriverOf("", ""), "");
+}
+
 TEST_F(DevicesTest, SlicesStandForTheirGpu) {
   Driver(kSliced);
   ASSERT_OK_AND_ASSIGN(const std::vector<Gpu> gpus, Find({}));

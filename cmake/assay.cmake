@@ -105,13 +105,15 @@ function(assay_library)
   assay_target_defaults(assay_${arg_NAME})
 endfunction()
 
-# assay_binary(NAME assay-worker SRCS main.cc DEPS assay_worker): executable bin/<NAME> of the build folder.
+# assay_binary(NAME assay-worker SRCS main.cc DEPS assay_worker): executable bin/<NAME> of the build folder. Its own
+# files read options and call libraries: CLI11's templates at -O3 take longest of all to compile.
 function(assay_binary)
   cmake_parse_arguments(arg "" "NAME" "SRCS;DEPS" ${ARGN})
   add_executable(${arg_NAME} ${arg_SRCS})
   set_target_properties(${arg_NAME} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
   target_link_libraries(${arg_NAME} PRIVATE ${arg_DEPS})
   assay_executable_defaults(${arg_NAME})
+  target_compile_options(${arg_NAME} PRIVATE $<$<CONFIG:Release>:-O1>)
 endfunction()
 
 # assay_test(NAME store_test SRCS store_test.cc DEPS assay_coordinator [TIMEOUT s] [LABELS x]): one ctest entry.

@@ -253,8 +253,13 @@ ControlStream::End ControlStream::Serve(const std::string& address, uint32_t pro
 }
 
 void ControlStream::WriteLoop(Connection& connection) {
+  uint32_t offered;
+  {
+    absl::MutexLock lock(&mutex_);
+    offered = connection.protocol;
+  }
   v1::WorkerMessage first;
-  *first.mutable_hello() = owner_->MakeHello(connection.protocol);
+  *first.mutable_hello() = owner_->MakeHello(offered);
   if (!connection.stream->Write(first)) return;
 
   const absl::Time welcome_deadline = SteadyNow() + options_.welcome_limit;

@@ -20,6 +20,9 @@ namespace {
 constexpr size_t kLookahead = 64;
 // How often slots are offered again where other coordinators took what was to fill them.
 constexpr int kRounds = 4;
+// Where a look aside shows that no lease ran out, so many of them are one tick of the writer, which waits for the
+// database in the middle of its work.
+constexpr int kLooksPerTick = 5;
 // So many jobs are worth a transaction of their own, beside those that start and end others.
 constexpr size_t kLargeBatch = 256;
 
@@ -250,7 +253,7 @@ bool Dispatcher::HasDefaultCheckpoints(const BatchSubmission& submission) const 
 void Dispatcher::Submit(BatchSubmission submission, v1::AuditEntry change, BatchDone done) {
   auto shared = std::make_shared<const BatchSubmission>(std::move(submission));
   const size_t jobs = shared->jobs.size() * std::max<size_t>(1, shared->targets.size());
-  if (options_.submissions != nullptr && jobs >= kLargeBatch) {
+  if (options_.aside != nullptr && jobs >= kLargeBatch) {
     if (!HasDefaultCheckpoints(*shared)) return SubmitBeside(shared, std::move(change), std::move(done));
     // Who could export is known here.
     writer_->Read<BatchSubmission>(
@@ -279,7 +282,7 @@ void Dispatcher::Submit(BatchSubmission submission, v1::AuditEntry change, Batch
 // To the dispatcher's own writer such a batch is one that another coordinator stored.
 void Dispatcher::SubmitBeside(std::shared_ptr<const BatchSubmission> resolved, v1::AuditEntry change,
                               BatchDone done) {
-  options_.submissions->Ask<v1::Batch>(
+  options_.aside->Ask<v1::Batch>(
       [resolved = std::move(resolved),
        change = std::move(change)](Store& store) -> absl::StatusOr<v1::Batch> {
         ASSAY_ASSIGN_OR_RETURN(v1::Batch batch, store.SubmitBatch(*resolved, store.Now()));
@@ -407,6 +410,16 @@ void Dispatcher::CloseAll(const absl::Status& status) {
 }
 
 void Dispatcher::Tick() {
+  if (options_.aside == nullptr || ticks_++ % kLooksPerTick == 0) return TickAll();
+  if (look_waits_.exchange(true)) return;
+  options_.aside->Read<bool>([](Store& store) { return store.SomeLeaseRanOut(store.Now()); },
+                             [this](absl::StatusOr<bool> some) {
+                               look_waits_ = false;
+                               if (some.ok() && *some) TickAll();
+                             });
+}
+
+void Dispatcher::TickAll() {
   if (tick_waits_.exchange(true)) return;
   using Lost = std::vector<LostAttempt>;
   auto left = std::make_shared<std::pair<std::vector<v1::Job>, absl::Time>>();

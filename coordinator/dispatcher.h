@@ -52,9 +52,9 @@ class Dispatcher {
     const Content* content = nullptr;
     const BlobStore* blobs = nullptr;
     CoordinatorMetrics* metrics = nullptr;  // may stay null
-    // Of a store of its own, in the same database: large batches are stored by it, so that results do not
-    // wait for them. Null: all are stored by the dispatcher's own writer.
-    Writer* submissions = nullptr;
+    // Of a store of its own, in the same database: large batches are stored by it, and it looks for leases that
+    // ran out, so that results do not wait for either. Null: the dispatcher's own writer does all of it.
+    Writer* aside = nullptr;
   };
   // Takes the writer's hooks. `on_events`: batches that got events, after each commit.
   Dispatcher(Writer* writer, Options options, std::function<void(const std::set<std::string>&)> on_events);
@@ -143,7 +143,12 @@ class Dispatcher {
   const JobLife life_;
   const std::function<void(const std::set<std::string>&)> on_events_;
 
+  // Takes back what ran out, and looks at all that others may have changed.
+  void TickAll();
+
   std::atomic<bool> tick_waits_ = false;  // for the writer
+  std::atomic<bool> look_waits_ = false;  // for options_.aside
+  int ticks_ = 0;                         // of Tick's caller
 
   // Of the writer's thread from here on.
   Fleet fleet_;

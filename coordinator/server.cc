@@ -95,7 +95,7 @@ struct Server::State {
   std::unique_ptr<BlobStore> blobs;
   CoordinatorMetrics metrics;
   WatchBoard board;
-  std::unique_ptr<Writer> writer, submissions;  // see Dispatcher::Options
+  std::unique_ptr<Writer> writer, aside;  // see Dispatcher::Options
   std::unique_ptr<AuditLog> audit;
   std::unique_ptr<Access> access;
   std::unique_ptr<Dispatcher> dispatcher;
@@ -161,9 +161,9 @@ absl::Status Server::State::OpenStore() {
   if (!options.database.empty()) {
     ASSAY_ASSIGN_OR_RETURN(
         store, OpenPostgresStore(options.database, options.max_attempts, {}, PostgresUse::kSubmissions));
-    submissions = std::make_unique<Writer>(std::move(store));
+    aside = std::make_unique<Writer>(std::move(store));
   }
-  for (Writer* each : {writer.get(), submissions.get()}) {
+  for (Writer* each : {writer.get(), aside.get()}) {
     if (each == nullptr) continue;
     each->ObserveGroups([this](size_t requests, absl::Duration took, bool committed) {
       committed ? metrics.GroupCommitted(requests, took) : metrics.GroupFailed();
@@ -182,7 +182,7 @@ absl::Status Server::State::OpenStore() {
   dispatch.content = content.get();
   dispatch.blobs = blobs.get();
   dispatch.metrics = &metrics;
-  dispatch.submissions = submissions.get();
+  dispatch.aside = aside.get();
   board.Measure(&metrics);
   dispatcher =
       std::make_unique<Dispatcher>(writer.get(), dispatch, [this](const std::set<std::string>& batches) {
@@ -211,6 +211,7 @@ absl::Status Server::State::Serve() {
   rooms.content = content.get();
   rooms.blobs = blobs.get();
   rooms.writer = writer.get();
+  rooms.reader = aside != nullptr ? aside.get() : writer.get();
   rooms.dispatcher = dispatcher.get();
   rooms.board = &board;
   rooms.background = background.get();
@@ -413,7 +414,7 @@ void Server::State::Stop() {
   background.reset();
   caretaker.reset();
   if (audit != nullptr) audit->Flush();
-  if (submissions != nullptr) submissions->Stop();
+  if (aside != nullptr) aside->Stop();
   if (writer != nullptr) writer->Stop();
   bell.reset();  // the writers' threads ring it
 }

@@ -254,7 +254,7 @@ grpc::ServerUnaryReactor* BatchService::ListBatches(grpc::CallbackServerContext*
     return reactor;
   }
   const uint32_t size = request->page_size() == 0 ? kDefaultPage : std::min(request->page_size(), kMaxPage);
-  rooms_.writer->Read<BatchPage>([size, before](Store& store) { return store.ListBatches(size, before); },
+  rooms_.reader->Read<BatchPage>([size, before](Store& store) { return store.ListBatches(size, before); },
                                  [reactor, response](absl::StatusOr<BatchPage> page) {
                                    if (page.ok()) {
                                      for (v1::Batch& batch : page->batches)
@@ -284,7 +284,7 @@ grpc::ServerUnaryReactor* BatchService::GetReport(grpc::CallbackServerContext* c
                                                   const v1::GetReportRequest* request,
                                                   v1::GetReportResponse* response) {
   auto* reactor = context->DefaultReactor();
-  rooms_.writer->Read<Records>(&ReadRecords, [this, reactor, request,
+  rooms_.reader->Read<Records>(&ReadRecords, [this, reactor, request,
                                               response](absl::StatusOr<Records> records) {
     if (!records.ok()) return reactor->Finish(ToGrpc(records.status()));
     // std::function wants to be copied.

@@ -22,6 +22,7 @@ class BatchService final : public v1::BatchService::CallbackService {
     const Content* content = nullptr;
     BlobStore* blobs = nullptr;
     Writer* writer = nullptr;
+    Writer* reader = nullptr;  // of lists and reports, that nothing else is to wait for; may be the writer
     Dispatcher* dispatcher = nullptr;
     WatchBoard* board = nullptr;
     Background* background = nullptr;

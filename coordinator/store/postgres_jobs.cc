@@ -75,6 +75,14 @@ absl::StatusOr<std::vector<JobRecord>> PostgresStore::LockExpired(absl::Time now
                                 Parameters().Time(now)));
 }
 
+absl::StatusOr<bool> PostgresStore::HasExpired(absl::Time now) {
+  ASSAY_ASSIGN_OR_RETURN(
+      PostgresRows rows,
+      session_->Read("SELECT EXISTS (SELECT FROM assay.jobs WHERE state = 2 AND lease_until <= $1)",
+                     Parameters().Time(now)));
+  return rows.Bool(0, 0);
+}
+
 absl::StatusOr<std::vector<JobRecord>> PostgresStore::ReadJobs(const std::vector<std::string>& job_ids) {
   return AllJobs(session_->Read("SELECT " ASSAY_JOB_COLUMNS " FROM assay.jobs WHERE job_id = ANY($1)",
                                 Parameters().Array(Array::Texts(job_ids))));

@@ -67,6 +67,7 @@ class PostgresStore final : public RecordStore {
   absl::StatusOr<std::vector<std::string>> LockUnchanged(
       const std::vector<const QueuedRecord*>& jobs) override;
   absl::StatusOr<std::vector<JobRecord>> LockExpired(absl::Time now) override;
+  absl::StatusOr<bool> HasExpired(absl::Time now) override;
   absl::StatusOr<QueueHead> ReadQueued(size_t limit) override;
   absl::StatusOr<std::optional<QueueHead>> QueuedAtBegin(size_t limit) override;
   bool OthersWrite() override { return session_->others_write(); }

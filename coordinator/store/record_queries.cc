@@ -101,6 +101,17 @@ absl::StatusOr<std::vector<RunningAttempt>> RecordStore::Running() {
   return attempts;
 }
 
+absl::StatusOr<bool> RecordStore::SomeLeaseRanOut(absl::Time now) {
+  ASSAY_RETURN_IF_ERROR(Load());
+  if (!alone()) {
+    ASSAY_RETURN_IF_ERROR(FlushJobs());
+    return HasExpired(now);
+  }
+  const std::vector<const JobRecord*> running = live_->Running();
+  return std::any_of(running.begin(), running.end(),
+                     [&](const JobRecord* record) { return record->lease_until <= now; });
+}
+
 absl::StatusOr<std::map<std::string, uint32_t>> RecordStore::RunningBySubmitter() {
   ASSAY_RETURN_IF_ERROR(Load());
   if (alone()) return live_->running_by_submitter();
@@ -194,6 +205,9 @@ absl::StatusOr<std::vector<JobRecord>> RecordStore::LockQueued(const std::vector
   return absl::InternalError("store: is not shared");
 }
 absl::StatusOr<std::vector<JobRecord>> RecordStore::LockExpired(absl::Time) {
+  return absl::InternalError("store: is not shared");
+}
+absl::StatusOr<bool> RecordStore::HasExpired(absl::Time) {
   return absl::InternalError("store: is not shared");
 }
 absl::StatusOr<RecordStore::QueueHead> RecordStore::ReadQueued(size_t) {

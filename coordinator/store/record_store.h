@@ -100,6 +100,7 @@ class RecordStore : public Store {
                                                 const std::vector<v1::AttemptRef>& attempts, absl::Time now,
                                                 absl::Time until) final;
   absl::StatusOr<std::vector<LostAttempt>> ExpireLeases(absl::Time now) final;
+  absl::StatusOr<bool> SomeLeaseRanOut(absl::Time now) final;
   absl::Status ShortenLeases(absl::string_view worker, absl::Time until) final;
   absl::Status ExtendAllLeases(absl::Time until) final;
   absl::Status ShortenAllLeases(absl::Time until) final;
@@ -168,6 +169,7 @@ class RecordStore : public Store {
       const std::vector<const QueuedRecord*>& jobs);
   virtual absl::StatusOr<std::vector<JobRecord>> LockQueued(const std::vector<std::string>& job_ids);
   virtual absl::StatusOr<std::vector<JobRecord>> LockExpired(absl::Time now);
+  virtual absl::StatusOr<bool> HasExpired(absl::Time now);
   virtual absl::StatusOr<QueueHead> ReadQueued(size_t limit);
   // kShared: as the queue was when the transaction began, where the medium has read so much of it ahead.
   virtual absl::StatusOr<std::optional<QueueHead>> QueuedAtBegin(size_t limit);

@@ -240,6 +240,8 @@ class Store {
   // Takes the attempts whose lease has run out from their workers. A job is QUEUED again, or, having lost
   // max_attempts of them, DONE with INFRASTRUCTURE_ERROR and its workers named.
   virtual absl::StatusOr<std::vector<LostAttempt>> ExpireLeases(absl::Time now) = 0;
+  // Whether that would take any. Changes nothing.
+  virtual absl::StatusOr<bool> SomeLeaseRanOut(absl::Time now) = 0;
 
   // The worker's stream has gone: what it holds is taken from it at `until`, where its lease is not out
   // before, unless it connects again and is heard of.

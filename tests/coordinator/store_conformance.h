@@ -56,8 +56,10 @@ class StoreConformanceTest : public ::testing::TestWithParam<StoreMaker> {
     return Do([&](Store& s) { return s.CommitResult(result, now_); });
   }
   std::vector<LostAttempt> Expire() {
+    auto some = Do([&](Store& s) { return s.SomeLeaseRanOut(now_); });
     auto lost = Do([&](Store& s) { return s.ExpireLeases(now_); });
     EXPECT_THAT(lost, IsOk());
+    EXPECT_THAT(some, IsOkAndHolds(lost.ok() && !lost->empty()));
     return lost.value_or(std::vector<LostAttempt>());
   }
   v1::Job Job(const std::string& job_id) {

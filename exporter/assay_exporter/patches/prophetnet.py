@@ -1,4 +1,4 @@
-"""ProphetNet's n-gram attention bias without a write to the diagonal of a view."""
+"""ProphetNet's n-gram attention bias without a write to the diagonal of a view, and a step's position as it is counted."""
 
 import contextlib
 import importlib
@@ -7,7 +7,10 @@ from transformers.models.prophetnet import modeling_prophetnet
 
 from . import edited, replaced
 
-REASON = "fill_diagonal_ writes through a strided view, which the exporter cannot make functional"
+REASON = (
+    "fill_diagonal_ writes through a strided view, which the exporter cannot make functional, "
+    "and a decode step's position is read as a Python number"
+)
 
 
 def _modules() -> list:
@@ -33,4 +36,13 @@ def apply():
                 },
             )
             stack.enter_context(replaced(module, ngram_attention_bias=masked))
+        embeddings = modeling_prophetnet.ProphetNetPositionalEmbeddings
+        counted = edited(
+            embeddings.forward,
+            {
+                "int(self.padding_idx + num_input_ids)": "(self.padding_idx + num_input_ids)",
+                "super().forward(position_ids)": "self._forward(position_ids)",
+            },
+        )
+        stack.enter_context(replaced(embeddings, forward=counted))
         yield

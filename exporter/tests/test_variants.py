@@ -148,6 +148,34 @@ def test_all_tokens_in_every_call_are_no_cache_and_a_plan_of_their_own():
         steps.plan_uncached(made, made.runs[0])
 
 
+def test_what_is_prepared_is_prepared_of_all_tokens_so_far():
+    calls = [call({"input_ids": torch.tensor([ids])}) for ids in ([5, 6], [5, 6, 1], [5, 6, 1, 2])]
+    made = recording(calls, torch.tensor([[1, 2, 3]]))
+    made.prepared = True
+    made.runs[0].arguments = {"input_ids": torch.tensor([[5, 6, 7]])}
+    plan = steps.plan_decode(made, made.runs[0])
+    assert [one.WhichOneof("source") for one in plan.sources] == ["all_tokens"]
+    assert plan.dynamic == {"input_ids": [1]}
+    calls[2].given["input_ids"][0, 2] = 4
+    with pytest.raises(graph.Missing, match="something else than all tokens"):
+        steps.plan_decode(made, made.runs[0])
+
+
+def test_what_xlnet_adds_to_its_tokens_is_made_by_its_programs():
+    made = program("xlnet")
+    written = variant(made, "generate")
+    sources = {one.input: one.WhichOneof("source") for one in written.decoding.decode}
+    assert sources["input_ids"] == "all_tokens" and "state" in sources.values()
+    inputs = export.replay.Runner(made).golden_inputs()
+    right = decoding.Decoder(made, written.program, written.decoding).logits(inputs, None)
+    tokens = torch.stack([one.argmax(-1) for one in right], 1)
+    assert tokens.tolist() == [list(row.token) for row in written.generated]
+    states = [one for one in written.decoding.decode if one.WhichOneof("source") == "state"]
+    states[0].state, states[1].state = states[1].state, states[0].state
+    wrong = decoding.Decoder(made, written.program, written.decoding).logits(inputs, None)
+    assert torch.equal(right[0], wrong[0]) and not torch.allclose(right[1], wrong[1], atol=1e-3)
+
+
 def test_what_a_part_of_the_model_was_given_may_be_given_again():
     image = torch.ones(1, 3)
     tokens = [{"input_ids": torch.tensor([[t]]), "image": image} for t in (1, 2)]

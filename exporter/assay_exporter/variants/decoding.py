@@ -29,6 +29,7 @@ class _Step(torch.nn.Module):
         self.called, self.part = called, part
         self.template, self.names, self.outputs, self.lengths = template, names, outputs, lengths
         self.mode = contextlib.nullcontext  # around every run
+        self.prepared = False
 
     def run(self, arguments: dict):
         def see(path, value):
@@ -52,6 +53,8 @@ class _Step(torch.nn.Module):
         part = self.model.get_submodule(self.part)
         with self._holding(held), wrapper.surrounded(), self.mode():
             with generation.watched(part, watch):
+                if self.prepared:
+                    given = self.model.prepare_inputs_for_generation(**given)
                 self.model.get_submodule(self.called)(**given)
             made = dict(found["output"]) | {"hidden": generation.hidden(part), "given": found["given"]}
             leaves = structure.leaves(made, torch.Tensor)
@@ -112,6 +115,7 @@ def programs(
     model, part = recording.model, recording.part
 
     step = _step(model, "", part, steps.prefill_given(recording, run), prefill_plan.names, order, {})
+    step.prepared = recording.prepared
     runs = [_named(prefill_plan, steps.prefill_given(recording, one)) for one in recording.runs]
     _decide(step, runs)
     module = graph.with_signature(step, list(runs[0]))
@@ -119,6 +123,7 @@ def programs(
 
     at = steps.example(run, plan)
     step = _step(model, part, part, run.calls[at].given, plan.names, list(plan.states), steps.lengths(run, plan))
+    step.prepared = recording.prepared
     runs = [_named(plan, call.given) for call in run.calls[1:]]
     _decide(step, runs)
     module = graph.with_signature(step, list(runs[0]))

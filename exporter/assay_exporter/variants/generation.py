@@ -48,6 +48,9 @@ class Recording:
     prompt: int
     main: list[str]  # the main program's inputs that prefill takes in place of what the encoder made of them
     runs: list[Run]
+    # What is recorded are the calls of prepare_inputs_for_generation, which the programs then begin with: the model is
+    # given more than tokens, a cache and masks, all of it made of the tokens so far.
+    prepared: bool = False
     no_cache: str = ""  # why nothing with a cache is like the main program, in transformers itself
     padded: Run | None = None
     no_padding: str = ""
@@ -127,12 +130,32 @@ def _forget_what_stays(calls: list[Call]) -> None:
             }
 
 
-def generate(model, given: dict, start: int, use_cache: bool = True) -> tuple[list[Call], torch.Tensor]:
-    """Every call of the forward, and the tokens that were written."""
+@contextlib.contextmanager
+def _preparing(model, see):
+    """`see(arguments by name)` before every call of the model's prepare_inputs_for_generation."""
+    prepare = model.prepare_inputs_for_generation
+
+    @functools.wraps(prepare)
+    def instead(input_ids, **given):
+        see({"input_ids": input_ids} | given)
+        return prepare(input_ids, **given)
+
+    model.prepare_inputs_for_generation = instead
+    try:
+        yield
+    finally:
+        del model.prepare_inputs_for_generation
+
+
+def generate(
+    model, given: dict, start: int, use_cache: bool = True, prepared: bool = False
+) -> tuple[list[Call], torch.Tensor]:
+    """Every call of the forward, with `prepared` as it was prepared, and the tokens that were written."""
     calls: list[Call] = []
+    asked: dict = {}
 
     def see(given, run):
-        before = structure.snapshot(given | {"hidden": hidden(model)})
+        before = structure.snapshot((asked if prepared else given) | {"hidden": hidden(model)})
         output = run()
         kept = structure.snapshot(dict(output) | {"hidden": hidden(model)})
         calls.append(Call(before, output.logits.detach().clone(), structure.leaves(kept, torch.Tensor)))
@@ -141,7 +164,8 @@ def generate(model, given: dict, start: int, use_cache: bool = True) -> tuple[li
     before = model.generation_config
     model.generation_config = config = _config(start, use_cache)
     try:
-        with watched(model, see):
+        preparing = _preparing(model, asked.update) if prepared else contextlib.nullcontext()
+        with watched(model, see), preparing:
             written = GenerationMixin.generate(model, generation_config=config, **given)
     finally:
         model.generation_config = before
@@ -193,8 +217,12 @@ def run(recording: Recording, constants: dict, arguments: dict, use_cache: bool 
     else:
         # Positions, and what relates tokens with tokens, are generate's own.
         own = {k for k, v in arguments.items() if k == "position_ids" or list(v.shape).count(length) > 1}
+        if recording.prepared:  # nor does it make room in anything else for what it adds to the tokens
+            own |= arguments.keys() - {recording.tokens, "attention_mask"}
         given = {k: v for k, v in given.items() if k not in own}
-        calls, written = generate(recording.model, given, start, use_cache)
+        if not use_cache and "use_mems" in inspect.signature(recording.model.forward).parameters:
+            given["use_mems"] = False  # its name for it; it does not read the other one
+        calls, written = generate(recording.model, given, start, use_cache, recording.prepared)
     return Run(arguments, given, calls, written, [0] * written.shape[0])
 
 
@@ -268,6 +296,16 @@ def _record_padding(recording: Recording, subject) -> None:
         )
 
 
+def _adds_tokens(model, prompt: torch.Tensor) -> bool:
+    """Whether a model with a cache is given further tokens behind those that there are."""
+    try:
+        given = model.prepare_inputs_for_generation(prompt, use_cache=True)
+        more = given["input_ids"].shape[1] > prompt.shape[1]
+        return more and any(model(**given).get(name) is not None for name in ("past_key_values", "mems"))
+    except Exception:  # noqa: BLE001 - it wants to be told more, as generate tells
+        return False
+
+
 def record(subject) -> Recording:
     model = subject.built.model
     if not (isinstance(model, GenerationMixin) and model.can_generate()):
@@ -284,6 +322,7 @@ def record(subject) -> Recording:
     if type(model).generate is not GenerationMixin.generate and tokens == "input_ids":
         # A generate of its own, which does something with pictures and then has a part of the model write.
         made.part = _writes(model)
+    made.prepared = tokens == "input_ids" and _adds_tokens(model, subject.samples[0].arguments[tokens][:, : made.prompt])
     for sample in subject.samples[: 1 + _FRESH]:
         made.runs.append(run(made, subject.constants, sample.arguments))
     made.no_cache = _compare_with_no_cache(made, subject.constants)

@@ -143,6 +143,13 @@ def plan_decode(recording: Recording, run: Run) -> DecodePlan:
     for path, value in steps[0].items():
         values = [step[path] for step in steps]
         name = _name(path)
+        if recording.prepared and path == (recording.tokens,):
+            so_far = [torch.cat([prompts(recording, run), run.written[:, : k + 1]], 1) for k in range(len(values))]
+            if not all(same(one, tokens) for one, tokens in zip(values, so_far, strict=True)):
+                raise Missing("a step is prepared for something else than all tokens so far")
+            plan.add(path, name, all_tokens=program_pb2.StepInput.AllTokens())
+            plan.dynamic[name] = [1]
+            continue
         if path == (recording.tokens,) or (recording.part and path == ("input_ids",)):
             for k, one in enumerate(values):
                 if values[1].shape[1] == value.shape[1] + 1:

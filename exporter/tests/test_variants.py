@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from assay_exporter import catalogue, export, variants
+from assay_exporter import catalogue, export, patches, variants, wrapper
 from assay_exporter.proto import program_pb2
 from assay_exporter.variants import decoding, generation, graph, shapes, steps, structure, table
-from transformers import DynamicCache, LlamaConfig
+from transformers import DynamicCache, LlamaConfig, Qwen3VLConfig, ReformerConfig, ReformerModelWithLMHead
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLModel
 
 
 def program(name: str) -> program_pb2.Program:
@@ -238,3 +239,62 @@ def test_a_sample_tells_transposed_outputs_apart():
     output = torch.arange(12.0).reshape(3, 4)
     assert shapes.sample("y", output) != shapes.sample("y", output.T)
     assert list(shapes.sample("y", output).samples) == list(range(12))
+
+
+def test_a_trace_that_fails_leaves_no_tensors_in_modules():
+    class Keeps(torch.nn.Module):
+        def forward(self, x):
+            self.seen = x
+            if x.shape[0] != 3:
+                raise ValueError("another length")
+            return x + 1
+
+    module = Keeps()
+    with pytest.raises(Exception, match="."), graph.unchanged(module):
+        torch.export.export(module, (torch.ones(2),), strict=False)
+    assert "seen" not in vars(module)
+    module(torch.ones(3))
+    with graph.unchanged(module):
+        module(torch.zeros(3))
+    assert torch.equal(module.seen, torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "mask"),
+    [
+        ([[1, 97, 95, 95, 95, 95, 94, 2, 3]], None),
+        ([[97, 95, 95, 95, 95, 94, 2, 3, 4]], [[1] * 9]),
+        ([[0, 0, 1, 97, 95, 95, 95, 95, 94]], [[0, 0, 1, 1, 1, 1, 1, 1, 1]]),
+        ([[1, 2, 3, 4, 97, 95, 95, 95, 95]], None),
+    ],
+)
+def test_positions_beside_a_picture_are_those_of_the_library(tokens, mask):
+    model = Qwen3VLModel.__new__(Qwen3VLModel)
+    torch.nn.Module.__init__(model)
+    model.config = Qwen3VLConfig(image_token_id=95, video_token_id=96, vision_start_token_id=97)
+    given = (torch.tensor(tokens), torch.tensor([[1, 4, 4]]), None, None if mask is None else torch.tensor(mask))
+    expected = model.get_rope_index(*given)
+    with patches.load("qwen3_vl").apply():
+        found = model.get_rope_index(*given)
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+
+
+def test_reformer_finds_the_place_of_a_new_token_as_the_library_does():
+    torch.manual_seed(0)
+    config = ReformerConfig(
+        is_decoder=True, attn_layers=["local", "lsh"], axial_pos_shape=[4, 8], axial_pos_embds_dim=[4, 12],
+        hidden_size=16, num_attention_heads=2, attention_head_size=8, feed_forward_size=16, local_attn_chunk_length=4,
+        lsh_attn_chunk_length=4, num_buckets=4, num_hashes=2, hash_seed=0, max_position_embeddings=32, vocab_size=50,
+    )  # fmt: skip
+    model = ReformerModelWithLMHead(config).eval()
+    tokens = torch.randint(1, 50, (2, 13))
+
+    def last():
+        past = model(tokens[:, :12], use_cache=True).past_buckets_states
+        return model(tokens[:, 12:], past_buckets_states=past, use_cache=True).logits
+
+    with torch.no_grad():
+        expected = last()
+        with patches.load("reformer").apply(), wrapper.surrounded():
+            found = last()
+    assert torch.allclose(expected, found, atol=1e-6)

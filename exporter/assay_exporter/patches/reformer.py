@@ -5,14 +5,15 @@ import contextlib
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
-from transformers.models.reformer.modeling_reformer import AxialPositionEmbeddings
+from transformers.models.reformer.modeling_reformer import AxialPositionEmbeddings, LSHSelfAttention
 
 from .. import wrapper
 from . import edited, replaced
 
 REASON = (
     "rotations are drawn anew from the same seed in every call, positions are read as Python numbers, "
-    "and rows are picked in a Python loop over the batch"
+    "rows are picked in a Python loop over the batch, and where a new token stands among sorted ones is "
+    "looked for as if it could stand in several places"
 )
 
 
@@ -42,7 +43,7 @@ def apply():
     at_once = edited(
         AxialPositionEmbeddings.forward,
         {
-            "position_ids.max().item()": "(sequence_length - 1)",
+            "position_ids.max().item()": "(reduce(mul, self.axial_pos_shape) - 1)",
             """torch.cat(
             [
                 torch.index_select(position_encodings[i], 0, position_ids[i]).unsqueeze(0)
@@ -52,8 +53,19 @@ def apply():
         )""": "position_encodings.gather(1, position_ids[:, :, None].expand(-1, -1, position_encodings.shape[-1]))",
         },
     )
+    # In each row, of a hash of a head of a batch, exactly one place has the last token.
+    one_place = edited(
+        LSHSelfAttention._get_relevant_hid_states_and_buckets,
+        {
+            "(bucket_idx == (bucket_idx.shape[-1] - 1)).nonzero()": """torch.cat([
+        torch.cartesian_prod(*[torch.arange(size) for size in bucket_idx.shape[:3]]),
+        (bucket_idx == (bucket_idx.shape[-1] - 1)).long().argmax(-1).reshape(-1, 1),
+    ], dim=1)""",
+        },
+    )
     with (
         replaced(AxialPositionEmbeddings, forward=at_once),
+        replaced(LSHSelfAttention, _get_relevant_hid_states_and_buckets=one_place),
         replaced(torch, manual_seed=seeded),
         wrapper.around(lambda: drawn),
     ):

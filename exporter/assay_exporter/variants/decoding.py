@@ -62,16 +62,11 @@ class _Step(torch.nn.Module):
 
     @contextlib.contextmanager
     def _holding(self, held: dict[str, dict[str, torch.Tensor]]):
-        """With these tensors inside of modules, and afterwards all as it was."""
-        before = {name: dict(vars(module)) for name, module in self.model.named_modules()}
-        try:
+        """With these tensors inside of modules."""
+        with graph.unchanged(self.model):
             for name, own in held.items():
                 vars(self.model.get_submodule(name.replace("/", "."))).update(own)
             yield
-        finally:
-            for name, module in self.model.named_modules():
-                vars(module).clear()
-                vars(module).update(before[name])
 
 
 def _step(*arguments) -> _Step:
@@ -84,6 +79,7 @@ def _step(*arguments) -> _Step:
 def _decide(step: _Step, given: list[dict[str, torch.Tensor]]) -> None:
     """Lets a trace read what every one of these runs reads out of tensors."""
     read = []
+    step.run(given[0])  # what patches remember of a first call is read in no later one
     for arguments in given:
         recording = decisions.Recording()
         step.mode = lambda recording=recording: recording
@@ -178,7 +174,8 @@ def padded(recording: Recording, plain: program_pb2.Decoding) -> program_pb2.Dec
 
 def fill(variant: program_pb2.Variant, program: program_pb2.Program, subject, recording: Recording) -> None:
     if recording.no_cache:
-        steps.plan_decode(recording, recording.runs[0])  # one that has no cache at all says so
+        with contextlib.suppress(Missing):
+            steps.plan_decode(recording, recording.runs[0])  # one that has no cache at all says so
         raise NotApplicable(recording.no_cache)
     made, decoding = programs(subject, recording)
     variant.program.extend(made)

@@ -1,5 +1,7 @@
 """A module as a VariantProgram: exported, written down, and run back from what was written."""
 
+import contextlib
+
 import torch
 from torch.export import Dim
 
@@ -31,6 +33,18 @@ def near(what: str, expected: list[torch.Tensor], found: list[torch.Tensor], sha
         allowed = share * float(a.double().abs().max()) if a.numel() else 0.0
         if not error <= allowed:
             raise Missing(f"{what}: output {index} differs by {error:.3g}, allowed {allowed:.3g}")
+
+
+@contextlib.contextmanager
+def unchanged(model: torch.nn.Module):
+    """Afterwards every module holds what it held: a trace that fails halfway leaves its own tensors in some."""
+    before = {name: dict(vars(module)) for name, module in model.named_modules()}
+    try:
+        yield
+    finally:
+        for name, module in model.named_modules():
+            vars(module).clear()
+            vars(module).update(before[name])
 
 
 def with_signature(module: torch.nn.Module, names: list[str]) -> torch.nn.Module:

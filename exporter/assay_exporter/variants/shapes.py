@@ -122,10 +122,11 @@ def _own_program(subject, recording: Recording) -> program_pb2.VariantProgram:
         dims = {recording.lengths.get(spec.name), spec.batch_dim} - {None}
         if dims:
             dynamic[spec.name] = sorted(dims)
-    return graph.write(
-        "dynamic", subject.wrapped, subject.samples[0].arguments, dynamic, subject.output_names, subject,
-        recording.shapes[0].arguments,
-    )  # fmt: skip
+    with graph.unchanged(subject.wrapped):
+        return graph.write(
+            "dynamic", subject.wrapped, subject.samples[0].arguments, dynamic, subject.output_names, subject,
+            recording.shapes[0].arguments,
+        )  # fmt: skip
 
 
 def _prove(runner, shapes: list[Shape]) -> None:

@@ -132,6 +132,8 @@ class DecodePlan(Plan):
 
 def _given(run: Run) -> list[dict[structure.Path, torch.Tensor]]:
     steps = [structure.leaves(call.given, torch.Tensor) for call in run.calls[1:]]
+    # Nothing comes with an empty one (Reformer puts one more of them into its cache with every step).
+    steps = [{path: value for path, value in step.items() if value.numel()} for step in steps]
     if any(step.keys() != steps[0].keys() for step in steps):
         raise Missing("generate's calls are not given the same tensors in every step")
     return steps

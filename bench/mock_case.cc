@@ -64,8 +64,6 @@ absl::StatusOr<int> ForEachModel(const std::filesystem::path& root, const std::v
       one.program_digest = Sha256Hex(bytes);
       ASSAY_ASSIGN_OR_RETURN(one.mock, MockCaseOf(of_model, found->second, one.program_digest));
       ASSAY_ASSIGN_OR_RETURN(one.program, engine::ParseProgram(bytes));
-      // The main graph alone: a fault planted there would be given away by variants, which have none.
-      one.program.clear_variant();
       return use(std::move(one));
     }();
     std::printf("%s: %s\n", name.c_str(), done.ok() ? "done" : std::string(done.message()).c_str());

@@ -18,7 +18,7 @@ struct CatalogueCase {
   std::string name;
   std::string template_name;
   std::string program_digest;
-  v1::Program program;  // without its variants
+  v1::Program program;
   v1::Case mock;        // test_model_with_mock, float32 on the CPU
 };
 

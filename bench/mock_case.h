@@ -19,7 +19,7 @@ struct CatalogueCase {
   std::string template_name;
   std::string program_digest;
   v1::Program program;
-  v1::Case mock;        // test_model_with_mock, float32 on the CPU
+  v1::Case mock;  // test_model_with_mock, float32 on the CPU
 };
 
 // Calls `use` for each of `names` that has a program (empty: every one), in the catalogue's order, and prints

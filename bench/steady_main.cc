@@ -1,7 +1,7 @@
-// assay-steady: right programs, run over and over as other machines would run them, with another number of
-// threads and memory that lies elsewhere; the kernels' instruction sets are the environment's. One JSON line
-// for each model and check: how it ended, and the most that it took of its tolerance. bench/steady runs it in
-// every setting and makes the table.
+// assay-steady: right programs and their variants, run over and over as other machines would run them, with
+// another number of threads and memory that lies elsewhere; the kernels' instruction sets are the
+// environment's. One JSON line for each model and check: how it ended, and the most that it took of its
+// tolerance. bench/steady runs it in every setting and makes the table.
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
 #include <c10/core/InferenceMode.h>
@@ -71,6 +71,9 @@ void Take(const v1::CheckResult& result, const std::string& where, Worst& worst)
 absl::Status Repeat(const mutation::CatalogueCase& model, const std::string& where,
                     std::map<std::string, Worst>& found) {
   const v1::Program& program = model.program;
+  // As of a checkpoint that has neither golden nor variants.
+  v1::Program plain = program;
+  plain.clear_variant();
   v1::Golden inputs_only;
   *inputs_only.mutable_inputs() = program.golden().inputs();
   const uint64_t seed = program.manifest().mock_seed();
@@ -82,7 +85,12 @@ absl::Status Repeat(const mutation::CatalogueCase& model, const std::string& whe
   ASSAY_ASSIGN_OR_RETURN(const std::vector<at::Tensor> inputs, engine::GoldenInputs(program));
   ASSAY_ASSIGN_OR_RETURN(const std::vector<at::Tensor> outputs, plan->Run(inputs));
   for (const bool golden : {true, false}) {
-    engine::BoundCase bound{program, golden ? program.golden() : inputs_only, *plan, v1::MOCK, seed, inputs,
+    engine::BoundCase bound{golden ? program : plain,
+                            golden ? program.golden() : inputs_only,
+                            *plan,
+                            v1::MOCK,
+                            seed,
+                            inputs,
                             outputs};
     bound.tensors = &weights;
     bound.reload = [&] { return engine::MockWeights(program.manifest(), seed); };

@@ -20,8 +20,8 @@ namespace {
 constexpr size_t kLookahead = 64;
 // How often slots are offered again where other coordinators took what was to fill them.
 constexpr int kRounds = 4;
-// Where a look aside shows that no lease ran out, so many of them are one tick of the writer, which waits for the
-// database in the middle of its work.
+// Where a look aside shows that no lease ran out, so many of them are one tick of the writer, which waits for
+// the database in the middle of its work.
 constexpr int kLooksPerTick = 5;
 // So many jobs are worth a transaction of their own, beside those that start and end others.
 constexpr size_t kLargeBatch = 256;

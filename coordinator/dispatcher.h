@@ -52,8 +52,8 @@ class Dispatcher {
     const Content* content = nullptr;
     const BlobStore* blobs = nullptr;
     CoordinatorMetrics* metrics = nullptr;  // may stay null
-    // Of a store of its own, in the same database: large batches are stored by it, and it looks for leases that
-    // ran out, so that results do not wait for either. Null: the dispatcher's own writer does all of it.
+    // Of a store of its own, in the same database: large batches are stored by it, and it looks for leases
+    // that ran out, so that results do not wait for either. Null: the dispatcher's own writer does all of it.
     Writer* aside = nullptr;
   };
   // Takes the writer's hooks. `on_events`: batches that got events, after each commit.

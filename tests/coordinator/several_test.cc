@@ -123,7 +123,8 @@ TEST_F(SeveralTest, ALargeBatchIsStoredOnceAndFillsFreeSlotsEverywhere) {
   };
   end(worker, *first);
   end(other, *far);
-  // As long as one waits every slot of both is filled; it is given ahead of them only where more wait than there are.
+  // As long as one waits every slot of both is filled; it is given ahead of them only where more wait than
+  // there are.
   const auto no_slot_is_free = [&] {
     std::map<std::string, int> running;
     int queued = 0;

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import transformers
 from assay_exporter import __main__ as cli
 from assay_exporter import catalogue, export, patches, version_roots, versions
 from assay_exporter.proto import catalogue_pb2
@@ -35,7 +34,7 @@ def test_what_mends_broken_code_is_never_left_out():
 
 
 def test_another_version_tries_in_turn_and_tells_the_first_error(monkeypatch):
-    monkeypatch.setattr(transformers, "__version__", "99.0.0")
+    monkeypatch.setattr(versions.transformers, "__version__", "99.0.0")
     entry = catalogue.load("gemma")
     tried = []
 
